@@ -143,7 +143,7 @@ def write_c(spec: Spec) -> str:
             out += c_comment(value["doc"], "    ")
             out.append(f"    {prefix}_{value['name'].upper()} = {value['value']},")
         top = max(value["value"] for value in enum["values"])
-        out.append(f"    {prefix}_COUNT = {top + 1},")
+        out.append(f"    {prefix}_VALUE_COUNT = {top + 1},")
         out.append("};")
         out.append("")
         if enum.get("strings"):

@@ -27,7 +27,7 @@ enum ptk_image_profile {
     PTK_IMAGE_PROFILE_TOKENIZERS_0_23 = 1,
     /* Hugging Face tokenizers 1.0 (Unicode 17 tables). */
     PTK_IMAGE_PROFILE_TOKENIZERS_1_0 = 2,
-    PTK_IMAGE_PROFILE_COUNT = 3,
+    PTK_IMAGE_PROFILE_VALUE_COUNT = 3,
 };
 
 /* The name of each image_profile; NULL where no value is defined. */
@@ -49,7 +49,7 @@ enum ptk_image_source {
     PTK_IMAGE_SOURCE_SENTENCEPIECE = 4,
     /* vocab.txt of a WordPiece model. */
     PTK_IMAGE_SOURCE_VOCAB_TXT = 5,
-    PTK_IMAGE_SOURCE_COUNT = 6,
+    PTK_IMAGE_SOURCE_VALUE_COUNT = 6,
 };
 
 /* The name of each image_source; NULL where no value is defined. */
@@ -74,7 +74,7 @@ enum ptk_image_algorithm {
     PTK_IMAGE_ALGORITHM_WORDLEVEL = 4,
     /* Greedy longest match without continuation prefix. */
     PTK_IMAGE_ALGORITHM_LONGEST = 5,
-    PTK_IMAGE_ALGORITHM_COUNT = 6,
+    PTK_IMAGE_ALGORITHM_VALUE_COUNT = 6,
 };
 
 /* The name of each image_algorithm; NULL where no value is defined. */
@@ -147,7 +147,7 @@ enum ptk_image_section {
     /* Bit set over pairs of neighbouring characters that lie inside some token; a boundary
      * outside of it is a safe cut. */
     PTK_IMAGE_SECTION_SAFE_PAIRS = 25,
-    PTK_IMAGE_SECTION_COUNT = 26,
+    PTK_IMAGE_SECTION_VALUE_COUNT = 26,
 };
 
 /* The name of each image_section; NULL where no value is defined. */
@@ -212,7 +212,7 @@ enum ptk_op_norm {
     PTK_OP_NORM_BERT = 13,
     /* Each byte becomes its character of the byte-level alphabet. */
     PTK_OP_NORM_BYTE_LEVEL = 14,
-    PTK_OP_NORM_COUNT = 15,
+    PTK_OP_NORM_VALUE_COUNT = 15,
 };
 
 /* The name of each op_norm; NULL where no value is defined. */
@@ -268,7 +268,7 @@ enum ptk_op_pre {
     PTK_OP_PRE_CHAR_DELIMITER = 12,
     /* Params: u32 length in characters. */
     PTK_OP_PRE_FIXED_LENGTH = 13,
-    PTK_OP_PRE_COUNT = 14,
+    PTK_OP_PRE_VALUE_COUNT = 14,
 };
 
 /* The name of each op_pre; NULL where no value is defined. */
@@ -313,7 +313,7 @@ enum ptk_split_scanner {
     PTK_SPLIT_SCANNER_DEEPSEEK_V3 = 10,
     /* DeepSeek V3's three splits in sequence, fused. */
     PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL = 11,
-    PTK_SPLIT_SCANNER_COUNT = 12,
+    PTK_SPLIT_SCANNER_VALUE_COUNT = 12,
 };
 
 /* The name of each split_scanner; NULL where no value is defined. */
@@ -343,7 +343,7 @@ enum ptk_op_post {
     PTK_OP_POST_ROBERTA = 3,
     /* Params: u32 cls, u32 sep. */
     PTK_OP_POST_BERT = 4,
-    PTK_OP_POST_COUNT = 5,
+    PTK_OP_POST_VALUE_COUNT = 5,
 };
 
 /* The name of each op_post; NULL where no value is defined. */
@@ -377,7 +377,7 @@ enum ptk_op_dec {
     PTK_OP_DEC_CTC = 9,
     /* Params: STRING pattern, STRING content. */
     PTK_OP_DEC_REPLACE_REGEX = 10,
-    PTK_OP_DEC_COUNT = 11,
+    PTK_OP_DEC_VALUE_COUNT = 11,
 };
 
 /* The name of each op_dec; NULL where no value is defined. */

@@ -35,7 +35,7 @@ enum ptk_wire_type {
     PTK_WIRE_TYPE_PULL = 4,
     /* Client: forget this request. */
     PTK_WIRE_TYPE_CANCEL = 5,
-    PTK_WIRE_TYPE_COUNT = 6,
+    PTK_WIRE_TYPE_VALUE_COUNT = 6,
 };
 
 /* The name of each wire_type; NULL where no value is defined. */
@@ -66,7 +66,7 @@ enum ptk_wire_op {
     PTK_WIRE_OP_PREFIX_PUT = 7,
     /* Remove a stored prefix. */
     PTK_WIRE_OP_PREFIX_DROP = 8,
-    PTK_WIRE_OP_COUNT = 9,
+    PTK_WIRE_OP_VALUE_COUNT = 9,
 };
 
 /* The name of each wire_op; NULL where no value is defined. */
@@ -95,7 +95,7 @@ enum ptk_id_format {
     PTK_ID_FORMAT_U32 = 3,
     /* Ranks by frequency, one to four bytes; the codebook belongs to the image. */
     PTK_ID_FORMAT_RANK_VARINT = 4,
-    PTK_ID_FORMAT_COUNT = 5,
+    PTK_ID_FORMAT_VALUE_COUNT = 5,
 };
 
 /* The name of each id_format; NULL where no value is defined. */
@@ -162,7 +162,7 @@ enum ptk_verdict {
     PTK_VERDICT_UNKNOWN_PREFIX = 24,
     /* An id list is malformed. */
     PTK_VERDICT_BAD_ID = 25,
-    PTK_VERDICT_COUNT = 26,
+    PTK_VERDICT_VALUE_COUNT = 26,
 };
 
 /* The name of each verdict; NULL where no value is defined. */
