@@ -1,0 +1,102 @@
+/*
+ * Text to ids and back: the whole pipeline of one model.
+ *
+ *     added tokens · normalize · added tokens again · pre-tokenize · piece to ids · post-process
+ *
+ * Life: open an image (`image/ptk_image.h`), open a tokenizer over it, give every thread one `ptk_work`
+ * for its buffers and one `ptk_cache` per model, encode. Opening is set-up: it allocates and may fail
+ * with a sentence. Encoding and decoding allocate nothing, make no system call and take no lock.
+ *
+ * Threads: a tokenizer is immutable and shared; a work and a cache belong to one thread.
+ */
+#ifndef PTK_TOKENIZER_H
+#define PTK_TOKENIZER_H
+
+#include "base/ptk_err.h"
+#include "gen/ptk_wire_gen.h"
+#include "image/ptk_image.h"
+#include "text/ptk_text.h"
+
+struct ptk_tokenizer;
+struct ptk_work;
+struct ptk_cache;
+
+/*
+ * ptk_tokenizer_open prepares a model for use: it translates the image's programs (split patterns
+ * without a scanner are compiled by PCRE2 here). The image must outlive it. Returns 0, or a negative
+ * errno and a sentence naming the component that this build cannot run.
+ */
+int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out, struct ptk_err *err);
+void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer); /* NULL is allowed. */
+
+/* What a work must be able to hold. */
+struct ptk_work_limits {
+    size_t text_len_max; /* longest text of one item (pair: of each side), in bytes */
+    bool offsets;        /* offsets will be asked for: costs 8 bytes per byte of text */
+};
+
+/*
+ * ptk_work_len says how many bytes of memory ptk_work_init needs for these limits; ptk_work_init lays
+ * the work out in `memory` (64-byte aligned, owned by the caller, not touched outside this thread).
+ */
+size_t ptk_work_len(const struct ptk_work_limits *limits);
+struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limits);
+
+/*
+ * The piece cache: bounded, lossy, private to a thread. `memory_len` is a power of two of at least
+ * PTK_CACHE_LEN_MIN; a cache must be initialised again before it is used with another tokenizer.
+ */
+#define PTK_CACHE_LEN_MIN 65536u
+struct ptk_cache *ptk_cache_init(void *memory, size_t memory_len);
+
+/* One text, or a pair. Bytes need not be terminated and are not modified. */
+struct ptk_encode_request {
+    const uint8_t *text;
+    size_t text_len;
+    const uint8_t *pair; /* NULL: no pair */
+    size_t pair_len;
+    uint32_t options;                       /* PTK_WIRE_OPTIONS_* */
+    uint32_t outputs;                       /* PTK_WIRE_OUTPUTS_*: which arrays of the result are filled */
+    const struct ptk_wire_truncation *truncation; /* NULL: none */
+};
+
+/* Result of an encode: arrays of the caller with room for `cap` entries. */
+struct ptk_encoding {
+    uint32_t *ids;
+    struct ptk_span *offsets;     /* NULL unless asked for */
+    uint8_t *type_ids;            /* NULL unless asked for */
+    uint8_t *special_tokens_mask; /* NULL unless asked for */
+    size_t len;
+    size_t cap;
+};
+
+/*
+ * ptk_tokenizer_encode writes the ids of one item. Returns
+ *   PTK_VERDICT_OK
+ *   PTK_VERDICT_BAD_UTF8        a text is not valid UTF-8; nothing is written
+ *   PTK_VERDICT_TEXT_TOO_LONG   a text, or its normalized form, exceeds the work's limits
+ *   PTK_VERDICT_REPLY_TOO_LONG  `cap` is too small; contents of the arrays are unspecified
+ *   PTK_VERDICT_UNSUPPORTED     the request asks for something this model does not define (bos without
+ *                               a bos token, for instance)
+ * Cost: linear in the text for every model and every input.
+ */
+enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                      struct ptk_cache *cache,
+                                      const struct ptk_encode_request *request,
+                                      struct ptk_encoding *out);
+
+/* ptk_tokenizer_count gives the number of ids encode would write, without writing any. */
+enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                     struct ptk_cache *cache,
+                                     const struct ptk_encode_request *request, size_t *count);
+
+/*
+ * ptk_tokenizer_decode writes the text of `ids` (UTF-8; invalid bytes become U+FFFD as the reference
+ * does). Ids the vocabulary does not have are skipped, as the reference does. Returns OK,
+ * TEXT_TOO_LONG when the work is too small, or REPLY_TOO_LONG when `cap` is.
+ */
+enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                      const uint32_t *ids, size_t ids_len, uint32_t options,
+                                      uint8_t *text, size_t cap, size_t *text_len);
+
+#endif
