@@ -25,6 +25,8 @@ WIRE_ITEMS_MAX: Final = 256
 WIRE_MESSAGE_LEN_MAX: Final = 0x1000000
 # Payload bytes of a datagram that pass any IPv6 path: 1280 - 40 - 8 - 32.
 WIRE_SEGMENT_LEN_DEFAULT: Final = 1200
+# Longest name of a model in bytes.
+WIRE_NAME_LEN_MAX: Final = 128
 # model_tag in a request that accepts whatever generation of the model the server holds.
 WIRE_ANY_MODEL_TAG: Final = 0
 

@@ -19,6 +19,8 @@
 #define PTK_WIRE_MESSAGE_LEN_MAX 0x1000000u
 /* Payload bytes of a datagram that pass any IPv6 path: 1280 - 40 - 8 - 32. */
 #define PTK_WIRE_SEGMENT_LEN_DEFAULT 1200u
+/* Longest name of a model in bytes. */
+#define PTK_WIRE_NAME_LEN_MAX 128u
 /* model_tag in a request that accepts whatever generation of the model the server holds. */
 #define PTK_WIRE_ANY_MODEL_TAG 0u
 
