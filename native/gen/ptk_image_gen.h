@@ -14,6 +14,18 @@
 #define PTK_IMAGE_SECTION_ALIGN 64u
 /* An absent id, an empty hash slot, an absent offset. */
 #define PTK_IMAGE_NONE 0xffffffffu
+/* ids_end is at most this: an id fits 22 bits beside the 10-bit tag of a vocab slot. */
+#define PTK_IMAGE_IDS_MAX 0x3fffffu
+/* Longest image in bytes (1 GiB), so that every offset fits 32 bits with room to spare. */
+#define PTK_IMAGE_LEN_MAX 0x40000000u
+/* Longest probe sequence any hash table of an image may need; the builder doubles the table
+ * instead. */
+#define PTK_IMAGE_PROBE_MAX 64u
+/* Longest key, token text or added token in bytes. */
+#define PTK_IMAGE_KEY_MAX 65535u
+/* Zero bytes that follow token_bytes and vocab_key inside their sections, so that wide copies
+ * may overrun. */
+#define PTK_IMAGE_OVERRUN 64u
 /* Longest piece in bytes that a slot of the piece table holds: its 16-byte key is the piece and
  * its length. */
 #define PTK_IMAGE_PIECE_KEY_MAX 15u
@@ -110,11 +122,12 @@ enum ptk_image_section {
     /* image_pair[capacity]: merges by (left, right); capacity is a power of two; linear
      * probing, see ptk_pair_hash(). */
     PTK_IMAGE_SECTION_PAIRS = 9,
-    /* u32[capacity]: ids by hash of token bytes, IMAGE_NONE where empty; linear probing, see
-     * ptk_vocab_hash(); compared against vocab_key. */
+    /* u32[capacity]: id | tag << 22 by hash of the key, IMAGE_NONE where empty; capacity is a
+     * power of two; linear probing, see ptk_vocab_hash(); the key itself is compared in
+     * vocab_key. Holds the model's own vocabulary, added tokens only where it has them too. */
     PTK_IMAGE_SECTION_VOCAB = 10,
     /* u32[ids_end + 1]: where each id's key begins in vocab_key (byte_units: raw bytes;
-     * otherwise the vocabulary string). */
+     * otherwise the vocabulary string). Empty for ids that are not in the model's vocabulary. */
     PTK_IMAGE_SECTION_VOCAB_KEY_OFFS = 11,
     /* Keys of the vocab table, followed by 64 zero bytes. */
     PTK_IMAGE_SECTION_VOCAB_KEY = 12,
@@ -127,9 +140,9 @@ enum ptk_image_section {
     PTK_IMAGE_SECTION_TRIE = 15,
     /* image_added[]: added tokens by ascending id. */
     PTK_IMAGE_SECTION_ADDED = 16,
-    /* image_match_node[]: automaton of added tokens matched in the original text. */
+    /* image_match_node[]: trie of added tokens matched in the original text. */
     PTK_IMAGE_SECTION_ADDED_RAW = 17,
-    /* image_match_node[]: automaton of added tokens matched in the normalized text. */
+    /* image_match_node[]: trie of added tokens matched in the normalized text. */
     PTK_IMAGE_SECTION_ADDED_NORMALIZED = 18,
     /* Program of image_op, executed in order. */
     PTK_IMAGE_SECTION_NORMALIZER = 19,
@@ -627,17 +640,18 @@ _Static_assert(sizeof(struct ptk_image_piece) == 32, "ptk_image_piece size");
 _Static_assert(offsetof(struct ptk_image_piece, key) == 0, "ptk_image_piece.key");
 _Static_assert(offsetof(struct ptk_image_piece, ids) == 16, "ptk_image_piece.ids");
 
-/* One unit of the double array: children of node n are at base ^ byte. */
+/* One unit of the double array. Unit 0 is the root; the child of a unit by byte c is unit base
+ * ^ c if its word says used and label c. Units 1 to 255 are unused: a unit without children has
+ * base 0. */
 struct ptk_image_trie_unit {
-    /* Base of the node's children; bit 31: this node ends a key. */
+    /* Where the children are; (base | 255) lies inside the array. */
     uint32_t base;
-    /* Parent node, IMAGE_NONE when unused; for the value unit reached by byte 0 of a terminal
-     * node: the id. */
-    uint32_t check;
+    /* Bits 0-7 label, bit 8 used, bits 9-31: id of the key that ends here plus one, or 0. */
+    uint32_t word;
 };
 _Static_assert(sizeof(struct ptk_image_trie_unit) == 8, "ptk_image_trie_unit size");
 _Static_assert(offsetof(struct ptk_image_trie_unit, base) == 0, "ptk_image_trie_unit.base");
-_Static_assert(offsetof(struct ptk_image_trie_unit, check) == 4, "ptk_image_trie_unit.check");
+_Static_assert(offsetof(struct ptk_image_trie_unit, word) == 4, "ptk_image_trie_unit.word");
 
 /* One added token. */
 struct ptk_image_added {
@@ -665,8 +679,9 @@ _Static_assert(offsetof(struct ptk_image_added, match_off) == 16, "ptk_image_add
 _Static_assert(offsetof(struct ptk_image_added, match_len) == 20, "ptk_image_added.match_len");
 _Static_assert(offsetof(struct ptk_image_added, reserved) == 24, "ptk_image_added.reserved");
 
-/* One node of the trie of added tokens; node 0 is the root. Edges of a node are stored as
- * consecutive nodes sorted by byte. */
+/* One node of the trie of added tokens; node 0 is the root. Children of a node are consecutive,
+ * sorted by byte, and come after it. The longest token that matches at the leftmost position
+ * wins. */
 struct ptk_image_match_node {
     /* Index of the first child, IMAGE_NONE without children. */
     uint32_t first_child;

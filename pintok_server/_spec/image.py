@@ -20,6 +20,18 @@ IMAGE_VERSION: Final = 1
 IMAGE_SECTION_ALIGN: Final = 64
 # An absent id, an empty hash slot, an absent offset.
 IMAGE_NONE: Final = 0xffffffff
+# ids_end is at most this: an id fits 22 bits beside the 10-bit tag of a vocab slot.
+IMAGE_IDS_MAX: Final = 0x3fffff
+# Longest image in bytes (1 GiB), so that every offset fits 32 bits with room to spare.
+IMAGE_LEN_MAX: Final = 0x40000000
+# Longest probe sequence any hash table of an image may need; the builder doubles the table
+# instead.
+IMAGE_PROBE_MAX: Final = 64
+# Longest key, token text or added token in bytes.
+IMAGE_KEY_MAX: Final = 65535
+# Zero bytes that follow token_bytes and vocab_key inside their sections, so that wide copies may
+# overrun.
+IMAGE_OVERRUN: Final = 64
 # Longest piece in bytes that a slot of the piece table holds: its 16-byte key is the piece and
 # its length.
 IMAGE_PIECE_KEY_MAX: Final = 15
@@ -90,11 +102,12 @@ class ImageSection(enum.IntEnum):
     # image_pair[capacity]: merges by (left, right); capacity is a power of two; linear probing, see
     # ptk_pair_hash().
     PAIRS = 9
-    # u32[capacity]: ids by hash of token bytes, IMAGE_NONE where empty; linear probing, see
-    # ptk_vocab_hash(); compared against vocab_key.
+    # u32[capacity]: id | tag << 22 by hash of the key, IMAGE_NONE where empty; capacity is a power of
+    # two; linear probing, see ptk_vocab_hash(); the key itself is compared in vocab_key. Holds the
+    # model's own vocabulary, added tokens only where it has them too.
     VOCAB = 10
     # u32[ids_end + 1]: where each id's key begins in vocab_key (byte_units: raw bytes; otherwise the
-    # vocabulary string).
+    # vocabulary string). Empty for ids that are not in the model's vocabulary.
     VOCAB_KEY_OFFS = 11
     # Keys of the vocab table, followed by 64 zero bytes.
     VOCAB_KEY = 12
@@ -107,9 +120,9 @@ class ImageSection(enum.IntEnum):
     TRIE = 15
     # image_added[]: added tokens by ascending id.
     ADDED = 16
-    # image_match_node[]: automaton of added tokens matched in the original text.
+    # image_match_node[]: trie of added tokens matched in the original text.
     ADDED_RAW = 17
-    # image_match_node[]: automaton of added tokens matched in the normalized text.
+    # image_match_node[]: trie of added tokens matched in the normalized text.
     ADDED_NORMALIZED = 18
     # Program of image_op, executed in order.
     NORMALIZER = 19
@@ -461,15 +474,17 @@ IMAGE_PIECE_OFFSETS: Final = {
 }
 
 
-# One unit of the double array: children of node n are at base ^ byte.
+# One unit of the double array. Unit 0 is the root; the child of a unit by byte c is unit base ^ c
+# if its word says used and label c. Units 1 to 255 are unused: a unit without children has base
+# 0.
 IMAGE_TRIE_UNIT: Final = struct.Struct("<II")
 IMAGE_TRIE_UNIT_FIELDS: Final = (
     "base",
-    "check",
+    "word",
 )
 IMAGE_TRIE_UNIT_OFFSETS: Final = {
     "base": 0,
-    "check": 4,
+    "word": 4,
 }
 
 
@@ -495,8 +510,8 @@ IMAGE_ADDED_OFFSETS: Final = {
 }
 
 
-# One node of the trie of added tokens; node 0 is the root. Edges of a node are stored as
-# consecutive nodes sorted by byte.
+# One node of the trie of added tokens; node 0 is the root. Children of a node are consecutive,
+# sorted by byte, and come after it. The longest token that matches at the leftmost position wins.
 IMAGE_MATCH_NODE: Final = struct.Struct("<IHBBII")
 IMAGE_MATCH_NODE_FIELDS: Final = (
     "first_child",
