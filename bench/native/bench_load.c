@@ -1,0 +1,482 @@
+/*
+ * Load generator for a PTK1 server: one thread, one connected UDP socket per flow, a closed loop of
+ * `window` requests in flight or an open loop of a fixed rate. Bounded in time and count.
+ *
+ * It sends slices of a text file (so that every request differs), accepts only the reply with the
+ * right id, and prints one JSON line: rate, latency quantiles in ns, losses, verdicts. Whether the ids
+ * are right is proved by the harness that calls it, not here: this program only counts them.
+ *
+ *   bench_load --host 10.0.0.1 --op encode --size 200 --text FILE --seconds 3 --window 32
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <netdb.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/ptk_base.h"
+#include "gen/ptk_wire_gen.h"
+
+#define FLOWS_MAX        64u
+#define WINDOW_MAX       4096u
+#define BATCH_MAX        64u
+#define DATAGRAM_LEN_MAX 9216u
+#define SUB_BUCKETS      64u
+#define BUCKET_COUNT     (64u * SUB_BUCKETS)
+
+struct options {
+    const char *host;
+    const char *port;
+    const char *text_path;
+    uint8_t op;
+    size_t text_len;
+    double seconds;
+    uint64_t count_max;
+    uint32_t window;
+    double rate; /* requests per second; 0: closed loop */
+    uint32_t flow_count;
+    uint16_t model_id;
+    uint64_t timeout_ns;
+    int core;
+};
+
+struct text {
+    uint8_t *bytes;
+    size_t len;
+};
+
+/* One request in flight; its place in the table is its id modulo the window. */
+struct flight {
+    uint64_t request_id; /* 0: free */
+    uint64_t sent_ns;
+};
+
+struct load {
+    struct options options;
+    struct text text;
+    size_t text_pos;
+    int socket_fds[FLOWS_MAX];
+    struct flight flights[WINDOW_MAX];
+    uint32_t in_flight;
+    uint64_t next_id;
+    uint64_t sent, received, lost, foreign, tokens, text_bytes, blocked;
+    uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];
+    uint64_t buckets[BUCKET_COUNT];
+    uint64_t latency_max_ns;
+    uint8_t datagrams[BATCH_MAX][DATAGRAM_LEN_MAX];
+    struct iovec iovecs[BATCH_MAX];
+    struct mmsghdr messages[BATCH_MAX];
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* Cannot fail with this clock. */
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+_Noreturn static void fail(const char *what)
+{
+    fprintf(stderr, "bench_load: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+/* Log-linear buckets: 64 per power of two, so that a quantile is within 1.6 %. */
+static size_t bucket_of(uint64_t ns)
+{
+    if (ns < SUB_BUCKETS) {
+        return (size_t)ns;
+    }
+    unsigned exponent = 63u - (unsigned)__builtin_clzll(ns);
+    unsigned shift = exponent - 6u;
+    size_t idx = (size_t)(shift + 1u) * SUB_BUCKETS + (size_t)((ns >> shift) & (SUB_BUCKETS - 1u));
+    return idx < BUCKET_COUNT ? idx : BUCKET_COUNT - 1u;
+}
+
+static uint64_t bucket_ns(size_t idx)
+{
+    if (idx < SUB_BUCKETS) {
+        return idx;
+    }
+    unsigned shift = (unsigned)(idx / SUB_BUCKETS) - 1u;
+    return ((uint64_t)SUB_BUCKETS + idx % SUB_BUCKETS) << shift;
+}
+
+static uint64_t quantile_ns(const struct load *load, double share)
+{
+    uint64_t wanted = (uint64_t)(share * (double)load->received);
+    uint64_t seen = 0;
+    for (size_t i = 0; i < BUCKET_COUNT; i++) {
+        seen += load->buckets[i];
+        if (seen > wanted) {
+            return bucket_ns(i);
+        }
+    }
+    return load->latency_max_ns;
+}
+
+static struct text read_text(const char *path)
+{
+    struct text text = {NULL, 0};
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        fail(path);
+    }
+    size_t cap = 1u << 26;
+    text.bytes = malloc(cap);
+    if (text.bytes == NULL) {
+        fail("memory");
+    }
+    text.len = fread(text.bytes, 1, cap, file);
+    (void)fclose(file); /* Read only. */
+    if (text.len == 0) {
+        fprintf(stderr, "bench_load: %s is empty\n", path);
+        exit(1);
+    }
+    return text;
+}
+
+/* The next slice of the text of at most `len` bytes, cut at character boundaries. */
+static struct text next_slice(struct load *load, size_t len)
+{
+    const struct text *text = &load->text;
+    if (load->text_pos + len > text->len) {
+        load->text_pos = 0;
+    }
+    size_t begin = load->text_pos;
+    size_t end = ptk_min_size(begin + len, text->len);
+    while (end > begin && end < text->len && (text->bytes[end] & 0xC0u) == 0x80u) {
+        end--;
+    }
+    load->text_pos = end;
+    return (struct text){text->bytes + begin, end - begin};
+}
+
+static size_t build_request(struct load *load, uint8_t *out, uint64_t request_id)
+{
+    const struct options *options = &load->options;
+    struct text slice = next_slice(load, options->text_len);
+    size_t message_len;
+    uint8_t *message = out + PTK_WIRE_HEADER_LEN;
+    if (options->op == PTK_WIRE_OP_PING) {
+        message_len = ptk_align_up(slice.len, 8);
+        memset(message + slice.len, 0, message_len - slice.len);
+        memcpy(message, slice.bytes, slice.len);
+    } else {
+        struct ptk_wire_request request = {
+            .id_format = PTK_ID_FORMAT_AUTO,
+            .options = PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS | PTK_WIRE_OPTIONS_PARSE_SPECIAL,
+            .item_count = 1,
+            .reply_len_max = DATAGRAM_LEN_MAX - 256,
+        };
+        memcpy(message, &request, sizeof request);
+        ptk_store_u32(message + 8, (uint32_t)slice.len);
+        ptk_store_u32(message + 12, 0);
+        memcpy(message + 16, slice.bytes, slice.len);
+        message_len = ptk_align_up(16 + slice.len, 8);
+        memset(message + 16 + slice.len, 0, message_len - 16 - slice.len);
+    }
+    struct ptk_wire_header header = {
+        .magic = PTK_WIRE_MAGIC,
+        .version_type = PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_REQUEST,
+        .message_len = (uint32_t)message_len,
+        .request_id = request_id,
+        .model_id = options->model_id,
+        .op = options->op,
+    };
+    memcpy(out, &header, sizeof header);
+    load->text_bytes += slice.len;
+    return PTK_WIRE_HEADER_LEN + message_len;
+}
+
+static void open_sockets(struct load *load)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM};
+    struct addrinfo *found = NULL;
+    if (getaddrinfo(load->options.host, load->options.port, &hints, &found) != 0) {
+        fprintf(stderr, "bench_load: no address for %s\n", load->options.host);
+        exit(1);
+    }
+    for (uint32_t i = 0; i < load->options.flow_count; i++) {
+        int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        int size = 4 << 20;
+        if (fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
+            fail("socket");
+        }
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size); /* The default also works. */
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+        load->socket_fds[i] = fd;
+    }
+    freeaddrinfo(found);
+}
+
+/* Sends up to `want` requests on one flow; returns how many left. */
+static uint32_t send_some(struct load *load, uint32_t want)
+{
+    uint32_t count = 0;
+    uint64_t first_id = load->next_id;
+    uint64_t now = now_ns();
+    while (count < want && count < BATCH_MAX) {
+        struct flight *flight = &load->flights[load->next_id % load->options.window];
+        if (flight->request_id != 0) {
+            break; /* The oldest of the window is still out. */
+        }
+        size_t len = build_request(load, load->datagrams[count], load->next_id);
+        load->iovecs[count] = (struct iovec){load->datagrams[count], len};
+        load->messages[count].msg_hdr =
+            (struct msghdr){.msg_iov = &load->iovecs[count], .msg_iovlen = 1};
+        *flight = (struct flight){load->next_id, now};
+        load->next_id++;
+        count++;
+    }
+    if (count == 0) {
+        return 0;
+    }
+    int fd = load->socket_fds[(first_id / BATCH_MAX) % load->options.flow_count];
+    int done = sendmmsg(fd, load->messages, count, 0);
+    uint32_t left = done < 0 ? 0u : (uint32_t)done;
+    if (done < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ECONNREFUSED) {
+        fail("sendmmsg");
+    }
+    for (uint32_t i = left; i < count; i++) { /* Not sent: take the ids back. */
+        load->flights[(first_id + i) % load->options.window].request_id = 0;
+    }
+    load->blocked += count - left;
+    load->next_id = first_id + left;
+    load->sent += left;
+    load->in_flight += left;
+    return left;
+}
+
+static void account_reply(struct load *load, const uint8_t *reply, size_t len, uint64_t now)
+{
+    struct ptk_wire_header header;
+    if (len < sizeof header) {
+        load->foreign++;
+        return;
+    }
+    memcpy(&header, reply, sizeof header);
+    struct flight *flight = &load->flights[header.request_id % load->options.window];
+    if (header.magic != PTK_WIRE_MAGIC || flight->request_id != header.request_id ||
+        header.verdict >= PTK_VERDICT_VALUE_COUNT) {
+        load->foreign++;
+        return;
+    }
+    uint64_t latency = now - flight->sent_ns;
+    flight->request_id = 0;
+    load->in_flight--;
+    load->received++;
+    load->verdicts[header.verdict]++;
+    load->buckets[bucket_of(latency)]++;
+    load->latency_max_ns = latency > load->latency_max_ns ? latency : load->latency_max_ns;
+    if (header.verdict == PTK_VERDICT_OK && header.op != PTK_WIRE_OP_PING && len >= 48) {
+        load->tokens += ptk_load_u32(reply + PTK_WIRE_HEADER_LEN + sizeof(struct ptk_wire_reply));
+    }
+}
+
+/* Takes in whatever has arrived on every flow; returns the number of datagrams. */
+static uint32_t receive_some(struct load *load)
+{
+    uint32_t total = 0;
+    for (uint32_t flow = 0; flow < load->options.flow_count; flow++) {
+        for (uint32_t i = 0; i < BATCH_MAX; i++) {
+            load->iovecs[i] = (struct iovec){load->datagrams[i], DATAGRAM_LEN_MAX};
+            load->messages[i].msg_hdr = (struct msghdr){.msg_iov = &load->iovecs[i], .msg_iovlen = 1};
+        }
+        int count = recvmmsg(load->socket_fds[flow], load->messages, BATCH_MAX, MSG_DONTWAIT, NULL);
+        uint64_t now = now_ns();
+        for (int i = 0; i < count; i++) {
+            account_reply(load, load->datagrams[i], load->messages[i].msg_len, now);
+        }
+        total += count > 0 ? (uint32_t)count : 0u;
+    }
+    return total;
+}
+
+static void expire(struct load *load, uint64_t now)
+{
+    for (uint32_t i = 0; i < load->options.window; i++) {
+        struct flight *flight = &load->flights[i];
+        if (flight->request_id != 0 && now - flight->sent_ns > load->options.timeout_ns) {
+            flight->request_id = 0;
+            load->in_flight--;
+            load->lost++;
+        }
+    }
+}
+
+/* The main loop; returns the seconds it ran, the wait for the last replies left out. */
+static double run(struct load *load)
+{
+    const struct options *options = &load->options;
+    uint64_t begin = now_ns();
+    uint64_t end = begin + (uint64_t)(options->seconds * 1e9);
+    uint64_t checked = begin;
+    uint64_t last = begin;
+    uint32_t idle = 0;
+    for (uint64_t now = begin; now < end && load->received + load->lost < options->count_max;
+         now = now_ns()) {
+        uint32_t want = options->window - load->in_flight;
+        if (options->rate > 0) {
+            double due = (double)(now - begin) * 1e-9 * options->rate;
+            double behind = due - (double)load->sent;
+            want = behind <= 0 ? 0u : (uint32_t)ptk_min_size((size_t)behind, want);
+        }
+        if (load->sent + want > options->count_max) {
+            want = (uint32_t)(options->count_max - load->sent);
+        }
+        uint32_t moved = want > 0 ? send_some(load, want) : 0u;
+        uint32_t arrived = receive_some(load);
+        last = arrived > 0 ? now_ns() : last;
+        idle = moved + arrived > 0 ? 0u : idle + 1u;
+        if (idle > 64) { /* Leave the core to the server for a moment. */
+            struct pollfd wait = {.fd = load->socket_fds[0], .events = POLLIN};
+            (void)poll(&wait, 1, options->rate > 0 ? 0 : 1); /* Only a pause: the loop looks again. */
+            idle = 0;
+        }
+        if (now - checked > 10000000ull) {
+            expire(load, now);
+            checked = now;
+        }
+    }
+    uint64_t stop = now_ns();
+    while (load->in_flight > 0 && now_ns() - stop < options->timeout_ns) {
+        if (receive_some(load) == 0) {
+            (void)sched_yield(); /* Waiting for the last replies. */
+        }
+    }
+    load->lost += load->in_flight;
+    uint64_t finished = last > stop || load->received == 0 ? stop : last;
+    return (double)(finished - begin) * 1e-9;
+}
+
+static void print_result(const struct load *load, double seconds)
+{
+    const struct options *options = &load->options;
+    double rate = seconds > 0 ? (double)load->received / seconds : 0;
+    printf("{\"op\": %u, \"size\": %zu, \"window\": %u, \"flows\": %u, \"offered_per_s\": %.0f, ",
+           options->op, options->text_len, options->window, options->flow_count, options->rate);
+    printf("\"seconds\": %.3f, \"sent\": %" PRIu64 ", \"received\": %" PRIu64 ", \"lost\": %" PRIu64
+           ", \"foreign\": %" PRIu64 ", \"blocked\": %" PRIu64 ", ",
+           seconds, load->sent, load->received, load->lost, load->foreign, load->blocked);
+    printf("\"requests_per_s\": %.0f, \"text_mb_per_s\": %.2f, \"tokens_per_s\": %.0f, ", rate,
+           rate * (double)options->text_len / 1e6, (double)load->tokens / (seconds > 0 ? seconds : 1));
+    printf("\"p50_ns\": %" PRIu64 ", \"p99_ns\": %" PRIu64 ", \"p999_ns\": %" PRIu64
+           ", \"max_ns\": %" PRIu64 ", \"verdicts\": {",
+           quantile_ns(load, 0.50), quantile_ns(load, 0.99), quantile_ns(load, 0.999),
+           load->latency_max_ns);
+    static const char *const names[PTK_VERDICT_VALUE_COUNT] = PTK_VERDICT_NAMES;
+    const char *separator = "";
+    for (size_t i = 0; i < PTK_VERDICT_VALUE_COUNT; i++) {
+        if (load->verdicts[i] > 0) {
+            printf("%s\"%s\": %" PRIu64, separator, names[i], load->verdicts[i]);
+            separator = ", ";
+        }
+    }
+    printf("}}\n");
+}
+
+static void usage(void)
+{
+    fprintf(stderr,
+            "usage: bench_load --host H [--port P] [--op ping|encode|count] --text FILE\n"
+            "  [--size BYTES] [--seconds S] [--count N] [--window N] [--rate PER_S]\n"
+            "  [--flows N] [--model ID] [--timeout-ms MS] [--core N]\n");
+    exit(2);
+}
+
+static uint8_t parse_op(const char *name)
+{
+    if (strcmp(name, "ping") == 0) {
+        return PTK_WIRE_OP_PING;
+    }
+    if (strcmp(name, "encode") == 0) {
+        return PTK_WIRE_OP_ENCODE;
+    }
+    if (strcmp(name, "count") == 0) {
+        return PTK_WIRE_OP_COUNT;
+    }
+    usage();
+    return 0;
+}
+
+static struct options parse_options(int argc, char **argv)
+{
+    struct options options = {
+        .port = "7265",
+        .op = PTK_WIRE_OP_ENCODE,
+        .text_len = 200,
+        .seconds = 2,
+        .count_max = UINT64_MAX,
+        .window = 1,
+        .flow_count = 1,
+        .timeout_ns = 200000000ull,
+        .core = -1,
+    };
+    static const struct option names[] = {
+        {"host", required_argument, NULL, 'h'},   {"port", required_argument, NULL, 'p'},
+        {"op", required_argument, NULL, 'o'},     {"text", required_argument, NULL, 't'},
+        {"size", required_argument, NULL, 's'},   {"seconds", required_argument, NULL, 'd'},
+        {"count", required_argument, NULL, 'n'},  {"window", required_argument, NULL, 'w'},
+        {"rate", required_argument, NULL, 'r'},   {"flows", required_argument, NULL, 'f'},
+        {"model", required_argument, NULL, 'm'},  {"timeout-ms", required_argument, NULL, 'x'},
+        {"core", required_argument, NULL, 'c'},   {NULL, 0, NULL, 0},
+    };
+    for (int letter; (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        switch (letter) {
+        case 'h': options.host = optarg; break;
+        case 'p': options.port = optarg; break;
+        case 'o': options.op = parse_op(optarg); break;
+        case 't': options.text_path = optarg; break;
+        case 's': options.text_len = strtoull(optarg, NULL, 10); break;
+        case 'd': options.seconds = strtod(optarg, NULL); break;
+        case 'n': options.count_max = strtoull(optarg, NULL, 10); break;
+        case 'w': options.window = (uint32_t)strtoul(optarg, NULL, 10); break;
+        case 'r': options.rate = strtod(optarg, NULL); break;
+        case 'f': options.flow_count = (uint32_t)strtoul(optarg, NULL, 10); break;
+        case 'm': options.model_id = (uint16_t)strtoul(optarg, NULL, 10); break;
+        case 'x': options.timeout_ns = strtoull(optarg, NULL, 10) * 1000000ull; break;
+        case 'c': options.core = (int)strtol(optarg, NULL, 10); break;
+        default: usage();
+        }
+    }
+    bool sane = options.host != NULL && options.text_path != NULL && options.window >= 1 &&
+                options.window <= WINDOW_MAX && options.flow_count >= 1 &&
+                options.flow_count <= FLOWS_MAX && options.text_len <= DATAGRAM_LEN_MAX - 512 &&
+                options.seconds > 0 && options.seconds <= 600;
+    if (!sane) {
+        usage();
+    }
+    return options;
+}
+
+int main(int argc, char **argv)
+{
+    static struct load load;
+    load.options = parse_options(argc, argv);
+    load.text = read_text(load.options.text_path);
+    load.next_id = now_ns() | 1u;
+    if (load.options.core >= 0) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET((size_t)load.options.core, &set);
+        if (sched_setaffinity(0, sizeof set, &set) != 0) {
+            fail("--core");
+        }
+    }
+    open_sockets(&load);
+    double seconds = run(&load);
+    print_result(&load, seconds);
+    for (uint32_t i = 0; i < load.options.flow_count; i++) {
+        (void)close(load.socket_fds[i]); /* The process ends here. */
+    }
+    free(load.text.bytes);
+    return load.received > 0 ? 0 : 1;
+}
