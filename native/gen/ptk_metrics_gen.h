@@ -20,8 +20,11 @@
 #define PTK_STATS_LATENCY_BUCKETS 24u
 /* Words reserved in a worker for its gauges. */
 #define PTK_STATS_GAUGE_CAP 16u
-/* Bytes of a model's name in slot and mailbox, with the terminating zero. */
-#define PTK_STATS_MODEL_NAME_CAP 64u
+/* Words reserved in a worker for its counts by operation. */
+#define PTK_STATS_OP_CAP 16u
+/* Bytes of a model's name in slot and mailbox: WIRE_NAME_LEN_MAX, a terminating zero, and
+ * padding to 8. */
+#define PTK_STATS_MODEL_NAME_CAP 136u
 /* Bytes of a sentence in the segment, with the terminating zero. */
 #define PTK_STATS_TEXT_CAP 512u
 /* Bytes of a path in the mailbox, with the terminating zero: PATH_MAX. */
@@ -182,12 +185,14 @@ struct ptk_stats_head {
     uint32_t worker_counter_count;
     /* Words in use of stats_worker.gauges. */
     uint32_t worker_gauge_count;
-    /* Words in use of stats_worker.verdicts. */
+    /* Words in use of stats_worker.verdicts and item_verdicts. */
     uint32_t verdict_count;
+    /* Words in use of stats_worker.ops. */
+    uint32_t op_count;
     /* Where the stats_ack is. */
     uint32_t ack_off;
     /* Zero. */
-    uint8_t reserved[40];
+    uint8_t reserved[36];
 };
 _Static_assert(sizeof(struct ptk_stats_head) == 128, "ptk_stats_head size");
 _Static_assert(offsetof(struct ptk_stats_head, magic) == 0, "ptk_stats_head.magic");
@@ -208,8 +213,9 @@ _Static_assert(offsetof(struct ptk_stats_head, model_count) == 68, "ptk_stats_he
 _Static_assert(offsetof(struct ptk_stats_head, worker_counter_count) == 72, "ptk_stats_head.worker_counter_count");
 _Static_assert(offsetof(struct ptk_stats_head, worker_gauge_count) == 76, "ptk_stats_head.worker_gauge_count");
 _Static_assert(offsetof(struct ptk_stats_head, verdict_count) == 80, "ptk_stats_head.verdict_count");
-_Static_assert(offsetof(struct ptk_stats_head, ack_off) == 84, "ptk_stats_head.ack_off");
-_Static_assert(offsetof(struct ptk_stats_head, reserved) == 88, "ptk_stats_head.reserved");
+_Static_assert(offsetof(struct ptk_stats_head, op_count) == 84, "ptk_stats_head.op_count");
+_Static_assert(offsetof(struct ptk_stats_head, ack_off) == 88, "ptk_stats_head.ack_off");
+_Static_assert(offsetof(struct ptk_stats_head, reserved) == 92, "ptk_stats_head.reserved");
 
 /* One worker. Written by its own thread only, about every millisecond while busy and before it
  * sleeps. */
@@ -230,14 +236,18 @@ struct ptk_stats_worker {
     uint64_t counters[64];
     /* Order of counter group worker_gauge. */
     uint64_t gauges[16];
-    /* Requests by verdict. */
+    /* Requests by wire_op. */
+    uint64_t ops[16];
+    /* Datagrams by verdict. */
     uint64_t verdicts[64];
+    /* Texts and id lists by verdict. */
+    uint64_t item_verdicts[64];
     /* Replies by service time, see STATS_LATENCY_BUCKETS. */
     uint64_t latency[24];
     /* Zero; keeps the next worker off this one's cache lines. */
     uint8_t reserved_end[64];
 };
-_Static_assert(sizeof(struct ptk_stats_worker) == 1472, "ptk_stats_worker size");
+_Static_assert(sizeof(struct ptk_stats_worker) == 2112, "ptk_stats_worker size");
 _Static_assert(offsetof(struct ptk_stats_worker, kind) == 0, "ptk_stats_worker.kind");
 _Static_assert(offsetof(struct ptk_stats_worker, cpu) == 4, "ptk_stats_worker.cpu");
 _Static_assert(offsetof(struct ptk_stats_worker, queue) == 8, "ptk_stats_worker.queue");
@@ -246,9 +256,11 @@ _Static_assert(offsetof(struct ptk_stats_worker, epoch) == 16, "ptk_stats_worker
 _Static_assert(offsetof(struct ptk_stats_worker, reserved) == 24, "ptk_stats_worker.reserved");
 _Static_assert(offsetof(struct ptk_stats_worker, counters) == 64, "ptk_stats_worker.counters");
 _Static_assert(offsetof(struct ptk_stats_worker, gauges) == 576, "ptk_stats_worker.gauges");
-_Static_assert(offsetof(struct ptk_stats_worker, verdicts) == 704, "ptk_stats_worker.verdicts");
-_Static_assert(offsetof(struct ptk_stats_worker, latency) == 1216, "ptk_stats_worker.latency");
-_Static_assert(offsetof(struct ptk_stats_worker, reserved_end) == 1408, "ptk_stats_worker.reserved_end");
+_Static_assert(offsetof(struct ptk_stats_worker, ops) == 704, "ptk_stats_worker.ops");
+_Static_assert(offsetof(struct ptk_stats_worker, verdicts) == 832, "ptk_stats_worker.verdicts");
+_Static_assert(offsetof(struct ptk_stats_worker, item_verdicts) == 1344, "ptk_stats_worker.item_verdicts");
+_Static_assert(offsetof(struct ptk_stats_worker, latency) == 1856, "ptk_stats_worker.latency");
+_Static_assert(offsetof(struct ptk_stats_worker, reserved_end) == 2048, "ptk_stats_worker.reserved_end");
 
 /* One XDP queue. Written by the main thread. */
 struct ptk_stats_queue {
@@ -287,9 +299,11 @@ struct ptk_stats_model {
     /* Zero. */
     uint32_t reserved;
     /* Name, terminated by zero. */
-    uint8_t name[64];
+    uint8_t name[136];
+    /* Zero. */
+    uint8_t reserved_end[56];
 };
-_Static_assert(sizeof(struct ptk_stats_model) == 128, "ptk_stats_model size");
+_Static_assert(sizeof(struct ptk_stats_model) == 256, "ptk_stats_model size");
 _Static_assert(offsetof(struct ptk_stats_model, generation) == 0, "ptk_stats_model.generation");
 _Static_assert(offsetof(struct ptk_stats_model, image_len) == 8, "ptk_stats_model.image_len");
 _Static_assert(offsetof(struct ptk_stats_model, model_tag) == 16, "ptk_stats_model.model_tag");
@@ -298,6 +312,7 @@ _Static_assert(offsetof(struct ptk_stats_model, fingerprint) == 24, "ptk_stats_m
 _Static_assert(offsetof(struct ptk_stats_model, locked) == 56, "ptk_stats_model.locked");
 _Static_assert(offsetof(struct ptk_stats_model, reserved) == 60, "ptk_stats_model.reserved");
 _Static_assert(offsetof(struct ptk_stats_model, name) == 64, "ptk_stats_model.name");
+_Static_assert(offsetof(struct ptk_stats_model, reserved_end) == 200, "ptk_stats_model.reserved_end");
 
 /* Answer to the mailbox. Written by the main thread; `sequence` is written last. */
 struct ptk_stats_ack {
@@ -337,13 +352,13 @@ struct ptk_mailbox {
     /* Model slot, 0 to the number of slots minus one. */
     uint32_t slot;
     /* Model name for load, terminated by zero. */
-    uint8_t name[64];
+    uint8_t name[136];
     /* Image file for load, absolute, terminated by zero. */
     uint8_t path[4096];
     /* Zero. */
-    uint8_t reserved_end[56];
+    uint8_t reserved_end[48];
 };
-_Static_assert(sizeof(struct ptk_mailbox) == 4288, "ptk_mailbox size");
+_Static_assert(sizeof(struct ptk_mailbox) == 4352, "ptk_mailbox size");
 _Static_assert(offsetof(struct ptk_mailbox, magic) == 0, "ptk_mailbox.magic");
 _Static_assert(offsetof(struct ptk_mailbox, version) == 8, "ptk_mailbox.version");
 _Static_assert(offsetof(struct ptk_mailbox, reserved) == 12, "ptk_mailbox.reserved");
@@ -352,8 +367,8 @@ _Static_assert(offsetof(struct ptk_mailbox, reserved_line) == 24, "ptk_mailbox.r
 _Static_assert(offsetof(struct ptk_mailbox, command) == 64, "ptk_mailbox.command");
 _Static_assert(offsetof(struct ptk_mailbox, slot) == 68, "ptk_mailbox.slot");
 _Static_assert(offsetof(struct ptk_mailbox, name) == 72, "ptk_mailbox.name");
-_Static_assert(offsetof(struct ptk_mailbox, path) == 136, "ptk_mailbox.path");
-_Static_assert(offsetof(struct ptk_mailbox, reserved_end) == 4232, "ptk_mailbox.reserved_end");
+_Static_assert(offsetof(struct ptk_mailbox, path) == 208, "ptk_mailbox.path");
+_Static_assert(offsetof(struct ptk_mailbox, reserved_end) == 4304, "ptk_mailbox.reserved_end");
 
 enum ptk_process_counter {
     /* process_state. */
@@ -414,57 +429,57 @@ enum ptk_worker_counter {
     PTK_WORKER_REQUEST_BYTES = 5,
     /* UDP payload bytes of the replies. */
     PTK_WORKER_REPLY_BYTES = 6,
-    /* Ids in the replies (encode, count) and in the requests (decode). */
-    PTK_WORKER_TOKENS = 7,
-    /* Texts and id lists in the requests. */
-    PTK_WORKER_TEXTS = 8,
+    /* Ids made by encode, counted by count and given to decode. */
+    PTK_WORKER_IDS = 7,
+    /* Bytes of text given to encode and count and made by decode. */
+    PTK_WORKER_TEXT_BYTES = 8,
+    /* Piece caches emptied because their model changed. */
+    PTK_WORKER_CACHE_RESETS = 9,
     /* Requests that the engine did not answer. */
-    PTK_WORKER_SILENT = 9,
+    PTK_WORKER_SILENT = 10,
     /* Packets dropped: shorter than their headers say. */
-    PTK_WORKER_REFUSED_TRUNCATED = 10,
+    PTK_WORKER_REFUSED_TRUNCATED = 11,
     /* Packets dropped: not plain Ethernet, IP and UDP to this port. */
-    PTK_WORKER_REFUSED_PROTOCOL = 11,
+    PTK_WORKER_REFUSED_PROTOCOL = 12,
     /* Packets dropped: IP or UDP length contradicts the frame. */
-    PTK_WORKER_REFUSED_LENGTH = 12,
+    PTK_WORKER_REFUSED_LENGTH = 13,
     /* Packets dropped: wrong IPv4 header checksum. */
-    PTK_WORKER_REFUSED_IP_CHECKSUM = 13,
+    PTK_WORKER_REFUSED_IP_CHECKSUM = 14,
     /* Packets dropped: wrong UDP checksum, or none over IPv6. */
-    PTK_WORKER_REFUSED_UDP_CHECKSUM = 14,
+    PTK_WORKER_REFUSED_UDP_CHECKSUM = 15,
     /* Packets dropped: a source that is never answered (multicast, broadcast, own address, port
      * 0, reflector port). */
-    PTK_WORKER_REFUSED_SOURCE = 15,
+    PTK_WORKER_REFUSED_SOURCE = 16,
     /* Packets dropped: not sent to an address of this server. */
-    PTK_WORKER_REFUSED_DESTINATION = 16,
+    PTK_WORKER_REFUSED_DESTINATION = 17,
     /* Packets dropped: more buffers than PTK_FRAME_PARTS_MAX. */
-    PTK_WORKER_REFUSED_LARGE = 17,
+    PTK_WORKER_REFUSED_LARGE = 18,
     /* Packets accepted with the partial checksum of a virtual driver. */
-    PTK_WORKER_PARTIAL_CHECKSUMS = 18,
+    PTK_WORKER_PARTIAL_CHECKSUMS = 19,
     /* Packets that came in several buffers. */
-    PTK_WORKER_MULTI_BUFFER = 19,
+    PTK_WORKER_MULTI_BUFFER = 20,
     /* Replies dropped because the transmit ring had no room. */
-    PTK_WORKER_TX_FULL = 20,
+    PTK_WORKER_TX_FULL = 21,
     /* Replies dropped because no free frame was left. */
-    PTK_WORKER_TX_NO_FRAME = 21,
+    PTK_WORKER_TX_NO_FRAME = 22,
     /* Replies that the kernel refused or dropped. */
-    PTK_WORKER_TX_ERRORS = 22,
+    PTK_WORKER_TX_ERRORS = 23,
     /* Wake-ups answered with EAGAIN: the kernel wants another call. */
-    PTK_WORKER_TX_RETRIES = 23,
+    PTK_WORKER_TX_RETRIES = 24,
     /* System calls that woke the transmit side. */
-    PTK_WORKER_WAKEUPS_TX = 24,
+    PTK_WORKER_WAKEUPS_TX = 25,
     /* System calls that woke the receive side. */
-    PTK_WORKER_WAKEUPS_RX = 25,
+    PTK_WORKER_WAKEUPS_RX = 26,
     /* Times the worker slept for lack of packets. */
-    PTK_WORKER_SLEEPS = 26,
+    PTK_WORKER_SLEEPS = 27,
     /* Loop iterations. */
-    PTK_WORKER_LOOPS = 27,
+    PTK_WORKER_LOOPS = 28,
     /* Loop iterations that had packets. */
-    PTK_WORKER_LOOPS_BUSY = 28,
+    PTK_WORKER_LOOPS_BUSY = 29,
     /* Cycles spent in loops that had packets. */
-    PTK_WORKER_BUSY_CYCLES = 29,
+    PTK_WORKER_BUSY_CYCLES = 30,
     /* Descriptors from the kernel that name a frame it does not hold. Must stay 0. */
-    PTK_WORKER_FRAME_FAULTS = 30,
-    /* Times the worker took over a changed model slot. */
-    PTK_WORKER_MODEL_SWITCHES = 31,
+    PTK_WORKER_FRAME_FAULTS = 31,
     /* Sum of the service times in the latency buckets, in nanoseconds. */
     PTK_WORKER_LATENCY_NS = 32,
     PTK_WORKER_COUNTER_COUNT = 33,

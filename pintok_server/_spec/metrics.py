@@ -26,8 +26,11 @@ STATS_VERDICT_CAP: Final = 64
 STATS_LATENCY_BUCKETS: Final = 24
 # Words reserved in a worker for its gauges.
 STATS_GAUGE_CAP: Final = 16
-# Bytes of a model's name in slot and mailbox, with the terminating zero.
-STATS_MODEL_NAME_CAP: Final = 64
+# Words reserved in a worker for its counts by operation.
+STATS_OP_CAP: Final = 16
+# Bytes of a model's name in slot and mailbox: WIRE_NAME_LEN_MAX, a terminating zero, and padding
+# to 8.
+STATS_MODEL_NAME_CAP: Final = 136
 # Bytes of a sentence in the segment, with the terminating zero.
 STATS_TEXT_CAP: Final = 512
 # Bytes of a path in the mailbox, with the terminating zero: PATH_MAX.
@@ -105,7 +108,7 @@ class MailboxCommand(enum.IntEnum):
 
 
 # Beginning of the segment. Written by the main thread of the datapath.
-STATS_HEAD: Final = struct.Struct("<8sIIQQIIIIIIIIIIIIII40s")
+STATS_HEAD: Final = struct.Struct("<8sIIQQIIIIIIIIIIIIIII36s")
 STATS_HEAD_FIELDS: Final = (
     "magic",
     "version",
@@ -125,6 +128,7 @@ STATS_HEAD_FIELDS: Final = (
     "worker_counter_count",
     "worker_gauge_count",
     "verdict_count",
+    "op_count",
     "ack_off",
     "reserved",
 )
@@ -147,14 +151,15 @@ STATS_HEAD_OFFSETS: Final = {
     "worker_counter_count": 72,
     "worker_gauge_count": 76,
     "verdict_count": 80,
-    "ack_off": 84,
-    "reserved": 88,
+    "op_count": 84,
+    "ack_off": 88,
+    "reserved": 92,
 }
 
 
 # One worker. Written by its own thread only, about every millisecond while busy and before it
 # sleeps.
-STATS_WORKER: Final = struct.Struct("<IIIIQ40s64Q16Q64Q24Q64s")
+STATS_WORKER: Final = struct.Struct("<IIIIQ40s64Q16Q16Q64Q64Q24Q64s")
 STATS_WORKER_FIELDS: Final = (
     "kind",
     "cpu",
@@ -164,7 +169,9 @@ STATS_WORKER_FIELDS: Final = (
     "reserved",
     "counters",
     "gauges",
+    "ops",
     "verdicts",
+    "item_verdicts",
     "latency",
     "reserved_end",
 )
@@ -177,9 +184,11 @@ STATS_WORKER_OFFSETS: Final = {
     "reserved": 24,
     "counters": 64,
     "gauges": 576,
-    "verdicts": 704,
-    "latency": 1216,
-    "reserved_end": 1408,
+    "ops": 704,
+    "verdicts": 832,
+    "item_verdicts": 1344,
+    "latency": 1856,
+    "reserved_end": 2048,
 }
 
 
@@ -202,7 +211,7 @@ STATS_QUEUE_OFFSETS: Final = {
 
 
 # One model slot. Written by the main thread; `generation` is odd while the slot changes.
-STATS_MODEL: Final = struct.Struct("<QQII32sII64s")
+STATS_MODEL: Final = struct.Struct("<QQII32sII136s56s")
 STATS_MODEL_FIELDS: Final = (
     "generation",
     "image_len",
@@ -212,6 +221,7 @@ STATS_MODEL_FIELDS: Final = (
     "locked",
     "reserved",
     "name",
+    "reserved_end",
 )
 STATS_MODEL_OFFSETS: Final = {
     "generation": 0,
@@ -222,6 +232,7 @@ STATS_MODEL_OFFSETS: Final = {
     "locked": 56,
     "reserved": 60,
     "name": 64,
+    "reserved_end": 200,
 }
 
 
@@ -245,7 +256,7 @@ STATS_ACK_OFFSETS: Final = {
 
 # The whole mailbox file. Written by the control process: all fields first, then `sequence` plus
 # one. The next command waits until the ack shows the number.
-MAILBOX: Final = struct.Struct("<8sIIQ40sII64s4096s56s")
+MAILBOX: Final = struct.Struct("<8sIIQ40sII136s4096s48s")
 MAILBOX_FIELDS: Final = (
     "magic",
     "version",
@@ -267,8 +278,8 @@ MAILBOX_OFFSETS: Final = {
     "command": 64,
     "slot": 68,
     "name": 72,
-    "path": 136,
-    "reserved_end": 4232,
+    "path": 208,
+    "reserved_end": 4304,
 }
 
 
@@ -306,8 +317,9 @@ WORKER_COUNTERS: Final = (
     ('requests', 'Messages given to the engine.'),
     ('request_bytes', 'UDP payload bytes of these.'),
     ('reply_bytes', 'UDP payload bytes of the replies.'),
-    ('tokens', 'Ids in the replies (encode, count) and in the requests (decode).'),
-    ('texts', 'Texts and id lists in the requests.'),
+    ('ids', 'Ids made by encode, counted by count and given to decode.'),
+    ('text_bytes', 'Bytes of text given to encode and count and made by decode.'),
+    ('cache_resets', 'Piece caches emptied because their model changed.'),
     ('silent', 'Requests that the engine did not answer.'),
     ('refused_truncated', 'Packets dropped: shorter than their headers say.'),
     ('refused_protocol', 'Packets dropped: not plain Ethernet, IP and UDP to this port.'),
@@ -330,7 +342,6 @@ WORKER_COUNTERS: Final = (
     ('loops_busy', 'Loop iterations that had packets.'),
     ('busy_cycles', 'Cycles spent in loops that had packets.'),
     ('frame_faults', 'Descriptors from the kernel that name a frame it does not hold. Must stay 0.'),
-    ('model_switches', 'Times the worker took over a changed model slot.'),
     ('latency_ns', 'Sum of the service times in the latency buckets, in nanoseconds.'),
 )
 
