@@ -116,7 +116,9 @@ def present(case: Json, **fields: str) -> Json:
 def encode_checks(golden: GoldenFile, case: Json) -> Iterator[Check]:
     """An `encode` case: the ids, and the decoded texts where the case has them."""
     number, kind = case["n"], case["kind"]
-    expected = present(case, ids="ids", offsets="offsets", special_tokens_mask="special_tokens_mask")
+    expected = present(
+        case, ids="ids", offsets="offsets", special_tokens_mask="special_tokens_mask"
+    )
     request: Json
     if golden.reference == "hf":
         request = {

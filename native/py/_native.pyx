@@ -1,0 +1,424 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True
+"""The native core for Python: a thin wrapper without logic of its own.
+
+Each call checks its arguments, takes the buffers, releases the GIL, calls one C function and
+translates the outcome: a verdict other than OK raises `Refused(verdict)`, a set-up error raises
+`SetupError(code, sentence)`. `pintok.Tokenizer` turns both into the public exceptions.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from ptk cimport *
+
+cnp.import_array()
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t align, size_t size)
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef enum:
+    CACHE_LEN = 4 << 20
+    TEXT_LEN_SMALL = 16 << 10
+    POOL_MAX = 64
+
+
+class Refused(Exception):
+    """The request was refused; `verdict` is a value of the wire protocol's verdict table."""
+
+    def __init__(self, verdict):
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
+class SetupError(Exception):
+    """Opening failed; `code` is a negative errno, `sentence` says what, with which value."""
+
+    def __init__(self, code, sentence):
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+
+
+cdef class _Context:
+    """What one thread at a time needs to encode: work, cache, and room for results."""
+
+    cdef void *work_memory
+    cdef void *cache_memory
+    cdef void *result_memory
+    cdef ptk_work *work
+    cdef ptk_cache *cache
+    cdef size_t text_cap
+    cdef size_t ids_cap
+    cdef size_t bytes_cap
+    cdef uint8_t *text
+    cdef bint offsets
+    cdef uint32_t *ids
+    cdef ptk_span *spans
+    cdef uint8_t *type_ids
+    cdef uint8_t *mask
+
+    def __cinit__(self, size_t text_cap, bint offsets):
+        cdef ptk_work_limits limits
+        limits.text_len_max = text_cap
+        limits.offsets = offsets
+        self.text_cap = text_cap
+        self.offsets = offsets
+        self.work_memory = aligned_alloc(64, _round_up(ptk_work_len(&limits)))
+        self.cache_memory = aligned_alloc(2 << 20, CACHE_LEN)
+        if self.work_memory == NULL or self.cache_memory == NULL:
+            raise MemoryError
+        self.work = ptk_work_init(self.work_memory, &limits)
+        self.cache = ptk_cache_init(self.cache_memory, CACHE_LEN)
+        self.reserve(text_cap + 256)
+
+    def __dealloc__(self):
+        free(self.work_memory)
+        free(self.cache_memory)
+        free(self.result_memory)
+        free(self.text)
+
+    cdef int reserve_text(self, size_t bytes_cap) except -1:
+        """Room for decoded text."""
+        if self.bytes_cap < bytes_cap:
+            free(self.text)
+            self.bytes_cap = _round_up(bytes_cap)
+            self.text = <uint8_t *>aligned_alloc(64, self.bytes_cap)
+            if self.text == NULL:
+                self.bytes_cap = 0
+                raise MemoryError
+        return 0
+
+    cdef int reserve(self, size_t ids_cap) except -1:
+        """Room for `ids_cap` results: one id per byte of text and some for special tokens."""
+        cdef size_t row = 4 + (8 + 1 + 1 if self.offsets else 0)
+        cdef uint8_t *memory = <uint8_t *>aligned_alloc(64, _round_up(ids_cap * row))
+        if memory == NULL:
+            raise MemoryError
+        free(self.result_memory)
+        self.result_memory = memory
+        self.ids_cap = ids_cap
+        self.ids = <uint32_t *>memory
+        if self.offsets:
+            self.spans = <ptk_span *>(memory + 4 * ids_cap)
+            self.type_ids = memory + 12 * ids_cap
+            self.mask = memory + 13 * ids_cap
+        return 0
+
+
+cdef inline size_t _round_up(size_t len) noexcept nogil:
+    return (len + 63) & ~<size_t>63
+
+
+cdef cnp.ndarray _array_u32(const uint32_t *values, size_t count):
+    cdef cnp.npy_intp shape = <cnp.npy_intp>count
+    cdef cnp.ndarray array = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT32, 0)
+    memcpy(cnp.PyArray_DATA(array), values, 4 * count)
+    return array
+
+
+cdef cnp.ndarray _array_u8(const uint8_t *values, size_t count):
+    cdef cnp.npy_intp shape = <cnp.npy_intp>count
+    cdef cnp.ndarray array = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT8, 0)
+    memcpy(cnp.PyArray_DATA(array), values, count)
+    return array
+
+
+cdef cnp.ndarray _array_spans(const ptk_span *values, size_t count):
+    cdef cnp.npy_intp shape[2]
+    shape[0] = <cnp.npy_intp>count
+    shape[1] = 2
+    cdef cnp.ndarray array = cnp.PyArray_EMPTY(2, shape, cnp.NPY_UINT32, 0)
+    memcpy(cnp.PyArray_DATA(array), values, 8 * count)
+    return array
+
+
+cdef int _view(object text, const uint8_t **utf8, size_t *utf8_len) except -1:
+    """UTF-8 of a str, or the bytes of a bytes object; the object must outlive the pointer."""
+    cdef Py_ssize_t size
+    if isinstance(text, str):
+        utf8[0] = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+        utf8_len[0] = <size_t>size
+    elif isinstance(text, bytes):
+        utf8[0] = <const uint8_t *>PyBytes_AS_STRING(text)
+        utf8_len[0] = <size_t>PyBytes_GET_SIZE(text)
+    else:
+        raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
+    return 0
+
+
+@cython.final
+cdef class Model:
+    """An opened image with its tokenizer: immutable, shared by all threads.
+
+    Raises SetupError when the file is missing, damaged, or needs something this build lacks.
+    """
+
+    cdef ptk_image image
+    cdef ptk_tokenizer *tokenizer
+    cdef bint opened
+    cdef list pool
+    cdef object __weakref__
+
+    def __cinit__(self, path, *, bint share=False):
+        cdef ptk_err err
+        cdef bytes encoded = str(path).encode()
+        cdef const char *c_path = encoded
+        cdef ptk_image_hold hold = PTK_IMAGE_HOLD_MAP if share else PTK_IMAGE_HOLD_COPY
+        cdef int code
+        memset(&err, 0, sizeof(err))
+        with nogil:
+            code = ptk_image_open(c_path, hold, &self.image, &err)
+        if code != 0:
+            raise SetupError(code, err.text.decode())
+        self.opened = True
+        with nogil:
+            code = ptk_tokenizer_open(&self.image, &self.tokenizer, &err)
+        if code != 0:
+            raise SetupError(code, err.text.decode())
+        self.pool = []
+
+    def __dealloc__(self):
+        ptk_tokenizer_close(self.tokenizer)
+        if self.opened:
+            ptk_image_close(&self.image)
+
+    cdef _Context borrow(self, size_t text_len, bint offsets):
+        """A context that no other thread uses; larger ones are made when a text needs them."""
+        cdef _Context context
+        cdef size_t i
+        for i in range(<size_t>len(self.pool)):
+            context = <_Context>self.pool[i]
+            if context.text_cap >= text_len and context.offsets == offsets:
+                self.pool[i] = self.pool[len(self.pool) - 1]
+                self.pool.pop()
+                return context
+        cdef size_t cap = TEXT_LEN_SMALL
+        while cap < text_len:
+            cap *= 2
+        return _Context(cap, offsets)
+
+    cdef void give_back(self, _Context context):
+        """Keep it for the next call; the largest ones are let go so that memory stays bounded."""
+        if len(self.pool) < POOL_MAX and context.text_cap <= (4 << 20):
+            self.pool.append(context)
+
+    cdef _Context run(self, ptk_encode_request *request, size_t *count):
+        """Encode into a context; `count` gets the ids written. Raises Refused; the caller gives the
+        context back. Rooms that turn out too small (normalization may lengthen a text) are doubled."""
+        cdef size_t text_len = max(request.text_len, request.pair_len)
+        cdef bint rich = request.outputs != 0
+        cdef _Context context = self.borrow(text_len + 64, rich)
+        cdef ptk_encoding out
+        cdef ptk_verdict verdict
+        cdef int attempt
+        if context.ids_cap < request.text_len + request.pair_len + 256:
+            context.reserve(request.text_len + request.pair_len + 256)
+        for attempt in range(6):
+            memset(&out, 0, sizeof(out))
+            out.ids = context.ids
+            out.cap = context.ids_cap
+            if rich:
+                out.offsets = context.spans
+                out.type_ids = context.type_ids
+                out.special_tokens_mask = context.mask
+            with nogil:
+                verdict = ptk_tokenizer_encode(
+                    self.tokenizer, context.work, context.cache, request, &out)
+            if verdict == PTK_VERDICT_OK:
+                count[0] = out.len
+                return context
+            if verdict == PTK_VERDICT_REPLY_TOO_LONG:
+                context.reserve(context.ids_cap * 4)
+            elif verdict == PTK_VERDICT_TEXT_TOO_LONG:
+                context = self.borrow(context.text_cap * 4, rich)
+            else:
+                break
+        if context.ids_cap <= (16 << 20):
+            self.give_back(context)
+        raise Refused(<int>verdict)
+
+    cdef int prepare(self, text, pair, uint32_t options, uint32_t outputs, tuple truncation,
+                     ptk_wire_truncation *limit, ptk_encode_request *request) except -1:
+        memset(request, 0, sizeof(request[0]))
+        _view(text, &request.text, &request.text_len)
+        if pair is not None:
+            _view(pair, &request.pair, &request.pair_len)
+        request.options = options
+        request.outputs = outputs
+        if truncation is not None:
+            memset(limit, 0, sizeof(limit[0]))
+            limit.max_length, limit.stride, limit.strategy, limit.direction = truncation
+            request.truncation = limit
+        return 0
+
+    def encode(self, text, pair, uint32_t options, tuple truncation=None):
+        """Ids of a text or a pair: uint32, shape (n,)."""
+        cdef ptk_encode_request request
+        cdef ptk_wire_truncation limit
+        cdef size_t count = 0
+        self.prepare(text, pair, options, 0, truncation, &limit, &request)
+        cdef _Context context = self.run(&request, &count)
+        cdef cnp.ndarray ids = _array_u32(context.ids, count)
+        self.give_back(context)
+        return ids
+
+    def encode_full(self, text, pair, uint32_t options, tuple truncation=None):
+        """(ids uint32 (n,), offsets uint32 (n, 2), type ids uint8 (n,), special tokens mask uint8 (n,))."""
+        cdef ptk_encode_request request
+        cdef ptk_wire_truncation limit
+        cdef size_t count = 0
+        self.prepare(text, pair, options,
+                     PTK_WIRE_OUTPUTS_OFFSETS | PTK_WIRE_OUTPUTS_TYPE_IDS
+                     | PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK, truncation, &limit, &request)
+        cdef _Context context = self.run(&request, &count)
+        result = (
+            _array_u32(context.ids, count),
+            _array_spans(context.spans, count),
+            _array_u8(context.type_ids, count),
+            _array_u8(context.mask, count),
+        )
+        self.give_back(context)
+        return result
+
+    def encode_batch(self, list texts, uint32_t options, tuple truncation=None):
+        """(flat ids uint32, splits int64 (len + 1,)): text i has ids[splits[i]:splits[i + 1]]."""
+        cdef ptk_encode_request request
+        cdef ptk_wire_truncation limit
+        cdef cnp.npy_intp shape = len(texts) + 1
+        cdef cnp.ndarray splits = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_INT64, 0)
+        cdef long long *ends = <long long *>cnp.PyArray_DATA(splits)
+        cdef size_t cap = 4096, used = 0, count = 0, i
+        cdef uint32_t *ids = <uint32_t *>PyMem_RawMalloc(4 * cap)
+        cdef uint32_t *larger
+        cdef _Context context
+        if ids == NULL:
+            raise MemoryError
+        try:
+            ends[0] = 0
+            for i in range(<size_t>len(texts)):
+                self.prepare(texts[i], None, options, 0, truncation, &limit, &request)
+                context = self.run(&request, &count)
+                if used + count > cap:
+                    cap = 2 * (used + count)
+                    larger = <uint32_t *>PyMem_RawMalloc(4 * cap)
+                    if larger == NULL:
+                        raise MemoryError
+                    memcpy(larger, ids, 4 * used)
+                    PyMem_RawFree(ids)
+                    ids = larger
+                memcpy(ids + used, context.ids, 4 * count)
+                self.give_back(context)
+                used += count
+                ends[i + 1] = <long long>used
+            return _array_u32(ids, used), splits
+        finally:
+            PyMem_RawFree(ids)
+
+    def count(self, text, pair, uint32_t options, tuple truncation=None):
+        """How many ids encode would give."""
+        cdef ptk_encode_request request
+        cdef ptk_wire_truncation limit
+        cdef ptk_verdict verdict
+        cdef size_t count = 0
+        cdef int attempt
+        self.prepare(text, pair, options, 0, truncation, &limit, &request)
+        cdef _Context context = self.borrow(max(request.text_len, request.pair_len) + 64, False)
+        for attempt in range(6):
+            with nogil:
+                verdict = ptk_tokenizer_count(
+                    self.tokenizer, context.work, context.cache, &request, &count)
+            if verdict != PTK_VERDICT_TEXT_TOO_LONG:
+                break
+            context = self.borrow(context.text_cap * 4, False)
+        self.give_back(context)
+        if verdict != PTK_VERDICT_OK:
+            raise Refused(<int>verdict)
+        return count
+
+    def decode(self, const uint32_t[::1] ids, uint32_t options):
+        """The text of the ids, as str."""
+        cdef size_t ids_len = <size_t>ids.shape[0]
+        cdef const uint32_t *first = &ids[0] if ids_len > 0 else NULL
+        cdef size_t cap = 16 * ids_len + 256, text_len = 0
+        cdef _Context context = self.borrow(4 * ids_len + 64, False)
+        cdef ptk_verdict verdict
+        cdef int attempt
+        for attempt in range(8):
+            context.reserve_text(cap)
+            with nogil:
+                verdict = ptk_tokenizer_decode(self.tokenizer, context.work, first, ids_len,
+                                               options, context.text, context.bytes_cap, &text_len)
+            if verdict == PTK_VERDICT_OK:
+                text = PyUnicode_DecodeUTF8(<char *>context.text, <Py_ssize_t>text_len, NULL)
+                self.give_back(context)
+                return text
+            if verdict == PTK_VERDICT_REPLY_TOO_LONG:
+                cap *= 4
+            elif verdict == PTK_VERDICT_TEXT_TOO_LONG:
+                context = self.borrow(context.text_cap * 4, False)
+            else:
+                break
+        raise Refused(<int>verdict)
+
+    @property
+    def config(self):
+        """The model's scalars: ids_end, vocab_len, unk_id, bos_id, eos_id, pad_id, ... as a dict."""
+        cdef const ptk_image_config *config = self.image.config
+        return {
+            "algorithm": config.algorithm,
+            "flags": config.flags,
+            "ids_end": config.ids_end,
+            "vocab_len": config.vocab_len,
+            "unk_id": config.unk_id,
+            "bos_id": config.bos_id,
+            "eos_id": config.eos_id,
+            "pad_id": config.pad_id,
+            "source": self.image.header.source,
+            "profile": self.image.header.profile,
+            "tag": self.image.header.tag,
+        }
+
+    @property
+    def fingerprint(self):
+        """SHA-256 of the source and everything else that decides the image: 32 bytes."""
+        return bytes(self.image.header.fingerprint[:32])
+
+    @property
+    def image_len(self):
+        """Bytes of the image in memory."""
+        return self.image.len
+
+    @property
+    def certificate(self):
+        """The certificate as JSON bytes; empty when the image has none."""
+        return <bytes>self.image.certificate[:self.image.certificate_len]
+
+    @property
+    def meta(self):
+        """Name, sources and the like as JSON bytes."""
+        return <bytes>self.image.meta[:self.image.meta_len]
+
+    def id_to_token(self, uint32_t token_id):
+        """The vocabulary's own string of an id, as bytes of UTF-8, or None."""
+        if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & 1:
+            return None
+        cdef uint32_t begin = self.image.token_text_offs[token_id]
+        cdef uint32_t end = self.image.token_text_offs[token_id + 1]
+        return <bytes>self.image.token_text[begin:end]
+
+    def id_to_bytes(self, uint32_t token_id):
+        """What an id decodes to in the middle of a text, or None."""
+        if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & 1:
+            return None
+        cdef uint32_t begin = self.image.token_bytes_offs[token_id]
+        cdef uint32_t end = self.image.token_bytes_offs[token_id + 1]
+        return <bytes>self.image.token_bytes[begin:end]

@@ -1,0 +1,115 @@
+# The part of the core's headers that Python uses, name for name.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "base/ptk_err.h" nogil:
+    struct ptk_err:
+        int code
+        char text[512]
+
+cdef extern from "gen/ptk_image_gen.h" nogil:
+    struct ptk_image_header:
+        uint8_t fingerprint[32]
+        uint32_t profile
+        uint32_t source
+        uint32_t tag
+
+    struct ptk_image_config:
+        uint32_t algorithm
+        uint32_t flags
+        uint32_t ids_end
+        uint32_t vocab_len
+        uint32_t unk_id
+        uint32_t bos_id
+        uint32_t eos_id
+        uint32_t pad_id
+
+cdef extern from "gen/ptk_wire_gen.h" nogil:
+    enum ptk_verdict:
+        PTK_VERDICT_OK
+        PTK_VERDICT_BAD_UTF8
+        PTK_VERDICT_TEXT_TOO_LONG
+        PTK_VERDICT_REPLY_TOO_LONG
+    enum:
+        PTK_WIRE_OPTIONS_OFFSETS_CHARS
+        PTK_WIRE_OUTPUTS_OFFSETS
+        PTK_WIRE_OUTPUTS_TYPE_IDS
+        PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK
+
+    struct ptk_wire_truncation:
+        uint32_t max_length
+        uint32_t stride
+        uint8_t strategy
+        uint8_t direction
+        uint8_t reserved[6]
+
+cdef extern from "text/ptk_text.h" nogil:
+    struct ptk_span:
+        uint32_t begin
+        uint32_t end
+
+cdef extern from "image/ptk_image.h" nogil:
+    enum ptk_image_hold:
+        PTK_IMAGE_HOLD_COPY
+        PTK_IMAGE_HOLD_MAP
+
+    struct ptk_image:
+        size_t len
+        const ptk_image_header *header
+        const ptk_image_config *config
+        const uint32_t *token_text_offs
+        const uint8_t *token_text
+        const uint32_t *token_bytes_offs
+        const uint8_t *token_bytes
+        const uint8_t *token_flags
+        const uint8_t *certificate
+        size_t certificate_len
+        const uint8_t *meta
+        size_t meta_len
+
+    int ptk_image_open(const char *path, ptk_image_hold hold, ptk_image *out, ptk_err *err)
+    void ptk_image_close(ptk_image *image)
+    uint32_t ptk_image_vocab(const ptk_image *image, const uint8_t *key, size_t len)
+
+cdef extern from "algo/ptk_tokenizer.h" nogil:
+    struct ptk_tokenizer
+    struct ptk_work
+    struct ptk_cache
+
+    int ptk_tokenizer_open(const ptk_image *image, ptk_tokenizer **out, ptk_err *err)
+    void ptk_tokenizer_close(ptk_tokenizer *tokenizer)
+
+    struct ptk_work_limits:
+        size_t text_len_max
+        bint offsets
+
+    size_t ptk_work_len(const ptk_work_limits *limits)
+    ptk_work *ptk_work_init(void *memory, const ptk_work_limits *limits)
+    ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
+
+    struct ptk_encode_request:
+        const uint8_t *text
+        size_t text_len
+        const uint8_t *pair
+        size_t pair_len
+        uint32_t options
+        uint32_t outputs
+        const ptk_wire_truncation *truncation
+
+    struct ptk_encoding:
+        uint32_t *ids
+        ptk_span *offsets
+        uint8_t *type_ids
+        uint8_t *special_tokens_mask
+        size_t len
+        size_t cap
+
+    ptk_verdict ptk_tokenizer_encode(const ptk_tokenizer *tokenizer, ptk_work *work,
+                                     ptk_cache *cache, const ptk_encode_request *request,
+                                     ptk_encoding *out)
+    ptk_verdict ptk_tokenizer_count(const ptk_tokenizer *tokenizer, ptk_work *work,
+                                    ptk_cache *cache, const ptk_encode_request *request,
+                                    size_t *count)
+    ptk_verdict ptk_tokenizer_decode(const ptk_tokenizer *tokenizer, ptk_work *work,
+                                     const uint32_t *ids, size_t ids_len, uint32_t options,
+                                     uint8_t *text, size_t cap, size_t *text_len)

@@ -1,0 +1,67 @@
+"""What encoding yields: arrays, in process and from a server alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.uint32]
+ParseSpecial = Literal["all", "none"]
+OffsetUnit = Literal["chars", "bytes"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Truncation:
+    """How a text is cut to a number of ids, as the reference library's `enable_truncation`."""
+
+    max_length: int
+    """Most ids in the result, special tokens included."""
+    stride: int = 0
+    """Ids that neighbouring windows share."""
+    strategy: Literal["longest_first", "only_first", "only_second"] = "longest_first"
+    direction: Literal["right", "left"] = "right"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encoding:
+    """Everything known about the ids of one text or pair; all arrays have one row per id."""
+
+    ids: Ids
+    """uint32, shape (n,)."""
+    offsets: npt.NDArray[np.uint32]
+    """uint32, shape (n, 2): half-open ranges of the original text, in the unit asked for."""
+    type_ids: npt.NDArray[np.uint8]
+    """uint8, shape (n,): 0 for the first text, 1 for the second, as the post-processor says."""
+    special_tokens_mask: npt.NDArray[np.uint8]
+    """uint8, shape (n,): 1 for ids the post-processor added."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Ids of many texts in one array."""
+
+    ids: Ids
+    """uint32, shape (total,): the ids of all texts, one after another."""
+    splits: npt.NDArray[np.int64]
+    """int64, shape (texts + 1,): text i has ids[splits[i]:splits[i + 1]]."""
+
+    def __len__(self) -> int:
+        return len(self.splits) - 1
+
+    def __getitem__(self, index: int) -> Ids:
+        """A view of the ids of one text; negative indices count from the end."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"text {index} of {count}")
+        index %= count
+        return self.ids[self.splits[index] : self.splits[index + 1]]
+
+    def __iter__(self) -> Iterator[Ids]:
+        return (self[index] for index in range(len(self)))

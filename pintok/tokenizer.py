@@ -1,0 +1,286 @@
+"""The tokenizer in process: the same core that the server runs, without a network.
+
+    >>> from pintok import Tokenizer
+    >>> tokenizer = Tokenizer.from_pretrained("default")
+    >>> ids = tokenizer.encode("Hello, world!")
+    >>> tokenizer.decode(ids)
+    'Hello, world!'
+
+A tokenizer is immutable and may be used by any number of threads; the GIL is released while the core
+works. Opening compiles the model once and caches the result by fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pintok import _native
+from pintok._wire import Verdict, WireOptions
+from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
+from pintok.errors import ModelError, RefusedError
+
+_NONE = 0xFFFFFFFF
+_STRATEGIES = {"longest_first": 0, "only_first": 1, "only_second": 2}
+_DIRECTIONS = {"right": 0, "left": 1}
+_DEFAULT_OPTIONS = int(WireOptions.ADD_SPECIAL_TOKENS | WireOptions.PARSE_SPECIAL)
+
+
+class Tokenizer:
+    """Text to ids and back, equal to the reference implementation of the model.
+
+    Make one with `from_file` or `from_pretrained`. Methods raise `pintok.errors.RefusedError` with the
+    verdict's code where a server would answer with that verdict: invalid UTF-8, for instance.
+    """
+
+    __slots__ = ("_config", "_model", "name")
+
+    def __init__(self, image_path: str | os.PathLike[str], *, name: str | None = None) -> None:
+        """Open a compiled image. Raises ModelError when it is missing, damaged or unsupported."""
+        try:
+            self._model = _native.Model(os.fspath(image_path))
+        except _native.SetupError as error:
+            raise ModelError(error.sentence) from None
+        self._config: dict[str, int] = self._model.config
+        self.name = name or pathlib.Path(image_path).stem
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Open a model's file or directory: tokenizer.json, .tiktoken, tekken.json and so on.
+
+        Raises ModelError with one sentence naming what is missing or cannot be run exactly.
+        """
+        return cls._load(os.fspath(path), None)
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, revision: str | None = None) -> Tokenizer:
+        """Open `default`, or a model of the Hugging Face Hub (`ORG/NAME`) through its local cache.
+
+        Raises ModelError when the model cannot be had or cannot be run exactly.
+        """
+        return cls._load(name, revision)
+
+    @classmethod
+    def _load(cls, model: str, revision: str | None) -> Tokenizer:
+        from pintok_server import vocab  # The compiler: only needed here.
+
+        compiled = vocab.load_image(model, revision=revision)
+        return cls(compiled.path, name=compiled.name)
+
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+        truncation: Truncation | None = None,
+    ) -> Ids:
+        """The ids of a text, or of a pair: uint32, shape (n,).
+
+        `parse_special="none"` treats special tokens written in the text as ordinary text, and
+        `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for models
+        whose source has no post-processor. Bytes must be UTF-8.
+        """
+        options = _options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        try:
+            return self._model.encode(text, pair, options, _limit(truncation))
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
+        except UnicodeEncodeError as error:
+            raise _surrogate(error) from None
+
+    def encode_full(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        offset_unit: OffsetUnit = "chars",
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+        truncation: Truncation | None = None,
+    ) -> Encoding:
+        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
+        options = _options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        if offset_unit == "chars":
+            options |= WireOptions.OFFSETS_CHARS
+        elif offset_unit != "bytes":
+            raise ValueError(f"offset_unit must be 'chars' or 'bytes', not {offset_unit!r}")
+        try:
+            arrays = self._model.encode_full(text, pair, options, _limit(truncation))
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
+        except UnicodeEncodeError as error:
+            raise _surrogate(error) from None
+        return Encoding(*arrays)
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        truncation: Truncation | None = None,
+    ) -> Batch:
+        """The ids of many texts in one array; the first text that is refused raises."""
+        options = _options(add_special_tokens, parse_special, False, False, False)
+        try:
+            return Batch(*self._model.encode_batch(list(texts), options, _limit(truncation)))
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
+        except UnicodeEncodeError as error:
+            raise _surrogate(error) from None
+
+    def count(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+    ) -> int:
+        """How many ids `encode` would give, without making them."""
+        options = _options(add_special_tokens, parse_special, False, False, False)
+        try:
+            return self._model.count(text, pair, options)
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
+        except UnicodeEncodeError as error:
+            raise _surrogate(error) from None
+
+    def decode(
+        self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
+    ) -> str:
+        """The text of the ids. Ids the vocabulary lacks are left out, bytes that are not UTF-8 become
+        U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32."""
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        try:
+            return self._model.decode(_id_array(ids), options)
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
+
+    def decode_batch(
+        self,
+        batch: Iterable[Sequence[int] | npt.NDArray[Any]],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> list[str]:
+        """The texts of many id lists."""
+        return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The vocabulary's own string of an id, or None for an id that is not in use."""
+        token = self._model.id_to_token(token_id)
+        return None if token is None else token.decode("utf-8", "replace")
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids in use, added tokens included."""
+        return self._config["vocab_len"]
+
+    @property
+    def ids_end(self) -> int:
+        """Largest id plus one."""
+        return self._config["ids_end"]
+
+    @property
+    def bos_id(self) -> int | None:
+        """The beginning-of-text id that the source names."""
+        return _optional(self._config["bos_id"])
+
+    @property
+    def eos_id(self) -> int | None:
+        """The end-of-text id that the source names."""
+        return _optional(self._config["eos_id"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the source and everything else that decides the ids, in hex."""
+        return self._model.fingerprint.hex()
+
+    @property
+    def tag(self) -> int:
+        """The first four bytes of the fingerprint, as the wire protocol carries it."""
+        return self._config["tag"]
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """What was compared with the reference when the model was compiled; empty when nothing was."""
+        return json.loads(self._model.certificate or b"{}")
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
+
+
+def _options(
+    add_special_tokens: bool,
+    parse_special: ParseSpecial,
+    encode_special_tokens: bool,
+    bos: bool,
+    eos: bool,
+) -> int:
+    if add_special_tokens and parse_special == "all" and not (encode_special_tokens or bos or eos):
+        return _DEFAULT_OPTIONS
+    if parse_special not in ("all", "none"):
+        raise ValueError(f"parse_special must be 'all' or 'none', not {parse_special!r}")
+    options = 0
+    if add_special_tokens:
+        options |= WireOptions.ADD_SPECIAL_TOKENS
+    if parse_special == "all":
+        options |= WireOptions.PARSE_SPECIAL
+    if encode_special_tokens:
+        options |= WireOptions.ENCODE_SPECIAL_TOKENS
+    if bos:
+        options |= WireOptions.BOS
+    if eos:
+        options |= WireOptions.EOS
+    return int(options)
+
+
+def _limit(truncation: Truncation | None) -> tuple[int, int, int, int] | None:
+    if truncation is None:
+        return None
+    if truncation.strategy not in _STRATEGIES or truncation.direction not in _DIRECTIONS:
+        raise ValueError(f"unknown truncation strategy or direction: {truncation}")
+    if not 0 <= truncation.stride <= truncation.max_length < _NONE:
+        raise ValueError(f"truncation needs 0 <= stride <= max_length: {truncation}")
+    return (
+        truncation.max_length,
+        truncation.stride,
+        _STRATEGIES[truncation.strategy],
+        _DIRECTIONS[truncation.direction],
+    )
+
+
+def _id_array(ids: Sequence[int] | npt.NDArray[Any]) -> Ids:
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.empty(0, dtype=np.uint32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError("ids must be a flat sequence of integers")
+    if array.dtype != np.uint32:
+        if int(array.min()) < 0 or int(array.max()) > _NONE:
+            raise ValueError("ids must lie in 0 ... 2**32 - 1")
+        array = array.astype(np.uint32)
+    return np.ascontiguousarray(array)
+
+
+def _optional(token_id: int) -> int | None:
+    return None if token_id == _NONE else token_id
+
+
+def _surrogate(error: UnicodeEncodeError) -> Exception:
+    """A str with lone surrogates has no UTF-8: the same refusal as for invalid bytes."""
+    return RefusedError(Verdict.BAD_UTF8, detail=f"lone surrogate at character {error.start}")
