@@ -1,0 +1,162 @@
+"""Compare with the reference cases and print cases, passes and exceptions per tokenizer.
+
+    python -m tests.golden.report                       in process
+    python -m tests.golden.report --only gpt2 --kind encode --show 5
+
+Exit status 0 when every case passes or is listed in `EXCEPTIONS` with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import collections
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pintok import errors
+from pintok.tokenizer import Tokenizer
+from tests.golden import cases
+
+KINDS = ("encode", "pair", "decode", "chat", "json_surrogates")
+
+# Byte-level BPE: every case of these must pass. (label of the golden file)
+BYTE_LEVEL = frozenset(
+    """
+    aya-expanse cl100k_base cl100k_base.tiktoken claude-legacy command-r-plus deepseek-api
+    deepseek-coder deepseek-llm deepseek-v3 falcon-7b gpt-neox-20b gpt-oss gpt2 kimi-k2.tiktoken
+    lab-flags-gpt2 lab-flags-qwen llama-3 llama-3.1 llama-3.2 llama-3.tiktoken llama-4.tiktoken
+    minicpm-v4.5 mistral-nemo mistral-tekken-240718.tekken mistral-tekken-v3.tekken modernbert-base
+    o200k_base o200k_base.tiktoken olmo-1 olmo-2 p50k_base p50k_base.tiktoken phi-2 phi-4 phi-4-mini
+    qwen1-tiktoken.tiktoken qwen2.5 qwen3 r50k_base.tiktoken roberta-base starcoder whisper-large-v3
+    """.split()
+)
+
+# (label, kind, case) -> why the reference's answer is not one to follow.
+EXCEPTIONS: dict[tuple[str, str, int], str] = {}
+
+Answer = Callable[[cases.Check], cases.Json]
+
+
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """What came of one golden file."""
+
+    label: str
+    passed: int = 0
+    excepted: int = 0
+    failures: list[str] = dataclasses.field(default_factory=list)
+    refused: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures and not self.refused
+
+
+def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
+    """The answer line that `pintok encode` or `pintok decode` would print for the request."""
+    request = dict(check.request)
+    try:
+        if check.op == "decode":
+            ids = request.pop("ids")
+            return {"text": tokenizer.decode(ids, **request)}
+        text = _text(request, "text")
+        assert text is not None
+        pair = _text(request, "pair")
+        offsets = request.pop("offsets", False)
+        options: dict[str, Any] = request
+        if not offsets:
+            ids = tokenizer.encode(text, pair=pair, **options)
+            if "type_ids" not in check.expected:
+                return {"ids": ids.tolist()}
+        full = tokenizer.encode_full(text, pair=pair, **options)
+        return {
+            "ids": full.ids.tolist() if offsets else ids.tolist(),
+            "offsets": full.offsets.tolist(),
+            "type_ids": full.type_ids.tolist(),
+            "special_tokens_mask": full.special_tokens_mask.tolist(),
+        }
+    except errors.PinTokError as error:
+        return {"error": {"code": error.code, "message": str(error)}}
+
+
+def _text(request: cases.Json, field: str) -> str | bytes | None:
+    if field + "_b64" in request:
+        return base64.b64decode(request.pop(field + "_b64"))
+    text: str | None = request.pop(field, None)
+    return text
+
+
+def compare(
+    golden: cases.GoldenFile, answer: Answer, *, kinds: frozenset[str], show: int = 3
+) -> Outcome:
+    """Run every check of one file; at most `show` failures are described, all are counted."""
+    outcome = Outcome(golden.label)
+    for check in cases.checks(golden, kinds):
+        problem = cases.difference(check, answer(check))
+        if problem is None:
+            outcome.passed += 1
+        elif (golden.label, check.kind, check.case) in EXCEPTIONS:
+            outcome.excepted += 1
+        elif len(outcome.failures) < show:
+            shown = cases.shorten(check.request)
+            outcome.failures.append(f"case {check.case} {check.op} {shown}\n      {problem}")
+        else:
+            outcome.failures.append("")
+    return outcome
+
+
+def open_answer(golden: cases.GoldenFile) -> Answer:
+    """In process: the tokenizer of this golden file. Raises ModelError when it is refused."""
+    tokenizer = Tokenizer.from_file(golden.model)
+    return lambda check: answer_in_process(tokenizer, check)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", action="append", help="label of a golden file; repeatable")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="repeatable; all by default")
+    parser.add_argument("--show", type=int, default=3, help="failures to describe per file")
+    parser.add_argument("--byte-level", action="store_true", help="only the byte-level family")
+    args = parser.parse_args()
+    root = cases.data_root()
+    if root is None:
+        print("no reference cases: set PINTOK_TEST_DATA", file=sys.stderr)
+        return 2
+    kinds = frozenset(args.kind or KINDS)
+    totals: collections.Counter[str] = collections.Counter()
+    for golden in cases.golden_files(root):
+        if args.only and golden.label not in args.only:
+            continue
+        if args.byte_level and golden.label not in BYTE_LEVEL:
+            continue
+        try:
+            outcome = compare(golden, open_answer(golden), kinds=kinds, show=args.show)
+        except errors.ModelError as error:
+            outcome = Outcome(golden.label, refused=str(error))
+        report(outcome)
+        totals["passed"] += outcome.passed
+        totals["failed"] += len(outcome.failures)
+        totals["excepted"] += outcome.excepted
+        totals["refused files"] += bool(outcome.refused)
+    print(", ".join(f"{count} {name}" for name, count in totals.items()))
+    return 1 if totals["failed"] or totals["refused files"] else 0
+
+
+def report(outcome: Outcome) -> None:
+    if outcome.refused:
+        print(f"{outcome.label:32} refused: {outcome.refused}")
+        return
+    print(
+        f"{outcome.label:32} {outcome.passed:6} passed {len(outcome.failures):6} failed"
+        f" {outcome.excepted:4} excepted",
+        flush=True,
+    )
+    for failure in filter(None, outcome.failures):
+        print("   ", failure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
