@@ -27,6 +27,9 @@ WIRE_MESSAGE_LEN_MAX: Final = 0x1000000
 WIRE_SEGMENT_LEN_DEFAULT: Final = 1200
 # Longest name of a model in bytes.
 WIRE_NAME_LEN_MAX: Final = 128
+# Datagram of an info request whose reply fits whatever the model's name: header, wire_info and
+# the longest name.
+WIRE_INFO_REQUEST_LEN: Final = 240
 # model_tag in a request that accepts whatever generation of the model the server holds.
 WIRE_ANY_MODEL_TAG: Final = 0
 
@@ -49,15 +52,19 @@ class WireType(enum.IntEnum):
 class WireOp(enum.IntEnum):
     """What a request asks for."""
 
-    # The reply carries the same payload: liveness, round-trip time, path MTU probe.
+    # The reply carries the same message, any bytes of any length: liveness, round-trip time, path MTU
+    # probe. model_id and model_tag are 0.
     PING = 1
-    # The reply is a wire_info and the model's name.
+    # The reply is a wire_info and the model's name. The message is zero bytes, a multiple of 8, which
+    # only make room: the reply is never longer than the request (otherwise reply_too_long);
+    # WIRE_INFO_REQUEST_LEN bytes always suffice.
     INFO = 2
     # Texts to ids.
     ENCODE = 3
     # Ids to texts.
     DECODE = 4
-    # Texts to numbers of ids; the reply has the item table and no ids.
+    # Texts to numbers of ids; the reply has the item table and no ids. id_format is auto, outputs is
+    # 0.
     COUNT = 5
     # Streaming decode without state on the server.
     DECODE_STEP = 6
@@ -70,8 +77,8 @@ class WireOp(enum.IntEnum):
 class IdFormat(enum.IntEnum):
     """How ids are written."""
 
-    # Requests only: the narrowest of u16, u24 and u32 that holds every id of the model. In a reply
-    # without ids: none.
+    # Requests: the narrowest of u16, u24 and u32 that holds every id of the model. Replies: there are
+    # no ids.
     AUTO = 0
     # Two bytes an id.
     U16 = 1
@@ -84,35 +91,35 @@ class IdFormat(enum.IntEnum):
 
 
 class Verdict(enum.IntEnum):
-    """Why a request was answered as it was. Replies carry it; every one has a counter."""
+    """Why a request was answered as it was. Replies carry it; every one has a counter. The text is what clients show."""
 
     # Answered.
     OK = 0
-    # Not PTK1; never answered.
+    # Not PTK1, or shorter than a header; never answered.
     BAD_MAGIC = 1
     # A version this server does not speak.
     BAD_VERSION = 2
-    # A datagram type that is undefined or that only servers send.
+    # A datagram type that is undefined (answered) or that only servers send (never answered).
     BAD_TYPE = 3
-    # A reserved bit or byte is set.
+    # A reserved bit or byte is set, padding included.
     BAD_FLAGS = 4
     # Lengths in header, item table and datagram contradict each other.
     BAD_LENGTH = 5
     # An undefined operation.
     BAD_OP = 6
-    # An option value or a combination of options that is undefined.
+    # A value of an option that is undefined, or an option that does not belong to this operation.
     BAD_OPTION = 7
     # No items, or more than WIRE_ITEMS_MAX.
     BAD_ITEMS = 8
-    # The id format cannot hold every id of this model.
+    # The id format wanted for the reply cannot hold every id of this model.
     BAD_FORMAT = 9
-    # A text is not valid UTF-8.
+    # Item: a text is not valid UTF-8.
     BAD_UTF8 = 10
     # No model with this id.
     UNKNOWN_MODEL = 11
     # The model's tag is not the one the request names.
     MODEL_CHANGED = 12
-    # The message, or its normalized form, is larger than the server is configured for.
+    # The message, or an item's normalized form, is larger than the server is configured for.
     TEXT_TOO_LONG = 13
     # The reply does not fit the datagram the client accepts or the link carries.
     REPLY_TOO_LONG = 14
@@ -136,7 +143,7 @@ class Verdict(enum.IntEnum):
     NOT_ALLOWED = 23
     # No stored prefix with this handle.
     UNKNOWN_PREFIX = 24
-    # An id list is malformed.
+    # An id list in rank_varint is malformed.
     BAD_ID = 25
 
 
@@ -170,6 +177,26 @@ VERDICT_TEXTS: Final[dict[int, str]] = {
 }
 
 
+class WireStrategy(enum.IntEnum):
+    """Which text of a pair truncation shortens."""
+
+    # The longer one, until it fits.
+    LONGEST_FIRST = 0
+    # The first.
+    ONLY_FIRST = 1
+    # The second.
+    ONLY_SECOND = 2
+
+
+class WireDirection(enum.IntEnum):
+    """Which end truncation takes ids from."""
+
+    # The end.
+    RIGHT = 0
+    # The beginning.
+    LEFT = 1
+
+
 class WireFlags(enum.IntFlag):
     """In the header. Bits 0 to 3 announce an extension each."""
 
@@ -179,7 +206,7 @@ class WireFlags(enum.IntFlag):
     MAC = 0x2
     # A wire_prefix follows.
     PREFIX = 0x4
-    # message_crc is set; the reply then carries one too.
+    # message_crc is set; an answer (not a refusal) then carries one too.
     CRC = 0x10
     # Segments: the last one of this burst.
     LAST_FLIGHT = 0x20
@@ -190,7 +217,7 @@ class WireOptions(enum.IntFlag):
 
     # Apply the post-processor's special tokens.
     ADD_SPECIAL_TOKENS = 0x1
-    # Special tokens written in the text become their ids; otherwise they are ordinary text.
+    # Added tokens written in the text become their ids. Without it the whole text is ordinary.
     PARSE_SPECIAL = 0x2
     # Every item is two texts: the item table has two lengths an item.
     PAIR = 0x4
@@ -200,11 +227,12 @@ class WireOptions(enum.IntFlag):
     EOS = 0x10
     # A wire_truncation follows the request prelude.
     TRUNCATION = 0x20
-    # Offsets count Unicode code points; otherwise bytes.
+    # Offsets count Unicode code points; otherwise bytes of UTF-8. Only with output offsets.
     OFFSETS_CHARS = 0x40
     # Decode: leave special tokens out.
     SKIP_SPECIAL_TOKENS = 0x80
-    # Special added tokens in the text are ordinary text; other added tokens still match.
+    # With parse_special: special added tokens are ordinary text all the same; other added tokens
+    # still match.
     ENCODE_SPECIAL_TOKENS = 0x100
 
 
@@ -296,7 +324,7 @@ WIRE_PREFIX_OFFSETS: Final = {
 # Prelude of encode, count and decode requests. Then wire_truncation if announced, the item table
 # (u32 length of each text in bytes, or of each id list in ids; two per item with option pair),
 # padding to 8, then the texts one after another without gaps (decode: the ids of all items in
-# id_format), padding to 8. message_len counts everything, the last padding too.
+# id_format, without gaps), padding to 8. message_len counts everything, the last padding too.
 WIRE_REQUEST: Final = struct.Struct("<BBHHH")
 WIRE_REQUEST_FIELDS: Final = (
     "id_format",
@@ -364,8 +392,8 @@ WIRE_ITEM_OFFSETS: Final = {
 }
 
 
-# Reply to info; the model's name in UTF-8 follows, padded to 8.
-WIRE_INFO: Final = struct.Struct("<32sIIIIIIIIIIII")
+# Reply to info; the model's name in UTF-8 follows at name_off, padded to 8.
+WIRE_INFO: Final = struct.Struct("<32sIIIIIIIIIIHHHH")
 WIRE_INFO_FIELDS: Final = (
     "fingerprint",
     "ids_end",
@@ -378,8 +406,10 @@ WIRE_INFO_FIELDS: Final = (
     "datagram_len_max",
     "ops",
     "id_formats",
+    "name_off",
     "name_len",
-    "models_len",
+    "models_end",
+    "reserved",
 )
 WIRE_INFO_OFFSETS: Final = {
     "fingerprint": 0,
@@ -393,6 +423,8 @@ WIRE_INFO_OFFSETS: Final = {
     "datagram_len_max": 60,
     "ops": 64,
     "id_formats": 68,
-    "name_len": 72,
-    "models_len": 76,
+    "name_off": 72,
+    "name_len": 74,
+    "models_end": 76,
+    "reserved": 78,
 }

@@ -21,6 +21,9 @@
 #define PTK_WIRE_SEGMENT_LEN_DEFAULT 1200u
 /* Longest name of a model in bytes. */
 #define PTK_WIRE_NAME_LEN_MAX 128u
+/* Datagram of an info request whose reply fits whatever the model's name: header, wire_info and
+ * the longest name. */
+#define PTK_WIRE_INFO_REQUEST_LEN 240u
 /* model_tag in a request that accepts whatever generation of the model the server holds. */
 #define PTK_WIRE_ANY_MODEL_TAG 0u
 
@@ -52,15 +55,19 @@ enum ptk_wire_type {
 
 /* What a request asks for. */
 enum ptk_wire_op {
-    /* The reply carries the same payload: liveness, round-trip time, path MTU probe. */
+    /* The reply carries the same message, any bytes of any length: liveness, round-trip time,
+     * path MTU probe. model_id and model_tag are 0. */
     PTK_WIRE_OP_PING = 1,
-    /* The reply is a wire_info and the model's name. */
+    /* The reply is a wire_info and the model's name. The message is zero bytes, a multiple of
+     * 8, which only make room: the reply is never longer than the request (otherwise
+     * reply_too_long); WIRE_INFO_REQUEST_LEN bytes always suffice. */
     PTK_WIRE_OP_INFO = 2,
     /* Texts to ids. */
     PTK_WIRE_OP_ENCODE = 3,
     /* Ids to texts. */
     PTK_WIRE_OP_DECODE = 4,
-    /* Texts to numbers of ids; the reply has the item table and no ids. */
+    /* Texts to numbers of ids; the reply has the item table and no ids. id_format is auto,
+     * outputs is 0. */
     PTK_WIRE_OP_COUNT = 5,
     /* Streaming decode without state on the server. */
     PTK_WIRE_OP_DECODE_STEP = 6,
@@ -86,8 +93,8 @@ enum ptk_wire_op {
 
 /* How ids are written. */
 enum ptk_id_format {
-    /* Requests only: the narrowest of u16, u24 and u32 that holds every id of the model. In a
-     * reply without ids: none. */
+    /* Requests: the narrowest of u16, u24 and u32 that holds every id of the model. Replies:
+     * there are no ids. */
     PTK_ID_FORMAT_AUTO = 0,
     /* Two bytes an id. */
     PTK_ID_FORMAT_U16 = 1,
@@ -110,35 +117,37 @@ enum ptk_id_format {
         [4] = "rank_varint", \
     }
 
-/* Why a request was answered as it was. Replies carry it; every one has a counter. */
+/* Why a request was answered as it was. Replies carry it; every one has a counter. The text is
+ * what clients show. */
 enum ptk_verdict {
     /* Answered. */
     PTK_VERDICT_OK = 0,
-    /* Not PTK1; never answered. */
+    /* Not PTK1, or shorter than a header; never answered. */
     PTK_VERDICT_BAD_MAGIC = 1,
     /* A version this server does not speak. */
     PTK_VERDICT_BAD_VERSION = 2,
-    /* A datagram type that is undefined or that only servers send. */
+    /* A datagram type that is undefined (answered) or that only servers send (never answered). */
     PTK_VERDICT_BAD_TYPE = 3,
-    /* A reserved bit or byte is set. */
+    /* A reserved bit or byte is set, padding included. */
     PTK_VERDICT_BAD_FLAGS = 4,
     /* Lengths in header, item table and datagram contradict each other. */
     PTK_VERDICT_BAD_LENGTH = 5,
     /* An undefined operation. */
     PTK_VERDICT_BAD_OP = 6,
-    /* An option value or a combination of options that is undefined. */
+    /* A value of an option that is undefined, or an option that does not belong to this
+     * operation. */
     PTK_VERDICT_BAD_OPTION = 7,
     /* No items, or more than WIRE_ITEMS_MAX. */
     PTK_VERDICT_BAD_ITEMS = 8,
-    /* The id format cannot hold every id of this model. */
+    /* The id format wanted for the reply cannot hold every id of this model. */
     PTK_VERDICT_BAD_FORMAT = 9,
-    /* A text is not valid UTF-8. */
+    /* Item: a text is not valid UTF-8. */
     PTK_VERDICT_BAD_UTF8 = 10,
     /* No model with this id. */
     PTK_VERDICT_UNKNOWN_MODEL = 11,
     /* The model's tag is not the one the request names. */
     PTK_VERDICT_MODEL_CHANGED = 12,
-    /* The message, or its normalized form, is larger than the server is configured for. */
+    /* The message, or an item's normalized form, is larger than the server is configured for. */
     PTK_VERDICT_TEXT_TOO_LONG = 13,
     /* The reply does not fit the datagram the client accepts or the link carries. */
     PTK_VERDICT_REPLY_TOO_LONG = 14,
@@ -162,7 +171,7 @@ enum ptk_verdict {
     PTK_VERDICT_NOT_ALLOWED = 23,
     /* No stored prefix with this handle. */
     PTK_VERDICT_UNKNOWN_PREFIX = 24,
-    /* An id list is malformed. */
+    /* An id list in rank_varint is malformed. */
     PTK_VERDICT_BAD_ID = 25,
     PTK_VERDICT_VALUE_COUNT = 26,
 };
@@ -198,6 +207,41 @@ enum ptk_verdict {
         [25] = "bad_id", \
     }
 
+/* Which text of a pair truncation shortens. */
+enum ptk_wire_strategy {
+    /* The longer one, until it fits. */
+    PTK_WIRE_STRATEGY_LONGEST_FIRST = 0,
+    /* The first. */
+    PTK_WIRE_STRATEGY_ONLY_FIRST = 1,
+    /* The second. */
+    PTK_WIRE_STRATEGY_ONLY_SECOND = 2,
+    PTK_WIRE_STRATEGY_VALUE_COUNT = 3,
+};
+
+/* The name of each wire_strategy; NULL where no value is defined. */
+#define PTK_WIRE_STRATEGY_NAMES \
+    { \
+        [0] = "longest_first", \
+        [1] = "only_first", \
+        [2] = "only_second", \
+    }
+
+/* Which end truncation takes ids from. */
+enum ptk_wire_direction {
+    /* The end. */
+    PTK_WIRE_DIRECTION_RIGHT = 0,
+    /* The beginning. */
+    PTK_WIRE_DIRECTION_LEFT = 1,
+    PTK_WIRE_DIRECTION_VALUE_COUNT = 2,
+};
+
+/* The name of each wire_direction; NULL where no value is defined. */
+#define PTK_WIRE_DIRECTION_NAMES \
+    { \
+        [0] = "right", \
+        [1] = "left", \
+    }
+
 /* In the header. Bits 0 to 3 announce an extension each. */
 /* A wire_cookie follows the header. */
 #define PTK_WIRE_FLAGS_COOKIE 0x1u
@@ -205,7 +249,7 @@ enum ptk_verdict {
 #define PTK_WIRE_FLAGS_MAC 0x2u
 /* A wire_prefix follows. */
 #define PTK_WIRE_FLAGS_PREFIX 0x4u
-/* message_crc is set; the reply then carries one too. */
+/* message_crc is set; an answer (not a refusal) then carries one too. */
 #define PTK_WIRE_FLAGS_CRC 0x10u
 /* Segments: the last one of this burst. */
 #define PTK_WIRE_FLAGS_LAST_FLIGHT 0x20u
@@ -215,7 +259,7 @@ enum ptk_verdict {
 /* Options of encode, count and decode. */
 /* Apply the post-processor's special tokens. */
 #define PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS 0x1u
-/* Special tokens written in the text become their ids; otherwise they are ordinary text. */
+/* Added tokens written in the text become their ids. Without it the whole text is ordinary. */
 #define PTK_WIRE_OPTIONS_PARSE_SPECIAL 0x2u
 /* Every item is two texts: the item table has two lengths an item. */
 #define PTK_WIRE_OPTIONS_PAIR 0x4u
@@ -225,11 +269,12 @@ enum ptk_verdict {
 #define PTK_WIRE_OPTIONS_EOS 0x10u
 /* A wire_truncation follows the request prelude. */
 #define PTK_WIRE_OPTIONS_TRUNCATION 0x20u
-/* Offsets count Unicode code points; otherwise bytes. */
+/* Offsets count Unicode code points; otherwise bytes of UTF-8. Only with output offsets. */
 #define PTK_WIRE_OPTIONS_OFFSETS_CHARS 0x40u
 /* Decode: leave special tokens out. */
 #define PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS 0x80u
-/* Special added tokens in the text are ordinary text; other added tokens still match. */
+/* With parse_special: special added tokens are ordinary text all the same; other added tokens
+ * still match. */
 #define PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS 0x100u
 /* Every defined bit of wire_options; the others are zero and checked. */
 #define PTK_WIRE_OPTIONS_MASK 0x1ffu
@@ -332,7 +377,8 @@ _Static_assert(offsetof(struct ptk_wire_prefix, prefix_len) == 8, "ptk_wire_pref
 /* Prelude of encode, count and decode requests. Then wire_truncation if announced, the item
  * table (u32 length of each text in bytes, or of each id list in ids; two per item with option
  * pair), padding to 8, then the texts one after another without gaps (decode: the ids of all
- * items in id_format), padding to 8. message_len counts everything, the last padding too. */
+ * items in id_format, without gaps), padding to 8. message_len counts everything, the last
+ * padding too. */
 struct ptk_wire_request {
     /* id_format wanted in the reply; for decode, the one used here (never auto). */
     uint8_t id_format;
@@ -342,8 +388,8 @@ struct ptk_wire_request {
     uint16_t options;
     /* Items, 1 to WIRE_ITEMS_MAX. */
     uint16_t item_count;
-    /* Largest UDP payload the client accepts as a reply, headers included; 0: as large as this
-     * request. */
+    /* Largest UDP payload the client accepts as a reply, headers included; 0: no longer than
+     * this request. */
     uint16_t reply_len_max;
 };
 _Static_assert(sizeof(struct ptk_wire_request) == 8, "ptk_wire_request size");
@@ -357,11 +403,12 @@ _Static_assert(offsetof(struct ptk_wire_request, reply_len_max) == 6, "ptk_wire_
 struct ptk_wire_truncation {
     /* Most ids an item may have, special tokens included. */
     uint32_t max_length;
-    /* Ids that an overflow window repeats. */
+    /* Ids that an overflow window repeats; windows are not sent yet, so a value other than 0 is
+     * unsupported. */
     uint32_t stride;
-    /* 0 longest_first, 1 only_first, 2 only_second. */
+    /* wire_strategy. */
     uint8_t strategy;
-    /* 0 right, 1 left. */
+    /* wire_direction. */
     uint8_t direction;
     /* Zero. */
     uint8_t reserved[6];
@@ -406,7 +453,7 @@ _Static_assert(offsetof(struct ptk_wire_item, count) == 0, "ptk_wire_item.count"
 _Static_assert(offsetof(struct ptk_wire_item, verdict) == 4, "ptk_wire_item.verdict");
 _Static_assert(offsetof(struct ptk_wire_item, reserved) == 5, "ptk_wire_item.reserved");
 
-/* Reply to info; the model's name in UTF-8 follows, padded to 8. */
+/* Reply to info; the model's name in UTF-8 follows at name_off, padded to 8. */
 struct ptk_wire_info {
     /* Fingerprint of the image. */
     uint8_t fingerprint[32];
@@ -426,14 +473,18 @@ struct ptk_wire_info {
     uint32_t message_len_max;
     /* Largest UDP payload this server accepts and sends. */
     uint32_t datagram_len_max;
-    /* Bit n: operation n is available. */
+    /* Bit n: wire_op n is available. */
     uint32_t ops;
     /* Bit n: id_format n can be asked for. */
     uint32_t id_formats;
-    /* Bytes of the name. */
-    uint32_t name_len;
-    /* Models loaded in this server. */
-    uint32_t models_len;
+    /* Where in the message the name begins: a later version may put fields before it. */
+    uint16_t name_off;
+    /* Bytes of the name, at most WIRE_NAME_LEN_MAX. */
+    uint16_t name_len;
+    /* Largest model_id in use plus one; the slots below may have gaps. */
+    uint16_t models_end;
+    /* Zero. */
+    uint16_t reserved;
 };
 _Static_assert(sizeof(struct ptk_wire_info) == 80, "ptk_wire_info size");
 _Static_assert(offsetof(struct ptk_wire_info, fingerprint) == 0, "ptk_wire_info.fingerprint");
@@ -447,7 +498,9 @@ _Static_assert(offsetof(struct ptk_wire_info, message_len_max) == 56, "ptk_wire_
 _Static_assert(offsetof(struct ptk_wire_info, datagram_len_max) == 60, "ptk_wire_info.datagram_len_max");
 _Static_assert(offsetof(struct ptk_wire_info, ops) == 64, "ptk_wire_info.ops");
 _Static_assert(offsetof(struct ptk_wire_info, id_formats) == 68, "ptk_wire_info.id_formats");
-_Static_assert(offsetof(struct ptk_wire_info, name_len) == 72, "ptk_wire_info.name_len");
-_Static_assert(offsetof(struct ptk_wire_info, models_len) == 76, "ptk_wire_info.models_len");
+_Static_assert(offsetof(struct ptk_wire_info, name_off) == 72, "ptk_wire_info.name_off");
+_Static_assert(offsetof(struct ptk_wire_info, name_len) == 74, "ptk_wire_info.name_len");
+_Static_assert(offsetof(struct ptk_wire_info, models_end) == 76, "ptk_wire_info.models_end");
+_Static_assert(offsetof(struct ptk_wire_info, reserved) == 78, "ptk_wire_info.reserved");
 
 #endif

@@ -17,10 +17,11 @@
 #include <stdatomic.h>
 
 #include "algo/ptk_tokenizer.h"
+#include "gen/ptk_metrics_gen.h"
 #include "gen/ptk_wire_gen.h"
 
 /* Slots of a server. Costs a pointer each here, and a piece cache each in every engine. */
-#define PTK_MODELS_CAP 64u
+#define PTK_MODELS_CAP PTK_MODEL_SLOTS_MAX
 
 struct ptk_model {
     const struct ptk_tokenizer *tokenizer;
