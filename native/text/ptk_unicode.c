@@ -1,0 +1,196 @@
+/*
+ * Sets of code points by name, for translating regular expressions; see ptk_unicode.h.
+ */
+#include "text/ptk_unicode.h"
+
+/* Names in small letters without separators. `Any` is every category. */
+static const struct {
+    const char *name;
+    uint64_t mask;
+} class_names[] = {
+    {"l", PTK_UNICODE_L},
+    {"letter", PTK_UNICODE_L},
+    {"lu", PTK_UNICODE_LU},
+    {"uppercaseletter", PTK_UNICODE_LU},
+    {"ll", PTK_UNICODE_LL},
+    {"lowercaseletter", PTK_UNICODE_LL},
+    {"lt", PTK_UNICODE_LT},
+    {"titlecaseletter", PTK_UNICODE_LT},
+    {"lc", PTK_UNICODE_LU | PTK_UNICODE_LL | PTK_UNICODE_LT},
+    {"lm", PTK_UNICODE_LM},
+    {"modifierletter", PTK_UNICODE_LM},
+    {"lo", PTK_UNICODE_LO},
+    {"otherletter", PTK_UNICODE_LO},
+    {"m", PTK_UNICODE_M},
+    {"mark", PTK_UNICODE_M},
+    {"mn", PTK_UNICODE_MN},
+    {"nonspacingmark", PTK_UNICODE_MN},
+    {"mc", PTK_UNICODE_MC},
+    {"spacingmark", PTK_UNICODE_MC},
+    {"me", PTK_UNICODE_ME},
+    {"enclosingmark", PTK_UNICODE_ME},
+    {"n", PTK_UNICODE_N},
+    {"number", PTK_UNICODE_N},
+    {"nd", PTK_UNICODE_ND},
+    {"decimalnumber", PTK_UNICODE_ND},
+    {"digit", PTK_UNICODE_ND},
+    {"nl", PTK_UNICODE_NL},
+    {"letternumber", PTK_UNICODE_NL},
+    {"no", PTK_UNICODE_NO},
+    {"othernumber", PTK_UNICODE_NO},
+    {"p", PTK_UNICODE_P},
+    {"punctuation", PTK_UNICODE_P},
+    {"pc", PTK_UNICODE_PC},
+    {"connectorpunctuation", PTK_UNICODE_PC},
+    {"pd", PTK_UNICODE_PD},
+    {"dashpunctuation", PTK_UNICODE_PD},
+    {"ps", PTK_UNICODE_PS},
+    {"openpunctuation", PTK_UNICODE_PS},
+    {"pe", PTK_UNICODE_PE},
+    {"closepunctuation", PTK_UNICODE_PE},
+    {"pi", PTK_UNICODE_PI},
+    {"initialpunctuation", PTK_UNICODE_PI},
+    {"pf", PTK_UNICODE_PF},
+    {"finalpunctuation", PTK_UNICODE_PF},
+    {"po", PTK_UNICODE_PO},
+    {"otherpunctuation", PTK_UNICODE_PO},
+    {"s", PTK_UNICODE_S},
+    {"symbol", PTK_UNICODE_S},
+    {"sm", PTK_UNICODE_SM},
+    {"mathsymbol", PTK_UNICODE_SM},
+    {"sc", PTK_UNICODE_SC},
+    {"currencysymbol", PTK_UNICODE_SC},
+    {"sk", PTK_UNICODE_SK},
+    {"modifiersymbol", PTK_UNICODE_SK},
+    {"so", PTK_UNICODE_SO},
+    {"othersymbol", PTK_UNICODE_SO},
+    {"z", PTK_UNICODE_Z},
+    {"separator", PTK_UNICODE_Z},
+    {"zs", PTK_UNICODE_ZS},
+    {"spaceseparator", PTK_UNICODE_ZS},
+    {"zl", PTK_UNICODE_ZL},
+    {"lineseparator", PTK_UNICODE_ZL},
+    {"zp", PTK_UNICODE_ZP},
+    {"paragraphseparator", PTK_UNICODE_ZP},
+    {"c", PTK_UNICODE_C},
+    {"other", PTK_UNICODE_C},
+    {"cc", PTK_UNICODE_CC},
+    {"control", PTK_UNICODE_CC},
+    {"cntrl", PTK_UNICODE_CC},
+    {"cf", PTK_UNICODE_CF},
+    {"format", PTK_UNICODE_CF},
+    {"cs", PTK_UNICODE_CS},
+    {"surrogate", PTK_UNICODE_CS},
+    {"co", PTK_UNICODE_CO},
+    {"privateuse", PTK_UNICODE_CO},
+    {"cn", PTK_UNICODE_CN},
+    {"unassigned", PTK_UNICODE_CN},
+    {"punct", PTK_UNICODE_P},
+    {"space", PTK_UNICODE_SPACE},
+    {"whitespace", PTK_UNICODE_SPACE},
+    {"word", PTK_UNICODE_WORD},
+    {"alpha", PTK_UNICODE_ALPHA},
+    {"alphabetic", PTK_UNICODE_ALPHA},
+    {"upper", PTK_UNICODE_UPPER},
+    {"uppercase", PTK_UNICODE_UPPER},
+    {"lower", PTK_UNICODE_LOWER},
+    {"lowercase", PTK_UNICODE_LOWER},
+    {"alnum", PTK_UNICODE_ALPHA | PTK_UNICODE_ND},
+    {"any", PTK_UNICODE_L | PTK_UNICODE_M | PTK_UNICODE_N | PTK_UNICODE_P | PTK_UNICODE_S |
+                PTK_UNICODE_Z | PTK_UNICODE_C},
+};
+
+const struct ptk_unicode *ptk_unicode_open(enum ptk_image_profile profile)
+{
+    switch (profile) {
+    case PTK_IMAGE_PROFILE_TOKENIZERS_0_23:
+        return &ptk_unicode_tokenizers_0_23;
+    default:
+        return NULL;
+    }
+}
+
+/* The next character of a name that counts, in small; 0 at the end. */
+static char next_char(const char **cursor, const char *end)
+{
+    while (*cursor < end) {
+        char c = *(*cursor)++;
+        if (c != ' ' && c != '-' && c != '_') {
+            return (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+        }
+    }
+    return 0;
+}
+
+/* Compares with a terminated name of ours. */
+static bool is_name(const char *name, size_t name_len, const char *ours)
+{
+    const char *ours_end = ours;
+    while (*ours_end != 0) {
+        ours_end++;
+    }
+    const char *end = name + name_len;
+    for (;;) { /* Ends at the end of the shorter one. */
+        char c = next_char(&name, end);
+        if (c != next_char(&ours, ours_end)) {
+            return false;
+        }
+        if (c == 0) {
+            return true;
+        }
+    }
+}
+
+bool ptk_unicode_find_set(const struct ptk_unicode *unicode, const char *name, size_t name_len,
+                          struct ptk_unicode_set *set)
+{
+    for (size_t i = 0; i < PTK_ARRAY_LEN(class_names); i++) {
+        if (is_name(name, name_len, class_names[i].name)) {
+            *set = (struct ptk_unicode_set){.mask = class_names[i].mask};
+            return true;
+        }
+    }
+    for (uint32_t script = 0; script < unicode->script_count; script++) {
+        if (is_name(name, name_len, unicode->script_names[script])) {
+            *set = (struct ptk_unicode_set){.script = script};
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_member(const struct ptk_unicode *unicode, struct ptk_unicode_set set,
+                      uint32_t code_point)
+{
+    if (code_point >= 0xD800 && code_point < 0xE000) {
+        return false;
+    }
+    if (set.mask != 0) {
+        return (ptk_unicode_mask(unicode, code_point) & set.mask) != 0;
+    }
+    size_t block = unicode->script_blocks[code_point >> PTK_UNICODE_SCRIPT_SHIFT];
+    size_t leaf = code_point & ((1u << PTK_UNICODE_SCRIPT_SHIFT) - 1);
+    return unicode->script_leaves[block << PTK_UNICODE_SCRIPT_SHIFT | leaf] == set.script;
+}
+
+size_t ptk_unicode_list(const struct ptk_unicode *unicode, struct ptk_unicode_set set,
+                        struct ptk_unicode_range *ranges, size_t cap)
+{
+    size_t count = 0;
+    uint32_t begin = 0;
+    bool inside = false;
+    for (uint32_t code_point = 0; code_point <= PTK_UNICODE_END; code_point++) {
+        bool member = code_point < PTK_UNICODE_END && is_member(unicode, set, code_point);
+        if (member && !inside) {
+            begin = code_point;
+        }
+        if (inside && !member) {
+            if (count < cap) {
+                ranges[count] = (struct ptk_unicode_range){.begin = begin, .end = code_point};
+            }
+            count++;
+        }
+        inside = member;
+    }
+    return count;
+}
