@@ -18,9 +18,9 @@
 #define PTK_IMAGE_IDS_MAX 0x3fffffu
 /* Longest image in bytes (1 GiB), so that every offset fits 32 bits with room to spare. */
 #define PTK_IMAGE_LEN_MAX 0x40000000u
-/* Longest probe sequence any hash table of an image may need; the builder doubles the table
- * instead. */
-#define PTK_IMAGE_PROBE_MAX 64u
+/* Longest run of used slots (piece table: buckets) that a hash table of an image may have,
+ * which bounds every probe sequence; the builder doubles the table instead. */
+#define PTK_IMAGE_PROBE_MAX 256u
 /* Longest key, token text or added token in bytes. */
 #define PTK_IMAGE_KEY_MAX 65535u
 /* Zero bytes that follow token_bytes and vocab_key inside their sections, so that wide copies
@@ -545,11 +545,11 @@ struct ptk_image_config {
     uint32_t token_bytes_max;
     /* WordPiece: longest word in characters; longer ones are unknown. */
     uint32_t word_chars_max;
-    /* Longest probe sequence of the piece table, in buckets. */
+    /* Most buckets of the piece table that a look-up reads. */
     uint32_t piece_probe_max;
-    /* Longest probe sequence of the pair table, in slots. */
+    /* Longest run of used slots of the pair table. */
     uint32_t pair_probe_max;
-    /* Longest probe sequence of the vocab table, in slots. */
+    /* Longest run of used slots of the vocab table. */
     uint32_t vocab_probe_max;
     /* Continuing-subword prefix. */
     uint32_t prefix_off;

@@ -24,9 +24,9 @@ IMAGE_NONE: Final = 0xffffffff
 IMAGE_IDS_MAX: Final = 0x3fffff
 # Longest image in bytes (1 GiB), so that every offset fits 32 bits with room to spare.
 IMAGE_LEN_MAX: Final = 0x40000000
-# Longest probe sequence any hash table of an image may need; the builder doubles the table
-# instead.
-IMAGE_PROBE_MAX: Final = 64
+# Longest run of used slots (piece table: buckets) that a hash table of an image may have, which
+# bounds every probe sequence; the builder doubles the table instead.
+IMAGE_PROBE_MAX: Final = 256
 # Longest key, token text or added token in bytes.
 IMAGE_KEY_MAX: Final = 65535
 # Zero bytes that follow token_bytes and vocab_key inside their sections, so that wide copies may

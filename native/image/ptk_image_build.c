@@ -1,0 +1,269 @@
+/*
+ * Hash tables and merges of an image. The trie has a file of its own, ptk_image_build_trie.c.
+ */
+#include "image/ptk_image_build.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+size_t ptk_build_capacity(size_t count)
+{
+    size_t capacity = 16;
+    while (capacity < count * 2) {
+        capacity *= 2;
+    }
+    return capacity;
+}
+
+void ptk_build_free(void *memory) { free(memory); }
+
+/* The longest run of used slots, counted around the end of the table; 0 used slots: 0. */
+static uint32_t longest_run(const void *table, size_t capacity,
+                            bool (*is_used)(const void *table, size_t slot))
+{
+    size_t first_empty = 0;
+    while (first_empty < capacity && is_used(table, first_empty)) {
+        first_empty++;
+    }
+    if (first_empty == capacity) {
+        return UINT32_MAX;
+    }
+    uint32_t run = 0;
+    uint32_t longest = 0;
+    for (size_t i = 1; i <= capacity; i++) {
+        run = is_used(table, (first_empty + i) & (capacity - 1)) ? run + 1 : 0;
+        longest = run > longest ? run : longest;
+    }
+    return longest;
+}
+
+static bool pair_used(const void *table, size_t slot)
+{
+    return ((const struct ptk_image_pair *)table)[slot].left != PTK_IMAGE_NONE;
+}
+
+int ptk_build_pairs(const struct ptk_image_pair *merges, size_t merge_count,
+                    struct ptk_image_pair *table, size_t capacity, uint32_t *probe_max)
+{
+    PTK_ASSERT(capacity >= 2 && (capacity & (capacity - 1)) == 0);
+    const struct ptk_image_pair empty = {PTK_IMAGE_NONE, PTK_IMAGE_NONE, PTK_IMAGE_NONE,
+                                         PTK_IMAGE_NONE};
+    for (size_t i = 0; i < capacity; i++) {
+        table[i] = empty;
+    }
+    size_t used = 0;
+    for (size_t i = 0; i < merge_count; i++) {
+        const struct ptk_image_pair *merge = &merges[i];
+        size_t slot = ptk_pair_hash(merge->left, merge->right) & (capacity - 1);
+        while (pair_used(table, slot) &&
+               (table[slot].left != merge->left || table[slot].right != merge->right)) {
+            slot = (slot + 1) & (capacity - 1);
+        }
+        if (!pair_used(table, slot)) {
+            used++;
+        }
+        table[slot] = *merge;
+        if (used == capacity) {
+            return -ENOSPC;
+        }
+    }
+    *probe_max = longest_run(table, capacity, pair_used);
+    return *probe_max <= PTK_IMAGE_PROBE_MAX ? 0 : -ENOSPC;
+}
+
+static bool vocab_used(const void *table, size_t slot)
+{
+    return ((const uint32_t *)table)[slot] != PTK_IMAGE_NONE;
+}
+
+/* The look-ups of an image need these fields only. */
+static struct ptk_image vocab_view(const struct ptk_build_keys *keys, const uint32_t *table,
+                                   size_t capacity)
+{
+    struct ptk_image view;
+    memset(&view, 0, sizeof view);
+    view.vocab = table;
+    view.vocab_mask = (uint32_t)(capacity - 1);
+    view.vocab_key_offs = keys->offs;
+    view.vocab_key = keys->bytes;
+    return view;
+}
+
+int ptk_build_vocab(const struct ptk_build_keys *keys, uint32_t *table, size_t capacity,
+                    uint32_t *probe_max, uint32_t *duplicate)
+{
+    PTK_ASSERT(capacity >= 2 && (capacity & (capacity - 1)) == 0);
+    for (size_t i = 0; i < capacity; i++) {
+        table[i] = PTK_IMAGE_NONE;
+    }
+    const struct ptk_image view = vocab_view(keys, table, capacity);
+    size_t used = 0;
+    for (uint32_t id = 0; id < keys->ids_end; id++) {
+        const uint8_t *key = keys->bytes + keys->offs[id];
+        const size_t len = keys->offs[id + 1] - keys->offs[id];
+        if (len == 0) {
+            continue;
+        }
+        if (++used == capacity) {
+            return -ENOSPC;
+        }
+        const uint64_t hash = ptk_vocab_hash(key, len);
+        if (ptk_image_vocab_hashed(&view, key, len, hash) != PTK_IMAGE_NONE) {
+            *duplicate = id;
+            return -EEXIST;
+        }
+        size_t slot = hash & (capacity - 1);
+        while (vocab_used(table, slot)) {
+            slot = (slot + 1) & (capacity - 1);
+        }
+        table[slot] = (uint32_t)(hash >> PTK_IMAGE_VOCAB_TAG_SHIFT) << PTK_IMAGE_VOCAB_ID_BITS | id;
+    }
+    *probe_max = longest_run(table, capacity, vocab_used);
+    return *probe_max <= PTK_IMAGE_PROBE_MAX ? 0 : -ENOSPC;
+}
+
+static bool bucket_full(const void *table, size_t bucket)
+{
+    return ((const struct ptk_image_piece *)table)[bucket * 2 + 1].key[15] != 0;
+}
+
+int ptk_build_pieces(const struct ptk_image_piece *pieces, size_t piece_count,
+                     struct ptk_image_piece *table, size_t capacity, uint32_t *probe_max)
+{
+    PTK_ASSERT(capacity >= 2 && (capacity & (capacity - 1)) == 0);
+    const size_t buckets = capacity / 2;
+    memset(table, 0, capacity * sizeof *table);
+    if (piece_count >= capacity) {
+        return -ENOSPC;
+    }
+    for (size_t i = 0; i < piece_count; i++) {
+        const uint64_t low = ptk_load_u64(pieces[i].key);
+        const uint64_t high = ptk_load_u64(pieces[i].key + 8) & PTK_PIECE_HIGH_MASK;
+        size_t bucket = ptk_piece_hash(low, high) & (buckets - 1);
+        while (bucket_full(table, bucket)) {
+            bucket = (bucket + 1) & (buckets - 1);
+        }
+        struct ptk_image_piece *slots = &table[bucket * 2];
+        slots[slots[0].key[15] != 0] = pieces[i];
+    }
+    const uint32_t run = longest_run(table, buckets, bucket_full);
+    if (run >= PTK_IMAGE_PROBE_MAX) {
+        return -ENOSPC;
+    }
+    *probe_max = run + 1; /* and the bucket in which the look-up ends */
+    return 0;
+}
+
+/* Merging one token alone: neighbours by index, the id of each part. */
+struct rank_parts {
+    uint32_t begin[PTK_BUILD_RANK_TOKEN_MAX + 1]; /* byte offset; the entry behind the last is the end */
+    uint32_t id[PTK_BUILD_RANK_TOKEN_MAX];
+    uint32_t joined[PTK_BUILD_RANK_TOKEN_MAX]; /* id of part i and i + 1 together, or PTK_IMAGE_NONE */
+    uint32_t count;
+};
+
+static uint32_t joined_id(const struct ptk_image *view, const uint32_t *ranks, const uint8_t *bytes,
+                          const struct rank_parts *parts, uint32_t i)
+{
+    if (i + 1 >= parts->count) {
+        return PTK_IMAGE_NONE;
+    }
+    const uint32_t begin = parts->begin[i];
+    const uint32_t id = ptk_image_vocab(view, bytes + begin, parts->begin[i + 2] - begin);
+    return id == PTK_IMAGE_NONE || ranks[id] == PTK_IMAGE_NONE ? PTK_IMAGE_NONE : id;
+}
+
+static uint32_t lowest_rank(const struct rank_parts *parts, const uint32_t *ranks)
+{
+    uint32_t best = PTK_IMAGE_NONE;
+    for (uint32_t i = 0; i + 1 < parts->count; i++) {
+        if (parts->joined[i] != PTK_IMAGE_NONE &&
+            (best == PTK_IMAGE_NONE || ranks[parts->joined[i]] < ranks[parts->joined[best]])) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+static void remove_part(struct rank_parts *parts, uint32_t i)
+{
+    const size_t rest = parts->count - i - 1;
+    memmove(&parts->begin[i], &parts->begin[i + 1], (rest + 1) * sizeof parts->begin[0]);
+    memmove(&parts->id[i], &parts->id[i + 1], rest * sizeof parts->id[0]);
+    memmove(&parts->joined[i], &parts->joined[i + 1], rest * sizeof parts->joined[0]);
+    parts->count--;
+}
+
+/* Merges `bytes` to the end; true when one part is left, and then the halves of the last step. */
+static bool merge_alone(const struct ptk_image *view, const uint32_t *ranks, const uint8_t *bytes,
+                        const uint32_t *byte_ids, uint32_t len, struct rank_parts *parts,
+                        struct ptk_image_pair *last)
+{
+    parts->count = len;
+    for (uint32_t i = 0; i < len; i++) {
+        parts->begin[i] = i;
+        parts->id[i] = byte_ids[bytes[i]];
+    }
+    parts->begin[len] = len;
+    for (uint32_t i = 0; i < len; i++) {
+        parts->joined[i] = joined_id(view, ranks, bytes, parts, i);
+    }
+    while (parts->count > 1) { /* ends: each round merges two parts or leaves */
+        const uint32_t i = lowest_rank(parts, ranks);
+        if (i == PTK_IMAGE_NONE) {
+            return false;
+        }
+        last->left = parts->id[i];
+        last->right = parts->id[i + 1];
+        parts->id[i] = parts->joined[i];
+        const uint32_t begin = parts->begin[i];
+        remove_part(parts, i + 1);
+        parts->begin[i] = begin;
+        parts->joined[i] = joined_id(view, ranks, bytes, parts, i);
+        if (i > 0) {
+            parts->joined[i - 1] = joined_id(view, ranks, bytes, parts, i - 1);
+        }
+    }
+    return true;
+}
+
+int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *vocab, size_t capacity,
+                          const uint32_t *ranks, struct ptk_image_pair *merges, size_t *merge_count,
+                          uint8_t *reachable)
+{
+    const struct ptk_image view = vocab_view(keys, vocab, capacity);
+    uint32_t byte_ids[256];
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        const uint8_t key = (uint8_t)byte;
+        byte_ids[byte] = ptk_image_vocab(&view, &key, 1);
+        if (byte_ids[byte] == PTK_IMAGE_NONE) {
+            return -ENOENT;
+        }
+    }
+    struct rank_parts *parts = malloc(sizeof *parts);
+    if (parts == NULL) {
+        return -ENOMEM;
+    }
+    size_t count = 0;
+    int rc = 0;
+    for (uint32_t id = 0; id < keys->ids_end; id++) {
+        const uint32_t len = keys->offs[id + 1] - keys->offs[id];
+        reachable[id] = len == 1;
+        if (len < 2 || ranks[id] == PTK_IMAGE_NONE) {
+            continue;
+        }
+        if (len > PTK_BUILD_RANK_TOKEN_MAX) {
+            rc = -E2BIG;
+            break;
+        }
+        struct ptk_image_pair merge = {0, 0, ranks[id], id};
+        const uint8_t *bytes = keys->bytes + keys->offs[id];
+        if (merge_alone(&view, ranks, bytes, byte_ids, len, parts, &merge)) {
+            reachable[id] = 1;
+            merges[count++] = merge;
+        }
+    }
+    free(parts);
+    *merge_count = count;
+    return rc;
+}

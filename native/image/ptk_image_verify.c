@@ -1,0 +1,765 @@
+/*
+ * Proves the contents of an image: see ptk_image.h for what holds afterwards.
+ *
+ * Reads nothing before it is known to lie inside the file; allocates nothing; ends for any input.
+ */
+#include "image/ptk_image_verify.h"
+
+#include <errno.h>
+
+#define REFUSE(...) ptk_err_set(err, -EINVAL, __VA_ARGS__)
+
+static bool id_ok(const struct ptk_image *image, uint32_t id)
+{
+    return id < image->config->ids_end;
+}
+
+static bool id_or_none_ok(const struct ptk_image *image, uint32_t id)
+{
+    return id == PTK_IMAGE_NONE || id_ok(image, id);
+}
+
+static bool string_ok(const struct ptk_image *image, uint32_t off, uint32_t len)
+{
+    return off <= image->strings_len && len <= image->strings_len - off;
+}
+
+int ptk_image_verify_config(const struct ptk_image *image, struct ptk_err *err)
+{
+    const struct ptk_image_config *config = image->config;
+    if (config->algorithm == 0 || config->algorithm >= PTK_IMAGE_ALGORITHM_VALUE_COUNT) {
+        return REFUSE("image: unknown algorithm %u", config->algorithm);
+    }
+    if ((config->flags & ~PTK_IMAGE_FLAGS_MASK) != 0) {
+        return REFUSE("image: unknown flags %#x", config->flags & ~PTK_IMAGE_FLAGS_MASK);
+    }
+    if (config->ids_end == 0 || config->ids_end > PTK_IMAGE_IDS_MAX) {
+        return REFUSE("image: ids_end %u is not in 1 to %u", config->ids_end, PTK_IMAGE_IDS_MAX);
+    }
+    if (!id_or_none_ok(image, config->unk_id) || !id_or_none_ok(image, config->bos_id) ||
+        !id_or_none_ok(image, config->eos_id) || !id_or_none_ok(image, config->pad_id)) {
+        return REFUSE("image: a special id of the configuration is not below %u", config->ids_end);
+    }
+    if (!string_ok(image, config->prefix_off, config->prefix_len) ||
+        !string_ok(image, config->suffix_off, config->suffix_len)) {
+        return REFUSE("image: prefix or suffix lies outside of the strings");
+    }
+    if (config->added_len != image->added_count) {
+        return REFUSE("image: added_len %u does not match the %u added tokens", config->added_len,
+                      image->added_count);
+    }
+    const bool has_truncation = (config->flags & PTK_IMAGE_FLAGS_HAS_TRUNCATION) != 0;
+    if (has_truncation && config->truncation_stride >= config->truncation_max &&
+        config->truncation_max != 0) {
+        return REFUSE("image: truncation stride %u is not below its maximum %u",
+                      config->truncation_stride, config->truncation_max);
+    }
+    for (size_t i = 0; i < PTK_ARRAY_LEN(config->reserved); i++) {
+        if (config->reserved[i] != 0) {
+            return REFUSE("image: a reserved word of the configuration is not zero");
+        }
+    }
+
+    const bool byte_units = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
+    if (byte_units && image->byte_ids == NULL) {
+        return REFUSE("image: byte units without byte ids");
+    }
+    switch (config->algorithm) {
+    case PTK_IMAGE_ALGORITHM_BPE:
+        if (image->pairs == NULL) {
+            return REFUSE("image: byte pair encoding without merges");
+        }
+        break;
+    case PTK_IMAGE_ALGORITHM_UNIGRAM:
+        if (image->scores == NULL || image->trie == NULL) {
+            return REFUSE("image: Unigram without scores or trie");
+        }
+        break;
+    case PTK_IMAGE_ALGORITHM_WORDPIECE:
+    case PTK_IMAGE_ALGORITHM_LONGEST:
+        if (image->trie == NULL) {
+            return REFUSE("image: longest match without a trie");
+        }
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+/* Offsets of ids_end strings: ascending from 0, the last one is `end`; finds the longest. */
+static int verify_offs(const struct ptk_image *image, const char *what, const uint32_t *offs,
+                       size_t end, uint32_t *longest, struct ptk_err *err)
+{
+    const uint32_t ids_end = image->config->ids_end;
+    if (offs[0] != 0 || offs[ids_end] != end) {
+        return REFUSE("image: %s does not begin at 0 and end at its length", what);
+    }
+    uint32_t max = 0;
+    uint32_t wrong = 0;
+    for (uint32_t id = 0; id < ids_end; id++) {
+        const uint32_t len = offs[id + 1] - offs[id];
+        wrong |= offs[id + 1] < offs[id];
+        max = len > max ? len : max;
+    }
+    if (wrong != 0) {
+        return REFUSE("image: the offsets of %s do not ascend", what);
+    }
+    if (max > PTK_IMAGE_KEY_MAX) {
+        return REFUSE("image: an entry of %s has %u bytes, %u are allowed", what, max,
+                      PTK_IMAGE_KEY_MAX);
+    }
+    *longest = max;
+    return 0;
+}
+
+static bool all_zero(const uint8_t *bytes, size_t len)
+{
+    uint8_t any = 0;
+    for (size_t i = 0; i < len; i++) {
+        any |= bytes[i];
+    }
+    return any == 0;
+}
+
+int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len,
+                            size_t token_bytes_len, size_t vocab_key_len, struct ptk_err *err)
+{
+    const struct ptk_image_config *config = image->config;
+    if (token_bytes_len < PTK_IMAGE_OVERRUN || vocab_key_len < PTK_IMAGE_OVERRUN) {
+        return REFUSE("image: token_bytes or vocab_key lacks its overrun");
+    }
+    const size_t bytes_end = token_bytes_len - PTK_IMAGE_OVERRUN;
+    const size_t key_end = vocab_key_len - PTK_IMAGE_OVERRUN;
+
+    uint32_t text_max = 0;
+    uint32_t bytes_max = 0;
+    uint32_t key_max = 0;
+    int rc = verify_offs(image, "token_text", image->token_text_offs, token_text_len, &text_max, err);
+    if (rc == 0) {
+        rc = verify_offs(image, "token_bytes", image->token_bytes_offs, bytes_end, &bytes_max, err);
+    }
+    if (rc == 0) {
+        rc = verify_offs(image, "vocab_key", image->vocab_key_offs, key_end, &key_max, err);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    if (!all_zero(image->token_bytes + bytes_end, PTK_IMAGE_OVERRUN) ||
+        !all_zero(image->vocab_key + key_end, PTK_IMAGE_OVERRUN)) {
+        return REFUSE("image: the overrun of token_bytes or vocab_key is not zero");
+    }
+    if (config->token_bytes_max != bytes_max || config->key_bytes_max != key_max) {
+        return REFUSE("image: token_bytes_max or key_bytes_max is not the longest entry");
+    }
+
+    uint32_t vocab_len = 0;
+    uint32_t added_len = 0;
+    for (uint32_t id = 0; id < config->ids_end; id++) {
+        const uint8_t flags = image->token_flags[id];
+        if ((flags & ~PTK_IMAGE_TOKEN_FLAGS_MASK) != 0) {
+            return REFUSE("image: unknown flags of id %u", id);
+        }
+        vocab_len += flags & PTK_IMAGE_TOKEN_FLAGS_EXISTS;
+        added_len += (flags & PTK_IMAGE_TOKEN_FLAGS_ADDED) != 0;
+        if ((flags & PTK_IMAGE_TOKEN_FLAGS_EXISTS) == 0 &&
+            (flags != 0 || image->token_text_offs[id + 1] != image->token_text_offs[id] ||
+             image->token_bytes_offs[id + 1] != image->token_bytes_offs[id] ||
+             image->vocab_key_offs[id + 1] != image->vocab_key_offs[id])) {
+            return REFUSE("image: the gap id %u has contents", id);
+        }
+    }
+    if (config->vocab_len != vocab_len || config->added_len != added_len ||
+        config->model_len > vocab_len) {
+        return REFUSE("image: the counts of the configuration do not match the flags of its ids");
+    }
+
+    for (size_t byte = 0; image->byte_ids != NULL && byte < 256; byte++) {
+        const uint32_t id = image->byte_ids[byte];
+        if ((config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) == 0) {
+            if (!id_or_none_ok(image, id)) {
+                return REFUSE("image: the token of byte %zu is not below ids_end", byte);
+            }
+            continue;
+        }
+        if (!id_ok(image, id) || image->vocab_key_offs[id + 1] - image->vocab_key_offs[id] != 1 ||
+            image->vocab_key[image->vocab_key_offs[id]] != byte) {
+            return REFUSE("image: byte %zu has no token of its own", byte);
+        }
+    }
+    return 0;
+}
+
+/*
+ * Runs of used slots bound every probe sequence: a look-up, whether it finds or not, ends at the first
+ * empty slot. The walk begins behind an empty slot so that a run over the end of the table is one run.
+ */
+struct run_meter {
+    uint32_t run;
+    uint32_t longest;
+};
+
+static void run_count(struct run_meter *meter, bool used)
+{
+    meter->run = used ? meter->run + 1 : 0;
+    meter->longest = meter->run > meter->longest ? meter->run : meter->longest;
+}
+
+static int verify_probe(const char *what, uint32_t longest, uint32_t stated, struct ptk_err *err)
+{
+    if (longest != stated || longest > PTK_IMAGE_PROBE_MAX) {
+        return REFUSE("image: the longest run of %s is %u, stated are %u, allowed %u", what, longest,
+                      stated, PTK_IMAGE_PROBE_MAX);
+    }
+    return 0;
+}
+
+static uint32_t key_len(const struct ptk_image *image, uint32_t id)
+{
+    return image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
+}
+
+static int verify_pairs(const struct ptk_image *image, struct ptk_err *err)
+{
+    const uint32_t mask = image->pair_mask;
+    const bool byte_units = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
+    uint32_t first_empty = 0;
+    while (first_empty <= mask && image->pairs[first_empty].left != PTK_IMAGE_NONE) {
+        first_empty++;
+    }
+    if (first_empty > mask) {
+        return REFUSE("image: the pair table is full");
+    }
+    struct run_meter meter = {0, 0};
+    for (uint32_t i = 1; i <= mask + 1; i++) {
+        const uint32_t slot = (first_empty + i) & mask;
+        const struct ptk_image_pair *pair = &image->pairs[slot];
+        run_count(&meter, pair->left != PTK_IMAGE_NONE);
+        if (pair->left == PTK_IMAGE_NONE) {
+            continue;
+        }
+        if (!id_ok(image, pair->left) || !id_ok(image, pair->right) || !id_ok(image, pair->id)) {
+            return REFUSE("image: pair slot %u has an id that is not below ids_end", slot);
+        }
+        if (pair->rank == PTK_IMAGE_NONE) {
+            return REFUSE("image: pair slot %u has no rank", slot);
+        }
+        const uint32_t home = ptk_pair_hash(pair->left, pair->right) & mask;
+        if (((slot - home) & mask) >= meter.run) {
+            return REFUSE("image: pair slot %u cannot be found", slot);
+        }
+        if (byte_units &&
+            key_len(image, pair->left) + key_len(image, pair->right) != key_len(image, pair->id)) {
+            return REFUSE("image: pair slot %u does not make the bytes of its token", slot);
+        }
+    }
+    return verify_probe("pairs", meter.longest, image->config->pair_probe_max, err);
+}
+
+static int verify_vocab(const struct ptk_image *image, struct ptk_err *err)
+{
+    const uint32_t mask = image->vocab_mask;
+    uint32_t first_empty = 0;
+    while (first_empty <= mask && image->vocab[first_empty] != PTK_IMAGE_NONE) {
+        first_empty++;
+    }
+    if (first_empty > mask) {
+        return REFUSE("image: the vocab table is full");
+    }
+    struct run_meter meter = {0, 0};
+    uint32_t used = 0;
+    for (uint32_t i = 1; i <= mask + 1; i++) {
+        const uint32_t slot = (first_empty + i) & mask;
+        const bool is_used = image->vocab[slot] != PTK_IMAGE_NONE;
+        run_count(&meter, is_used);
+        used += is_used;
+        if (is_used && !id_ok(image, image->vocab[slot] & PTK_IMAGE_IDS_MAX)) {
+            return REFUSE("image: vocab slot %u has an id that is not below ids_end", slot);
+        }
+    }
+    const int rc = verify_probe("vocab", meter.longest, image->config->vocab_probe_max, err);
+    if (rc != 0) {
+        return rc;
+    }
+    /* Every key is found as itself, and there are no further slots: so each slot is right. */
+    uint32_t keys = 0;
+    for (uint32_t id = 0; id < image->config->ids_end; id++) {
+        const uint32_t len = key_len(image, id);
+        if (len == 0) {
+            continue;
+        }
+        keys++;
+        if (ptk_image_vocab(image, image->vocab_key + image->vocab_key_offs[id], len) != id) {
+            return REFUSE("image: the key of id %u is not found", id);
+        }
+    }
+    if (keys != used) {
+        return REFUSE("image: the vocab table has %u entries for %u keys", used, keys);
+    }
+    return 0;
+}
+
+static int verify_piece(const struct ptk_image *image, const struct ptk_image_piece *piece,
+                        struct ptk_err *err)
+{
+    const uint32_t len = piece->key[15] & 0x0f;
+    const uint32_t count = ptk_image_piece_id_count(piece);
+    if (len == 0 || count == 0 || count > PTK_IMAGE_PIECE_IDS_MAX) {
+        return REFUSE("image: a piece has %u bytes and %u ids", len, count);
+    }
+    if (!all_zero(piece->key + len, PTK_IMAGE_PIECE_KEY_MAX - len)) {
+        return REFUSE("image: a piece is not padded with zeros");
+    }
+    for (uint32_t i = 0; i < PTK_IMAGE_PIECE_IDS_MAX; i++) {
+        const bool ok = i < count ? id_ok(image, piece->ids[i]) : piece->ids[i] == 0;
+        if (!ok) {
+            return REFUSE("image: a piece has the id %u at place %u", piece->ids[i], i);
+        }
+    }
+    return 0;
+}
+
+static int verify_pieces(const struct ptk_image *image, struct ptk_err *err)
+{
+    const uint32_t mask = image->piece_mask;
+    uint32_t first_open = 0;
+    while (first_open <= mask && image->pieces[(size_t)first_open * 2 + 1].key[15] != 0) {
+        first_open++;
+    }
+    if (first_open > mask) {
+        return REFUSE("image: the piece table is full");
+    }
+    /* A look-up passes over full buckets only: the run counts them, and the bucket it ends in. */
+    struct run_meter meter = {0, 0};
+    for (uint32_t i = 1; i <= mask + 1; i++) {
+        const uint32_t bucket = (first_open + i) & mask;
+        const struct ptk_image_piece *slots = &image->pieces[(size_t)bucket * 2];
+        const uint32_t full_before = meter.run;
+        for (uint32_t s = 0; s < 2; s++) {
+            const struct ptk_image_piece *piece = &slots[s];
+            if (piece->key[15] == 0) {
+                const struct ptk_image_piece empty = {{0}, {0}};
+                if (memcmp(piece, &empty, sizeof empty) != 0) {
+                    return REFUSE("image: an empty piece slot is not zero");
+                }
+                continue;
+            }
+            if (s == 1 && slots[0].key[15] == 0) {
+                return REFUSE("image: piece bucket %u has only its second slot in use", bucket);
+            }
+            const int rc = verify_piece(image, piece, err);
+            if (rc != 0) {
+                return rc;
+            }
+            const uint64_t low = ptk_load_u64(piece->key);
+            const uint64_t high = ptk_load_u64(piece->key + 8) & PTK_PIECE_HIGH_MASK;
+            const uint32_t home = (uint32_t)ptk_piece_hash(low, high) & mask;
+            if (((bucket - home) & mask) > full_before) {
+                return REFUSE("image: a piece in bucket %u cannot be found", bucket);
+            }
+        }
+        run_count(&meter, slots[1].key[15] != 0);
+    }
+    return verify_probe("pieces", meter.longest + 1, image->config->piece_probe_max, err);
+}
+
+int ptk_image_verify_tables(const struct ptk_image *image, struct ptk_err *err)
+{
+    int rc = verify_vocab(image, err);
+    if (rc == 0 && image->pairs != NULL) {
+        rc = verify_pairs(image, err);
+    }
+    if (rc == 0 && image->pieces != NULL) {
+        rc = verify_pieces(image, err);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    for (uint32_t id = 0; image->scores != NULL && id < image->config->ids_end; id++) {
+        const double score = image->scores[id];
+        if (!(score >= -1e300 && score <= 1e300)) {
+            return REFUSE("image: the score of id %u is not a finite number", id);
+        }
+    }
+    return 0;
+}
+
+int ptk_image_verify_trie(const struct ptk_image *image, struct ptk_err *err)
+{
+    if (image->trie == NULL) {
+        return 0;
+    }
+    uint32_t ends = 0;
+    for (uint32_t unit = 0; unit < image->trie_count; unit++) {
+        const struct ptk_image_trie_unit *u = &image->trie[unit];
+        if (u->base >= image->trie_count || (u->base | 255u) >= image->trie_count) {
+            return REFUSE("image: trie unit %u leads outside of the trie", unit);
+        }
+        if (unit < 256 && (u->word & PTK_TRIE_USED) != 0) {
+            return REFUSE("image: trie unit %u is reserved", unit);
+        }
+        const uint32_t id = ptk_image_trie_id(image, unit);
+        if (id != PTK_IMAGE_NONE) {
+            ends++;
+            if (!id_ok(image, id)) {
+                return REFUSE("image: trie unit %u has an id that is not below ids_end", unit);
+            }
+        }
+    }
+    /* Every key leads to its id; no further unit has an id. A walk ends because each step takes a byte. */
+    uint32_t keys = 0;
+    for (uint32_t id = 0; id < image->config->ids_end; id++) {
+        const uint8_t *key = image->vocab_key + image->vocab_key_offs[id];
+        const uint32_t len = key_len(image, id);
+        uint32_t unit = 0;
+        for (uint32_t i = 0; i < len; i++) {
+            if (!ptk_image_trie_step(image, &unit, key[i])) {
+                return REFUSE("image: the trie has no path for the key of id %u", id);
+            }
+        }
+        if (len != 0 && ptk_image_trie_id(image, unit) != id) {
+            return REFUSE("image: the trie gives another id for the key of id %u", id);
+        }
+        keys += len != 0;
+    }
+    if (ends != keys) {
+        return REFUSE("image: the trie has %u ends for %u keys", ends, keys);
+    }
+    return 0;
+}
+
+/* Nodes in breadth-first order: the children of each follow those of the one before it. So it is a tree. */
+static int verify_match_nodes(const struct ptk_image *image, const struct ptk_image_match_node *nodes,
+                              uint32_t count, uint32_t *ends, struct ptk_err *err)
+{
+    uint32_t next_child = 1;
+    uint32_t end_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct ptk_image_match_node *node = &nodes[i];
+        if (node->reserved != 0 || (i == 0 && (node->depth != 0 || node->byte != 0))) {
+            return REFUSE("image: match node %u is malformed", i);
+        }
+        if (node->child_count == 0) {
+            if (node->first_child != PTK_IMAGE_NONE) {
+                return REFUSE("image: match node %u has a first child but no children", i);
+            }
+        } else {
+            if (node->first_child != next_child || node->child_count > count - next_child ||
+                next_child <= i) {
+                return REFUSE("image: the children of match node %u are out of order", i);
+            }
+            for (uint32_t c = 0; c < node->child_count; c++) {
+                const struct ptk_image_match_node *child = &nodes[next_child + c];
+                if (child->depth != node->depth + 1 || (c > 0 && child->byte <= child[-1].byte)) {
+                    return REFUSE("image: match node %u does not follow its parent", next_child + c);
+                }
+            }
+            next_child += node->child_count;
+        }
+        if (node->added_idx != PTK_IMAGE_NONE) {
+            end_count++;
+            if (node->added_idx >= image->added_count || node->depth == 0 ||
+                image->added[node->added_idx].match_len != node->depth) {
+                return REFUSE("image: match node %u ends a token of another length", i);
+            }
+        }
+    }
+    if (next_child != count) {
+        return REFUSE("image: %u match nodes have no parent", count - next_child);
+    }
+    *ends = end_count;
+    return 0;
+}
+
+static uint32_t match_walk(const struct ptk_image *image, const struct ptk_image_match_node *nodes,
+                           const struct ptk_image_added *added)
+{
+    const uint8_t *text = image->strings + added->match_off;
+    uint32_t node = 0;
+    for (uint32_t i = 0; i < added->match_len; i++) {
+        uint32_t child = nodes[node].first_child;
+        const uint32_t end = child + nodes[node].child_count;
+        while (child < end && nodes[child].byte != text[i]) {
+            child++;
+        }
+        if (nodes[node].child_count == 0 || child == end) {
+            return PTK_IMAGE_NONE;
+        }
+        node = child;
+    }
+    return nodes[node].added_idx;
+}
+
+int ptk_image_verify_added(const struct ptk_image *image, struct ptk_err *err)
+{
+    for (uint32_t i = 0; i < image->added_count; i++) {
+        const struct ptk_image_added *added = &image->added[i];
+        if (!id_ok(image, added->id) || (i > 0 && added->id <= added[-1].id) ||
+            (image->token_flags[added->id] & PTK_IMAGE_TOKEN_FLAGS_ADDED) == 0) {
+            return REFUSE("image: added token %u has the id %u", i, added->id);
+        }
+        if ((added->flags & ~PTK_IMAGE_ADDED_FLAGS_MASK) != 0 || added->reserved[0] != 0 ||
+            added->reserved[1] != 0) {
+            return REFUSE("image: added token %u has unknown flags", i);
+        }
+        const bool special = (added->flags & PTK_IMAGE_ADDED_FLAGS_SPECIAL) != 0;
+        const uint8_t id_flags = image->token_flags[added->id];
+        if (special != ((id_flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0)) {
+            return REFUSE("image: added token %u and its id disagree whether it is special", i);
+        }
+        if (added->match_len == 0 || added->match_len > PTK_IMAGE_KEY_MAX ||
+            !string_ok(image, added->text_off, added->text_len) ||
+            !string_ok(image, added->match_off, added->match_len)) {
+            return REFUSE("image: the text of added token %u lies outside of the strings", i);
+        }
+    }
+
+    uint32_t raw_ends = 0;
+    uint32_t normalized_ends = 0;
+    int rc = 0;
+    if (image->added_raw != NULL) {
+        rc = verify_match_nodes(image, image->added_raw, image->added_raw_count, &raw_ends, err);
+    }
+    if (rc == 0 && image->added_normalized != NULL) {
+        rc = verify_match_nodes(image, image->added_normalized, image->added_normalized_count,
+                                &normalized_ends, err);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    if ((image->config->flags & PTK_IMAGE_FLAGS_NO_SPECIALS_IN_TEXT) != 0) {
+        if (image->added_raw != NULL || image->added_normalized != NULL) {
+            return REFUSE("image: a model that never matches special tokens has a match trie");
+        }
+        return 0;
+    }
+    /* Each token is found in its trie as itself or as the one that shares its text; no end is left over. */
+    for (uint32_t i = 0; i < image->added_count; i++) {
+        const struct ptk_image_added *added = &image->added[i];
+        const bool normalized = (added->flags & PTK_IMAGE_ADDED_FLAGS_NORMALIZED) != 0;
+        const struct ptk_image_match_node *nodes =
+            normalized ? image->added_normalized : image->added_raw;
+        const uint32_t found = nodes == NULL ? PTK_IMAGE_NONE : match_walk(image, nodes, added);
+        if (found == PTK_IMAGE_NONE) {
+            return REFUSE("image: added token %u is in no match trie", i);
+        }
+        if (found == i) {
+            raw_ends -= !normalized;
+            normalized_ends -= normalized;
+        }
+    }
+    if (raw_ends != 0 || normalized_ends != 0) {
+        return REFUSE("image: a match trie ends where no added token does");
+    }
+    const bool has_normalized = (image->config->flags & PTK_IMAGE_FLAGS_ADDED_NORMALIZED) != 0;
+    if (has_normalized != (image->added_normalized != NULL)) {
+        return REFUSE("image: the flag for normalized added tokens does not match their trie");
+    }
+    return 0;
+}
+
+/* What the parameters of one kind of operation look like. */
+struct op_shape {
+    bool known;
+    uint8_t fixed;   /* bytes before the strings */
+    uint8_t strings; /* STRINGs after them */
+    uint16_t flags;  /* flags that may be set */
+};
+
+/* Every operation behind a pre-tokenizer's byte_level may carry the ALPHABET flag. */
+#define OP_FLAG_ALPHABET 0x8000u
+
+static const struct op_shape norm_shapes[PTK_OP_NORM_VALUE_COUNT] = {
+    [PTK_OP_NORM_NFC] = {true, 0, 0, 0},
+    [PTK_OP_NORM_NFD] = {true, 0, 0, 0},
+    [PTK_OP_NORM_NFKC] = {true, 0, 0, 0},
+    [PTK_OP_NORM_NFKD] = {true, 0, 0, 0},
+    [PTK_OP_NORM_LOWERCASE] = {true, 0, 0, 0},
+    [PTK_OP_NORM_STRIP_ACCENTS] = {true, 0, 0, 0},
+    [PTK_OP_NORM_STRIP] = {true, 0, 0, 3},
+    [PTK_OP_NORM_REPLACE_STRING] = {true, 0, 2, 0},
+    [PTK_OP_NORM_REPLACE_REGEX] = {true, 0, 2, 0},
+    [PTK_OP_NORM_PREPEND] = {true, 0, 1, 0},
+    [PTK_OP_NORM_NMT] = {true, 0, 0, 0},
+    [PTK_OP_NORM_PRECOMPILED] = {true, 0, 1, 0},
+    [PTK_OP_NORM_BERT] = {true, 0, 0, 15},
+    [PTK_OP_NORM_BYTE_LEVEL] = {true, 0, 0, 0},
+};
+
+static const struct op_shape pre_shapes[PTK_OP_PRE_VALUE_COUNT] = {
+    [PTK_OP_PRE_BYTE_LEVEL] = {true, 0, 0, 7 | OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_SPLIT_KNOWN] = {true, 8, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_SPLIT_REGEX] = {true, 4, 1, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_SPLIT_STRING] = {true, 4, 1, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_METASPACE] = {true, 4, 1, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_WHITESPACE] = {true, 0, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_WHITESPACE_SPLIT] = {true, 0, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_PUNCTUATION] = {true, 4, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_DIGITS] = {true, 0, 0, 1 | OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_BERT] = {true, 0, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_UNICODE_SCRIPTS] = {true, 0, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_CHAR_DELIMITER] = {true, 4, 0, OP_FLAG_ALPHABET},
+    [PTK_OP_PRE_FIXED_LENGTH] = {true, 4, 0, OP_FLAG_ALPHABET},
+};
+
+static const struct op_shape post_shapes[PTK_OP_POST_VALUE_COUNT] = {
+    [PTK_OP_POST_BYTE_LEVEL] = {true, 0, 0, 5},
+    [PTK_OP_POST_TEMPLATE] = {true, 8, 0, 0}, /* and its entries, see verify_template */
+    [PTK_OP_POST_ROBERTA] = {true, 8, 0, 5},
+    [PTK_OP_POST_BERT] = {true, 8, 0, 0},
+};
+
+static const struct op_shape dec_shapes[PTK_OP_DEC_VALUE_COUNT] = {
+    [PTK_OP_DEC_BYTE_LEVEL] = {true, 0, 0, 0},
+    [PTK_OP_DEC_REPLACE] = {true, 0, 2, 0},
+    [PTK_OP_DEC_BYTE_FALLBACK] = {true, 0, 0, 0},
+    [PTK_OP_DEC_FUSE] = {true, 0, 0, 0},
+    [PTK_OP_DEC_STRIP] = {true, 12, 0, 0},
+    [PTK_OP_DEC_METASPACE] = {true, 4, 1, 0},
+    [PTK_OP_DEC_WORDPIECE] = {true, 0, 1, 1},
+    [PTK_OP_DEC_BPE] = {true, 0, 1, 0},
+    [PTK_OP_DEC_CTC] = {true, 0, 2, 1},
+    [PTK_OP_DEC_REPLACE_REGEX] = {true, 0, 2, 0},
+};
+
+static bool shape_holds(const struct op_shape *shape, const uint8_t *params, size_t len)
+{
+    size_t off = shape->fixed;
+    if (off > len) {
+        return false;
+    }
+    for (uint32_t i = 0; i < shape->strings; i++) {
+        if (len - off < 4 || ptk_load_u32(params + off) > len - off - 4) {
+            return false;
+        }
+        off += 4 + (size_t)ptk_load_u32(params + off);
+    }
+    return off == len;
+}
+
+static bool template_holds(const struct ptk_image *image, const uint8_t *params, size_t len)
+{
+    if (len < 8 || (len & 7) != 0) {
+        return false;
+    }
+    const uint64_t count = (uint64_t)ptk_load_u32(params) + ptk_load_u32(params + 4);
+    if (count != len / 8 - 1) {
+        return false;
+    }
+    for (size_t off = 8; off < len; off += 8) {
+        const bool special = params[off] == 2;
+        const uint32_t id = ptk_load_u32(params + off + 4);
+        if (params[off] > 2 || ptk_load_u16(params + off + 2) != 0 ||
+            (special ? !id_ok(image, id) : id != 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Values of parameters beyond their shape. */
+static bool values_hold(const struct ptk_image *image, uint32_t section, uint32_t kind,
+                        const uint8_t *params)
+{
+    switch (section) {
+    case PTK_IMAGE_SECTION_PRE_TOKENIZER:
+        switch (kind) {
+        case PTK_OP_PRE_SPLIT_KNOWN: {
+            const uint16_t scanner = ptk_load_u16(params);
+            return scanner != 0 && scanner < PTK_SPLIT_SCANNER_VALUE_COUNT && params[2] <= 4 &&
+                   params[3] <= 1 && ptk_load_u32(params + 4) == 0;
+        }
+        case PTK_OP_PRE_SPLIT_REGEX:
+        case PTK_OP_PRE_SPLIT_STRING:
+            return params[0] <= 4 && params[1] <= 1 && ptk_load_u16(params + 2) == 0;
+        case PTK_OP_PRE_METASPACE:
+            return params[0] <= 2 && params[1] <= 1 && ptk_load_u16(params + 2) == 0;
+        case PTK_OP_PRE_PUNCTUATION:
+            return ptk_load_u32(params) <= 4;
+        case PTK_OP_PRE_CHAR_DELIMITER:
+            return ptk_load_u32(params) <= 0x10ffff;
+        case PTK_OP_PRE_FIXED_LENGTH:
+            return ptk_load_u32(params) != 0;
+        default:
+            return true;
+        }
+    case PTK_IMAGE_SECTION_POST_PROCESSOR:
+        if (kind == PTK_OP_POST_ROBERTA || kind == PTK_OP_POST_BERT) {
+            return id_ok(image, ptk_load_u32(params)) && id_ok(image, ptk_load_u32(params + 4));
+        }
+        return true;
+    case PTK_IMAGE_SECTION_DECODER:
+        if (kind == PTK_OP_DEC_STRIP) {
+            return ptk_load_u32(params) <= 0x10ffff;
+        }
+        if (kind == PTK_OP_DEC_METASPACE) {
+            return params[0] <= 2 && params[1] <= 1 && ptk_load_u16(params + 2) == 0;
+        }
+        return true;
+    default:
+        return true;
+    }
+}
+
+static int verify_program(const struct ptk_image *image, struct ptk_image_program *program,
+                          uint32_t section, const struct op_shape *shapes, uint32_t shape_count,
+                          struct ptk_err *err)
+{
+    static const char *const names[] = PTK_IMAGE_SECTION_NAMES;
+    size_t pos = 0;
+    uint32_t op_count = 0;
+    while (pos < program->len) {
+        if (program->len - pos < sizeof(struct ptk_image_op)) {
+            return REFUSE("image: %s ends inside operation %u", names[section], op_count);
+        }
+        const uint8_t *op = program->bytes + pos;
+        const uint16_t kind = ptk_load_u16(op);
+        const uint16_t flags = ptk_load_u16(op + 2);
+        const size_t param_len = ptk_load_u32(op + 4);
+        const size_t padded_len = ptk_align_up(param_len, 8);
+        pos += sizeof(struct ptk_image_op);
+        if (padded_len > program->len - pos) {
+            return REFUSE("image: %s ends inside operation %u", names[section], op_count);
+        }
+        const uint8_t *params = program->bytes + pos;
+        if (kind >= shape_count || !shapes[kind].known || (flags & ~shapes[kind].flags) != 0) {
+            return REFUSE("image: %s has an unknown operation %u with flags %#x", names[section], kind,
+                          flags);
+        }
+        const bool is_template =
+            section == PTK_IMAGE_SECTION_POST_PROCESSOR && kind == PTK_OP_POST_TEMPLATE;
+        const bool holds = is_template ? template_holds(image, params, param_len)
+                                       : shape_holds(&shapes[kind], params, param_len);
+        if (!holds || !values_hold(image, section, kind, params)) {
+            return REFUSE("image: operation %u of %s has malformed parameters", op_count,
+                          names[section]);
+        }
+        if (!all_zero(params + param_len, padded_len - param_len)) {
+            return REFUSE("image: operation %u of %s is not padded with zeros", op_count,
+                          names[section]);
+        }
+        pos += padded_len;
+        op_count++;
+    }
+    program->op_count = op_count;
+    return 0;
+}
+
+int ptk_image_verify_programs(struct ptk_image *image, struct ptk_err *err)
+{
+    int rc = verify_program(image, &image->normalizer, PTK_IMAGE_SECTION_NORMALIZER, norm_shapes,
+                            PTK_OP_NORM_VALUE_COUNT, err);
+    if (rc == 0) {
+        rc = verify_program(image, &image->pre_tokenizer, PTK_IMAGE_SECTION_PRE_TOKENIZER, pre_shapes,
+                            PTK_OP_PRE_VALUE_COUNT, err);
+    }
+    if (rc == 0) {
+        rc = verify_program(image, &image->post_processor, PTK_IMAGE_SECTION_POST_PROCESSOR,
+                            post_shapes, PTK_OP_POST_VALUE_COUNT, err);
+    }
+    if (rc == 0) {
+        rc = verify_program(image, &image->decoder, PTK_IMAGE_SECTION_DECODER, dec_shapes,
+                            PTK_OP_DEC_VALUE_COUNT, err);
+    }
+    return rc;
+}
