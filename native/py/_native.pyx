@@ -11,7 +11,8 @@ cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint32_t
+from libc.errno cimport ENOSPC
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -422,3 +423,140 @@ cdef class Model:
         cdef uint32_t begin = self.image.token_bytes_offs[token_id]
         cdef uint32_t end = self.image.token_bytes_offs[token_id + 1]
         return <bytes>self.image.token_bytes[begin:end]
+
+
+# ---- The table builders of the image: only `pintok_server.vocab` calls these. ----
+
+
+cdef cnp.ndarray _rows_u32(size_t rows, size_t columns):
+    cdef cnp.npy_intp shape[2]
+    shape[0] = <cnp.npy_intp>rows
+    shape[1] = <cnp.npy_intp>columns
+    return cnp.PyArray_EMPTY(2, shape, cnp.NPY_UINT32, 0)
+
+
+cdef ptk_build_keys _keys(const uint32_t[::1] offs, const uint8_t[::1] keys) except *:
+    """Checked so that C may index: the offsets ascend from 0 to the length of the keys at most."""
+    cdef ptk_build_keys out
+    cdef Py_ssize_t i
+    if offs.shape[0] < 2 or offs[0] != 0 or offs[offs.shape[0] - 1] > <size_t>keys.shape[0]:
+        raise ValueError("key offsets do not fit the keys")
+    for i in range(1, offs.shape[0]):
+        if offs[i] < offs[i - 1]:
+            raise ValueError("key offsets do not ascend")
+    out.offs = &offs[0]
+    out.bytes = &keys[0] if keys.shape[0] > 0 else NULL
+    out.ids_end = <uint32_t>(offs.shape[0] - 1)
+    return out
+
+
+def build_pairs(const uint32_t[:, ::1] merges):
+    """(table uint32 (capacity, 4), longest run) of merges (n, 4): left, right, rank, id."""
+    cdef size_t count = <size_t>merges.shape[0]
+    cdef size_t capacity = ptk_build_capacity(count)
+    cdef uint32_t probe_max = 0
+    cdef const ptk_image_pair *first = <const ptk_image_pair *>&merges[0, 0] if count > 0 else NULL
+    cdef ptk_image_pair *table
+    cdef int code
+    if merges.shape[1] != 4:
+        raise ValueError("merges must have four columns")
+    while True:
+        out = _rows_u32(capacity, 4)
+        table = <ptk_image_pair *>cnp.PyArray_DATA(out)
+        with nogil:
+            code = ptk_build_pairs(first, count, table, capacity, &probe_max)
+        if code == 0:
+            return out, probe_max
+        capacity *= 2
+
+
+def build_vocab(const uint32_t[::1] offs, const uint8_t[::1] keys):
+    """(table uint32 (capacity,), longest run). Raises SetupError naming the second id of equal keys."""
+    cdef ptk_build_keys view = _keys(offs, keys)
+    cdef size_t i, count = 0
+    for i in range(view.ids_end):
+        count += offs[i + 1] != offs[i]
+    cdef size_t capacity = ptk_build_capacity(count)
+    cdef uint32_t probe_max = 0, duplicate = 0
+    cdef uint32_t *table
+    cdef int code
+    while True:
+        out = _rows_u32(capacity, 1)
+        table = <uint32_t *>cnp.PyArray_DATA(out)
+        with nogil:
+            code = ptk_build_vocab(&view, table, capacity, &probe_max, &duplicate)
+        if code == 0:
+            return out.reshape(-1), probe_max
+        if code != -ENOSPC:
+            raise SetupError(code, f"the token of id {duplicate} stands in the vocabulary twice")
+        capacity *= 2
+
+
+def build_pieces(const uint8_t[:, ::1] pieces):
+    """(table uint8 (capacity, 32), buckets read at most) of image_piece rows (n, 32)."""
+    cdef size_t count = <size_t>pieces.shape[0]
+    cdef size_t capacity = ptk_build_capacity(count)
+    cdef uint32_t probe_max = 0
+    cdef const ptk_image_piece *first = <const ptk_image_piece *>&pieces[0, 0] if count > 0 else NULL
+    cdef ptk_image_piece *table
+    cdef int code
+    if pieces.shape[1] != 32:
+        raise ValueError("pieces must have 32 columns")
+    while True:
+        out = _rows_u32(capacity, 8)
+        table = <ptk_image_piece *>cnp.PyArray_DATA(out)
+        with nogil:
+            code = ptk_build_pieces(first, count, table, capacity, &probe_max)
+        if code == 0:
+            return out, probe_max
+        capacity *= 2
+
+
+def build_trie(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_t[::1] ids):
+    """Units of the double array, uint32 (n, 2), over the keys of `ids`, which ascend by key."""
+    cdef ptk_build_keys view = _keys(offs, keys)
+    cdef size_t count = <size_t>ids.shape[0]
+    cdef const uint32_t *first = &ids[0] if count > 0 else NULL
+    cdef ptk_image_trie_unit *units = NULL
+    cdef uint32_t unit_count = 0
+    cdef size_t i
+    cdef int code
+    for i in range(count):
+        if ids[i] >= view.ids_end:
+            raise ValueError("an id has no key")
+    with nogil:
+        code = ptk_build_trie(&view, first, count, &units, &unit_count)
+    if code != 0:
+        raise SetupError(code, "the trie of the vocabulary does not fit an image")
+    out = _rows_u32(unit_count, 2)
+    memcpy(cnp.PyArray_DATA(out), units, 8 * <size_t>unit_count)
+    ptk_build_free(units)
+    return out
+
+
+def build_rank_merges(const uint32_t[::1] offs, const uint8_t[::1] keys,
+                      const uint32_t[::1] table, const uint32_t[::1] ranks):
+    """(merges uint32 (n, 4), reachable uint8 (ids,)) of a vocabulary that has ranks only."""
+    cdef ptk_build_keys view = _keys(offs, keys)
+    cdef size_t capacity = <size_t>table.shape[0], count = 0
+    if <size_t>ranks.shape[0] != view.ids_end or capacity < 2 or capacity & (capacity - 1):
+        raise ValueError("ranks or table do not fit the keys")
+    merges = _rows_u32(view.ids_end, 4)
+    cdef cnp.npy_intp shape = <cnp.npy_intp>view.ids_end
+    reachable = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT8, 0)
+    cdef ptk_image_pair *merges_out = <ptk_image_pair *>cnp.PyArray_DATA(merges)
+    cdef uint8_t *reachable_out = <uint8_t *>cnp.PyArray_DATA(reachable)
+    cdef int code
+    with nogil:
+        code = ptk_build_rank_merges(&view, &table[0], capacity, &ranks[0], merges_out, &count,
+                                     reachable_out)
+    if code != 0:
+        raise SetupError(code, "a byte has no token, or a token is longer than 2048 bytes")
+    return merges[:count], reachable
+
+
+def image_checksum(const uint8_t[::1] image):
+    """The checksum that belongs into the header of these bytes of an image."""
+    if image.shape[0] < 128 or image.shape[0] % 64 != 0:
+        raise ValueError("an image has at least 128 bytes and a multiple of 64")
+    return ptk_image_checksum(&image[0], <size_t>image.shape[0])

@@ -14,6 +14,20 @@ cdef extern from "gen/ptk_image_gen.h" nogil:
         uint32_t source
         uint32_t tag
 
+    struct ptk_image_pair:
+        uint32_t left
+        uint32_t right
+        uint32_t rank
+        uint32_t id
+
+    struct ptk_image_piece:
+        uint8_t key[16]
+        uint32_t ids[4]
+
+    struct ptk_image_trie_unit:
+        uint32_t base
+        uint32_t word
+
     struct ptk_image_config:
         uint32_t algorithm
         uint32_t flags
@@ -67,9 +81,31 @@ cdef extern from "image/ptk_image.h" nogil:
         const uint8_t *meta
         size_t meta_len
 
+    int ptk_image_view(const void *bytes, size_t len, ptk_image *out, ptk_err *err)
+    uint64_t ptk_image_checksum(const uint8_t *bytes, size_t len)
     int ptk_image_open(const char *path, ptk_image_hold hold, ptk_image *out, ptk_err *err)
     void ptk_image_close(ptk_image *image)
     uint32_t ptk_image_vocab(const ptk_image *image, const uint8_t *key, size_t len)
+
+cdef extern from "image/ptk_image_build.h" nogil:
+    struct ptk_build_keys:
+        const uint32_t *offs
+        const uint8_t *bytes
+        uint32_t ids_end
+
+    size_t ptk_build_capacity(size_t count)
+    int ptk_build_pairs(const ptk_image_pair *merges, size_t merge_count, ptk_image_pair *table,
+                        size_t capacity, uint32_t *probe_max)
+    int ptk_build_vocab(const ptk_build_keys *keys, uint32_t *table, size_t capacity,
+                        uint32_t *probe_max, uint32_t *duplicate)
+    int ptk_build_pieces(const ptk_image_piece *pieces, size_t piece_count, ptk_image_piece *table,
+                         size_t capacity, uint32_t *probe_max)
+    int ptk_build_trie(const ptk_build_keys *keys, const uint32_t *ids, size_t id_count,
+                       ptk_image_trie_unit **units, uint32_t *unit_count)
+    void ptk_build_free(void *memory)
+    int ptk_build_rank_merges(const ptk_build_keys *keys, const uint32_t *vocab, size_t capacity,
+                              const uint32_t *ranks, ptk_image_pair *merges, size_t *merge_count,
+                              uint8_t *reachable)
 
 cdef extern from "algo/ptk_tokenizer.h" nogil:
     struct ptk_tokenizer
