@@ -23,13 +23,12 @@
 
 #include "base/ptk_base.h"
 #include "gen/ptk_wire_gen.h"
+#include "load_measure.h"
 
 #define FLOWS_MAX        64u
 #define WINDOW_MAX       4096u
 #define BATCH_MAX        64u
 #define DATAGRAM_LEN_MAX 9216u
-#define SUB_BUCKETS      64u
-#define BUCKET_COUNT     (64u * SUB_BUCKETS)
 
 struct options {
     const char *host;
@@ -47,11 +46,6 @@ struct options {
     int core;
 };
 
-struct text {
-    uint8_t *bytes;
-    size_t len;
-};
-
 /* One request in flight; its place in the table is its id modulo the window. */
 struct flight {
     uint64_t request_id; /* 0: free */
@@ -60,109 +54,23 @@ struct flight {
 
 struct load {
     struct options options;
-    struct text text;
-    size_t text_pos;
+    struct load_text text;
     int socket_fds[FLOWS_MAX];
     struct flight flights[WINDOW_MAX];
     uint32_t in_flight;
     uint64_t next_id;
     uint64_t sent, received, lost, foreign, tokens, text_bytes, blocked;
     uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];
-    uint64_t buckets[BUCKET_COUNT];
-    uint64_t latency_max_ns;
+    struct load_histogram latency;
     uint8_t datagrams[BATCH_MAX][DATAGRAM_LEN_MAX];
     struct iovec iovecs[BATCH_MAX];
     struct mmsghdr messages[BATCH_MAX];
 };
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* Cannot fail with this clock. */
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
-
-_Noreturn static void fail(const char *what)
-{
-    fprintf(stderr, "bench_load: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-/* Log-linear buckets: 64 per power of two, so that a quantile is within 1.6 %. */
-static size_t bucket_of(uint64_t ns)
-{
-    if (ns < SUB_BUCKETS) {
-        return (size_t)ns;
-    }
-    unsigned exponent = 63u - (unsigned)__builtin_clzll(ns);
-    unsigned shift = exponent - 6u;
-    size_t idx = (size_t)(shift + 1u) * SUB_BUCKETS + (size_t)((ns >> shift) & (SUB_BUCKETS - 1u));
-    return idx < BUCKET_COUNT ? idx : BUCKET_COUNT - 1u;
-}
-
-static uint64_t bucket_ns(size_t idx)
-{
-    if (idx < SUB_BUCKETS) {
-        return idx;
-    }
-    unsigned shift = (unsigned)(idx / SUB_BUCKETS) - 1u;
-    return ((uint64_t)SUB_BUCKETS + idx % SUB_BUCKETS) << shift;
-}
-
-static uint64_t quantile_ns(const struct load *load, double share)
-{
-    uint64_t wanted = (uint64_t)(share * (double)load->received);
-    uint64_t seen = 0;
-    for (size_t i = 0; i < BUCKET_COUNT; i++) {
-        seen += load->buckets[i];
-        if (seen > wanted) {
-            return bucket_ns(i);
-        }
-    }
-    return load->latency_max_ns;
-}
-
-static struct text read_text(const char *path)
-{
-    struct text text = {NULL, 0};
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        fail(path);
-    }
-    size_t cap = 1u << 26;
-    text.bytes = malloc(cap);
-    if (text.bytes == NULL) {
-        fail("memory");
-    }
-    text.len = fread(text.bytes, 1, cap, file);
-    (void)fclose(file); /* Read only. */
-    if (text.len == 0) {
-        fprintf(stderr, "bench_load: %s is empty\n", path);
-        exit(1);
-    }
-    return text;
-}
-
-/* The next slice of the text of at most `len` bytes, cut at character boundaries. */
-static struct text next_slice(struct load *load, size_t len)
-{
-    const struct text *text = &load->text;
-    if (load->text_pos + len > text->len) {
-        load->text_pos = 0;
-    }
-    size_t begin = load->text_pos;
-    size_t end = ptk_min_size(begin + len, text->len);
-    while (end > begin && end < text->len && (text->bytes[end] & 0xC0u) == 0x80u) {
-        end--;
-    }
-    load->text_pos = end;
-    return (struct text){text->bytes + begin, end - begin};
-}
-
 static size_t build_request(struct load *load, uint8_t *out, uint64_t request_id)
 {
     const struct options *options = &load->options;
-    struct text slice = next_slice(load, options->text_len);
+    struct load_slice slice = load_next_slice(&load->text, options->text_len);
     size_t message_len;
     uint8_t *message = out + PTK_WIRE_HEADER_LEN;
     if (options->op == PTK_WIRE_OP_PING) {
@@ -208,7 +116,7 @@ static void open_sockets(struct load *load)
         int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_NONBLOCK, 0);
         int size = 4 << 20;
         if (fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
-            fail("socket");
+            load_fail("socket");
         }
         (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size); /* The default also works. */
         (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
@@ -222,7 +130,7 @@ static uint32_t send_some(struct load *load, uint32_t want)
 {
     uint32_t count = 0;
     uint64_t first_id = load->next_id;
-    uint64_t now = now_ns();
+    uint64_t now = load_now_ns();
     while (count < want && count < BATCH_MAX) {
         struct flight *flight = &load->flights[load->next_id % load->options.window];
         if (flight->request_id != 0) {
@@ -243,7 +151,7 @@ static uint32_t send_some(struct load *load, uint32_t want)
     int done = sendmmsg(fd, load->messages, count, 0);
     uint32_t left = done < 0 ? 0u : (uint32_t)done;
     if (done < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ECONNREFUSED) {
-        fail("sendmmsg");
+        load_fail("sendmmsg");
     }
     for (uint32_t i = left; i < count; i++) { /* Not sent: take the ids back. */
         load->flights[(first_id + i) % load->options.window].request_id = 0;
@@ -269,13 +177,11 @@ static void account_reply(struct load *load, const uint8_t *reply, size_t len, u
         load->foreign++;
         return;
     }
-    uint64_t latency = now - flight->sent_ns;
+    load_record(&load->latency, now - flight->sent_ns);
     flight->request_id = 0;
     load->in_flight--;
     load->received++;
     load->verdicts[header.verdict]++;
-    load->buckets[bucket_of(latency)]++;
-    load->latency_max_ns = latency > load->latency_max_ns ? latency : load->latency_max_ns;
     if (header.verdict == PTK_VERDICT_OK && header.op != PTK_WIRE_OP_PING && len >= 48) {
         load->tokens += ptk_load_u32(reply + PTK_WIRE_HEADER_LEN + sizeof(struct ptk_wire_reply));
     }
@@ -291,7 +197,7 @@ static uint32_t receive_some(struct load *load)
             load->messages[i].msg_hdr = (struct msghdr){.msg_iov = &load->iovecs[i], .msg_iovlen = 1};
         }
         int count = recvmmsg(load->socket_fds[flow], load->messages, BATCH_MAX, MSG_DONTWAIT, NULL);
-        uint64_t now = now_ns();
+        uint64_t now = load_now_ns();
         for (int i = 0; i < count; i++) {
             account_reply(load, load->datagrams[i], load->messages[i].msg_len, now);
         }
@@ -316,13 +222,13 @@ static void expire(struct load *load, uint64_t now)
 static double run(struct load *load)
 {
     const struct options *options = &load->options;
-    uint64_t begin = now_ns();
+    uint64_t begin = load_now_ns();
     uint64_t end = begin + (uint64_t)(options->seconds * 1e9);
     uint64_t checked = begin;
     uint64_t last = begin;
     uint32_t idle = 0;
     for (uint64_t now = begin; now < end && load->received + load->lost < options->count_max;
-         now = now_ns()) {
+         now = load_now_ns()) {
         uint32_t want = options->window - load->in_flight;
         if (options->rate > 0) {
             double due = (double)(now - begin) * 1e-9 * options->rate;
@@ -334,7 +240,7 @@ static double run(struct load *load)
         }
         uint32_t moved = want > 0 ? send_some(load, want) : 0u;
         uint32_t arrived = receive_some(load);
-        last = arrived > 0 ? now_ns() : last;
+        last = arrived > 0 ? load_now_ns() : last;
         idle = moved + arrived > 0 ? 0u : idle + 1u;
         if (idle > 64) { /* Leave the core to the server for a moment. */
             struct pollfd wait = {.fd = load->socket_fds[0], .events = POLLIN};
@@ -346,8 +252,8 @@ static double run(struct load *load)
             checked = now;
         }
     }
-    uint64_t stop = now_ns();
-    while (load->in_flight > 0 && now_ns() - stop < options->timeout_ns) {
+    uint64_t stop = load_now_ns();
+    while (load->in_flight > 0 && load_now_ns() - stop < options->timeout_ns) {
         if (receive_some(load) == 0) {
             (void)sched_yield(); /* Waiting for the last replies. */
         }
@@ -370,8 +276,8 @@ static void print_result(const struct load *load, double seconds)
            rate * (double)options->text_len / 1e6, (double)load->tokens / (seconds > 0 ? seconds : 1));
     printf("\"p50_ns\": %" PRIu64 ", \"p99_ns\": %" PRIu64 ", \"p999_ns\": %" PRIu64
            ", \"max_ns\": %" PRIu64 ", \"verdicts\": {",
-           quantile_ns(load, 0.50), quantile_ns(load, 0.99), quantile_ns(load, 0.999),
-           load->latency_max_ns);
+           load_quantile_ns(&load->latency, 0.50), load_quantile_ns(&load->latency, 0.99),
+           load_quantile_ns(&load->latency, 0.999), load->latency.max_ns);
     static const char *const names[PTK_VERDICT_VALUE_COUNT] = PTK_VERDICT_NAMES;
     const char *separator = "";
     for (size_t i = 0; i < PTK_VERDICT_VALUE_COUNT; i++) {
@@ -461,15 +367,10 @@ int main(int argc, char **argv)
 {
     static struct load load;
     load.options = parse_options(argc, argv);
-    load.text = read_text(load.options.text_path);
-    load.next_id = now_ns() | 1u;
+    load.text = load_read_text(load.options.text_path);
+    load.next_id = load_now_ns() | 1u;
     if (load.options.core >= 0) {
-        cpu_set_t set;
-        CPU_ZERO(&set);
-        CPU_SET((size_t)load.options.core, &set);
-        if (sched_setaffinity(0, sizeof set, &set) != 0) {
-            fail("--core");
-        }
+        load_pin(load.options.core);
     }
     open_sockets(&load);
     double seconds = run(&load);
