@@ -1,0 +1,1 @@
+"""The two commands: `pintok-server` (server.py) and `pintok` (tool.py)."""

@@ -1,0 +1,1 @@
+"""The control process: configuration, supervision of the datapath, metrics, health, host checks."""

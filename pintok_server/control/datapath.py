@@ -1,0 +1,110 @@
+"""The datapath's command line: from settings and compiled models to options of `ptk-datapath`.
+
+The options are also the identity of a running datapath: a new control process takes over one that
+was started with equal options, and refuses one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pintok_server
+from pintok_server.control.config import Settings
+from pintok_server.control.runtime import LoadedModel, RunDir
+from pintok_server.errors import ConfigError, DatapathError
+
+PROGRAM = "ptk-datapath"
+STEER_OBJECT = "ptk_steer.bpf.o"
+
+
+def find_artifact(name: str) -> pathlib.Path:
+    """A built file of the installed package, else of the source tree's build.
+
+    Raises DatapathError when neither has it.
+    """
+    package = pathlib.Path(pintok_server.__file__).resolve().parent
+    installed = package / "bin" / name
+    if installed.is_file():
+        return installed
+    for folder in ("", "bpf/"):
+        built = package.parent / "native" / "build" / "release" / f"{folder}{name}"
+        if built.is_file():
+            return built
+    raise DatapathError(f"{name} is neither in {package / 'bin'} nor built: run make -C native")
+
+
+def choose_cores(settings: Settings, allowed: Sequence[int]) -> tuple[int, ...]:
+    """The cores to pin pollers to. Raises ConfigError when this process may not use one of them."""
+    if settings.cores is None:
+        return (max(allowed),)
+    missing = [core for core in settings.cores if core not in allowed]
+    if missing:
+        raise ConfigError(
+            f"core {missing[0]} does not exist or is not allowed to this process "
+            f"(allowed: {', '.join(map(str, sorted(allowed)))})"
+        )
+    return settings.cores
+
+
+def datapath_options(settings: Settings) -> dict[str, Any]:
+    """What decides how a datapath serves, by option name, in types that JSON keeps equal.
+
+    Raises ConfigError when the host lacks a core or the interface.
+    """
+    if settings.iface is not None and not pathlib.Path("/sys/class/net", settings.iface).exists():
+        raise ConfigError(f"there is no interface {settings.iface} here")
+    return {
+        "cores": list(choose_cores(settings, sorted(os.sched_getaffinity(0)))),
+        "iface": settings.iface,
+        "address": list(settings.address),
+        "port": settings.port,
+        "path": settings.path,
+        "xdp-mode": settings.xdp_mode,
+        "zerocopy": settings.zerocopy,
+        "queues": None if settings.queues is None else list(settings.queues),
+        "idle": settings.idle,
+        "rx-checksum": settings.rx_checksum,
+        "require": list(settings.require),
+    }
+
+
+def datapath_argv(
+    options: Mapping[str, Any],
+    *,
+    run_dir: RunDir,
+    models: Sequence[LoadedModel],
+) -> tuple[str, ...]:
+    """The command line that starts the datapath with these options and models."""
+    argv = [
+        str(find_artifact(PROGRAM)),
+        f"--stats={run_dir.stats}",
+        f"--mailbox={run_dir.mailbox}",
+        f"--steer-object={find_artifact(STEER_OBJECT)}",
+    ]
+    for name, value in options.items():
+        if name == "address":
+            argv += [f"--address={address}" for address in value]
+        elif isinstance(value, list) and value:
+            argv.append(f"--{name}={','.join(map(str, value))}")
+        elif value is not None and not isinstance(value, list):
+            argv.append(f"--{name}={value}")
+    argv += [f"--model={model.slot}:{model.name}={model.image}" for model in models]
+    return tuple(argv)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Which options differ, each as `name old -> new`."""
+    return [
+        f"{name} {_show(old.get(name))} -> {_show(new.get(name))}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _show(value: object) -> str:
+    if value is None or value == []:
+        return "(none)"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,282 @@
+"""The life of one datapath process under a control process: find or start it, watch it, stop it.
+
+    start   a live datapath with equal options is adopted; with other options it is left alone and
+            the start refused, or drained first with `replace`; otherwise a new one is started
+    watch   a datapath that ends is started again, later each time it ends quickly
+    stop    it is asked to drain, and killed when it does not within the time configured
+
+The supervisor never forwards a packet and holds nothing the datapath needs: killing it is harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pintok_server.control.datapath import datapath_argv, differences
+from pintok_server.control.log import Log
+from pintok_server.control.mailbox import create_mailbox
+from pintok_server.control.process import LogTail, Process
+from pintok_server.control.runtime import (
+    LoadedModel,
+    RunDir,
+    State,
+    boot_id,
+    read_state,
+    write_state,
+)
+from pintok_server.control.statistics import Snapshot, StatisticsReader
+from pintok_server.errors import DatapathError, InstanceError, StatisticsError
+
+# Setting up maps and locks gigabytes at most and retries a busy queue for seconds.
+READY_TIMEOUT_S = 60.0
+# A main thread that has not come round for this long is reported: it comes round every 0.1 s.
+HEARTBEAT_AGE_MAX_S = 3.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LAST_S = 10.0
+# A datapath that served this long did not die of its start: the next restart is immediate again.
+STEADY_S = 30.0
+_POLL_S = 0.01
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What shall run: the datapath's options and the models of the configuration, in slot order."""
+
+    options: Mapping[str, Any]
+    models: Sequence[LoadedModel]
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The configured models as the record keeps them."""
+        return {model.name: model.fingerprint for model in self.models}
+
+
+class Supervisor:
+    """Starts, adopts, watches and stops one datapath. Other threads may only call `snapshot`."""
+
+    def __init__(self, plan: Plan, *, run_dir: RunDir, drain_timeout_s: float, log: Log) -> None:
+        self._plan = plan
+        self._run_dir = run_dir
+        self._drain_timeout_s = drain_timeout_s
+        self._log = log
+        self._process: Process | None = None
+        self._reader: StatisticsReader | None = None
+        self._reader_lock = threading.Lock()
+        self._tail = LogTail(run_dir.log, from_end=False)
+        self._backoff_s = 0.0
+        self._started_at = 0.0
+        self._restart_at: float | None = None
+        self._hung = False
+        self.adopted = False
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The datapath's process id while one runs."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def pidfd(self) -> int | None:
+        """A descriptor that becomes readable when the datapath ends."""
+        return self._process.pidfd if self._process is not None else None
+
+    def snapshot(self) -> Snapshot | None:
+        """The statistics now; None while no datapath runs. May be called by any thread."""
+        with self._reader_lock:
+            return self._reader.read() if self._reader is not None else None
+
+    def start(self, *, replace: bool = False, tick: Callable[[], None] = lambda: None) -> None:
+        """Adopt or start the datapath and wait until it serves.
+
+        `tick` is called while waiting and may raise to give up. Raises InstanceError when a
+        datapath with other options is in the way and DatapathError, with the datapath's own
+        sentence, when the new one does not come up.
+        """
+        state = read_state(self._run_dir)
+        process = Process.adopt(state) if state is not None else None
+        if process is not None:
+            assert state is not None
+            changes = differences(state.options, self._plan.options)
+            changes += differences(
+                {f"model {name}": value[:12] for name, value in state.asked.items()},
+                {f"model {name}": value[:12] for name, value in self._plan.asked.items()},
+            )
+            if changes and not replace:
+                pid = process.pid
+                process.close()
+                raise InstanceError(
+                    f"a datapath with other settings serves this instance (process {pid}: "
+                    f"{'; '.join(changes)}); start with --replace to drain and replace it"
+                )
+            self._process = process
+            if not changes:
+                self._adopt(state)
+                return
+            self._log.say("replace", f"draining the datapath of process {process.pid}")
+            self.stop()
+        self._spawn(self._plan.models)
+        self._await_ready(tick)
+
+    def _adopt(self, state: State) -> None:
+        assert self._process is not None
+        self._tail = LogTail(self._run_dir.log, from_end=True)
+        self._started_at = time.monotonic()
+        self.restarts = state.restarts
+        self.adopted = True
+        try:
+            self._open_reader()
+        except StatisticsError as error:
+            self._process.close()
+            self._process = None
+            raise InstanceError(
+                f"the datapath (process {state.pid}) runs but cannot be taken over: {error}; "
+                f"end it with: kill {state.pid}"
+            ) from None
+
+    def _open_reader(self) -> None:
+        assert self._process is not None
+        reader = StatisticsReader(self._run_dir.stats)
+        if reader.pid != self._process.pid:
+            reader.close()
+            raise StatisticsError(f"{self._run_dir.stats}: belongs to process {reader.pid}")
+        with self._reader_lock:
+            self._reader = reader
+
+    def _close_reader(self) -> None:
+        with self._reader_lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    def _spawn(self, models: Sequence[LoadedModel]) -> None:
+        run_dir = self._run_dir
+        argv = datapath_argv(self._plan.options, run_dir=run_dir, models=models)
+        # A new file: whoever has mapped the old one must not see it shrink under his eyes.
+        run_dir.stats.unlink(missing_ok=True)
+        create_mailbox(run_dir.mailbox)
+        self._tail = LogTail(run_dir.log, from_end=False)
+        self._process = Process.spawn(argv, log=run_dir.log)
+        self._started_at = time.monotonic()
+        self._hung = False
+        write_state(
+            run_dir,
+            State(
+                pid=self._process.pid,
+                start_time=self._process.start_time,
+                boot=boot_id(),
+                argv=argv,
+                options=dict(self._plan.options),
+                asked=self._plan.asked,
+                models=tuple(models),
+                restarts=self.restarts,
+            ),
+        )
+
+    def _is_ready(self) -> bool:
+        if self._reader is None:
+            with contextlib.suppress(StatisticsError):
+                self._open_reader()
+        return self._reader is not None and self._reader.state() == "ready"
+
+    def _await_ready(self, tick: Callable[[], None]) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        lines: list[str] = []
+        while not self._is_ready():
+            lines += self._tail.lines()
+            ended = self._process.wait(_POLL_S)
+            if ended or time.monotonic() > deadline:
+                lines += self._tail.lines()
+                outcome = self._process.outcome() if ended else "is not ready"
+                self.stop()
+                raise DatapathError(
+                    lines[-1] if lines else f"the datapath {outcome} without a word"
+                )
+            try:
+                tick()
+            except BaseException:
+                self.stop()
+                raise
+        for line in lines:
+            self._log.say("datapath", line)
+
+    def watch(self) -> float:
+        """Look after the datapath once; returns in how many seconds to look again at the latest."""
+        for line in self._tail.lines():
+            self._log.say("datapath", line)
+        now = time.monotonic()
+        if self._process is None:
+            if self._restart_at is not None and now < self._restart_at:
+                return self._restart_at - now
+            self._restart()
+            return _POLL_S
+        if self._process.wait(0):
+            return self._bury()
+        if self._reader is None and not self._is_ready():
+            return _POLL_S * 10
+        snapshot = self.snapshot()
+        if snapshot is not None and snapshot.state == "ready":
+            hung = snapshot.heartbeat_age_s > HEARTBEAT_AGE_MAX_S
+            if hung != self._hung:
+                self._hung = hung
+                what = "does not come round any more" if hung else "comes round again"
+                self._log.say("heartbeat", f"the datapath's main thread {what}")
+        return 1.0
+
+    def _bury(self) -> float:
+        """Take note of a datapath that ended, and plan the next one."""
+        assert self._process is not None
+        lasted_s = time.monotonic() - self._started_at
+        outcome, pid = self._process.outcome(), self._process.pid
+        self._close_reader()
+        self._process.close()
+        self._process = None
+        if lasted_s >= STEADY_S:
+            self._backoff_s = 0.0
+        delay_s = self._backoff_s
+        self._backoff_s = min(max(BACKOFF_FIRST_S, 2 * self._backoff_s), BACKOFF_LAST_S)
+        self._restart_at = time.monotonic() + delay_s
+        self._log.say(
+            "datapath_ended",
+            f"the datapath (process {pid}) {outcome} after {lasted_s:.1f} s; "
+            f"starting it again{f' in {delay_s:.1f} s' if delay_s else ''}",
+            pid=pid,
+        )
+        return delay_s
+
+    def _restart(self) -> None:
+        """Start the datapath again with the models it held last, live changes included."""
+        state = read_state(self._run_dir)
+        self.restarts += 1
+        try:
+            self._spawn(state.models if state is not None else self._plan.models)
+        except DatapathError as error:
+            self._log.say("restart_failed", str(error))
+            self._restart_at = time.monotonic() + BACKOFF_LAST_S
+            return
+        self.adopted = False
+        self._log.say("restart", f"the datapath runs again as process {self.pid}", pid=self.pid)
+
+    def stop(self) -> bool:
+        """Drain and end the datapath. Returns whether it went by itself; it is gone in any case."""
+        if self._process is None:
+            return True
+        self._process.send(signal.SIGTERM)
+        drained = self._process.wait(self._drain_timeout_s)
+        if not drained:
+            self._process.send(signal.SIGKILL)
+            self._process.wait(self._drain_timeout_s)
+        for line in self._tail.lines():
+            self._log.say("datapath", line)
+        drained = drained and not self._process.failed()
+        self._close_reader()
+        self._process.close()
+        self._process = None
+        self._run_dir.state.unlink(missing_ok=True)
+        return drained
