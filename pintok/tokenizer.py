@@ -185,6 +185,20 @@ class Tokenizer:
         token = self._model.id_to_token(token_id)
         return None if token is None else token.decode("utf-8", "replace")
 
+    def id_to_bytes(self, token_id: int) -> bytes | None:
+        """What an id decodes to in the middle of a text, or None for an id that is not in use."""
+        token: bytes | None = self._model.id_to_bytes(token_id)
+        return token
+
+    def is_special(self, token_id: int) -> bool:
+        """True for ids that `skip_special_tokens` leaves out."""
+        return bool(self._model.is_special(token_id))
+
+    @property
+    def source(self) -> int:
+        """The format the model was compiled from: a value of the image's `image_source`."""
+        return self._config["source"]
+
     @property
     def vocab_size(self) -> int:
         """Ids in use, added tokens included."""

@@ -410,15 +410,20 @@ cdef class Model:
 
     def id_to_token(self, uint32_t token_id):
         """The vocabulary's own string of an id, as bytes of UTF-8, or None."""
-        if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & 1:
+        if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & PTK_IMAGE_TOKEN_FLAGS_EXISTS:
             return None
         cdef uint32_t begin = self.image.token_text_offs[token_id]
         cdef uint32_t end = self.image.token_text_offs[token_id + 1]
         return <bytes>self.image.token_text[begin:end]
 
+    def is_special(self, uint32_t token_id):
+        """True when skip_special_tokens leaves the id out."""
+        return (token_id < self.image.config.ids_end
+                and (self.image.token_flags[token_id] & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0)
+
     def id_to_bytes(self, uint32_t token_id):
         """What an id decodes to in the middle of a text, or None."""
-        if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & 1:
+        if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & PTK_IMAGE_TOKEN_FLAGS_EXISTS:
             return None
         cdef uint32_t begin = self.image.token_bytes_offs[token_id]
         cdef uint32_t end = self.image.token_bytes_offs[token_id + 1]

@@ -8,6 +8,10 @@ cdef extern from "base/ptk_err.h" nogil:
         char text[512]
 
 cdef extern from "gen/ptk_image_gen.h" nogil:
+    enum:
+        PTK_IMAGE_TOKEN_FLAGS_EXISTS
+        PTK_IMAGE_TOKEN_FLAGS_SPECIAL
+
     struct ptk_image_header:
         uint8_t fingerprint[32]
         uint32_t profile

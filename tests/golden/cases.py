@@ -187,6 +187,24 @@ def chat_checks(golden: GoldenFile, case: Json) -> Iterator[Check]:
     yield Check("encode", request, {"ids": case["ids"]}, case["n"], case["kind"])
 
 
+def stream_checks(golden: GoldenFile, case: Json) -> Iterator[Check]:
+    """Chunks of a streaming decode, up to where the reference raised."""
+    request: Json = {"ids": case["ids"], "stream": True, **present(case, prefill="prefill")}
+    request["skip_special_tokens"] = case.get("skip_special_tokens", False)
+    chunks = case.get("chunks")
+    if chunks is None:
+        chunks = [
+            None if chunk is None else base64.b64decode(chunk).decode()
+            for chunk in case["chunks_b64"]
+        ]
+    if "semantics" in case:  # There an empty chunk is an empty string.
+        chunks = [chunk or None for chunk in chunks]
+    expected: Json = {"chunks": chunks}
+    if "flush" in case:
+        expected["flush"] = case["flush"]
+    yield Check("decode", request, expected, case["n"], case["kind"])
+
+
 def surrogate_checks(case: Json) -> Iterator[Check]:
     request = {"text": json.loads(case["json"])}
     yield Check("encode", request, {"ids": case["ids"]}, case["n"], case["kind"])
@@ -206,6 +224,8 @@ def checks(golden: GoldenFile, kinds: frozenset[str]) -> Iterator[Check]:
             yield from decoded_checks(golden, case)
         elif kind == "chat":
             yield from chat_checks(golden, case)
+        elif kind == "stream":
+            yield from stream_checks(golden, case)
         elif kind == "json_surrogates":
             yield from surrogate_checks(case)
 
@@ -217,6 +237,8 @@ def difference(check: Check, answer: Json) -> str | None:
     for field, wanted in check.expected.items():
         if field == "char_offsets":
             got = [begin for begin, _ in answer["offsets"]]
+        elif field == "chunks":
+            got = answer["chunks"][: len(wanted)]
         elif field == "type_ids" and field not in answer:
             got = [0] * len(answer["ids"])
         elif field not in answer:

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pintok import errors
+from pintok.stream import DecodeStream
 from pintok.tokenizer import Tokenizer
 from tests.golden import cases
 
-KINDS = ("encode", "pair", "decode", "chat", "json_surrogates")
+KINDS = ("encode", "pair", "decode", "stream", "chat", "json_surrogates")
 
 # Byte-level BPE: every case of these must pass. (label of the golden file)
 BYTE_LEVEL = frozenset(
@@ -61,6 +62,9 @@ def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
     try:
         if check.op == "decode":
             ids = request.pop("ids")
+            if request.pop("stream", False):
+                stream = DecodeStream(tokenizer, **request)
+                return {"chunks": [stream.step(i) for i in ids], "flush": stream.flush()}
             return {"text": tokenizer.decode(ids, **request)}
         text = _text(request, "text")
         assert text is not None
