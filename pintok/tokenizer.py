@@ -18,18 +18,21 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from pintok import _native
-from pintok._wire import Verdict, WireOptions
+from pintok._options import (
+    encode_options,
+    id_array,
+    offset_options,
+    surrogate_refusal,
+    truncation_limits,
+)
+from pintok._wire import WireOptions
 from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
 from pintok.errors import ModelError, RefusedError
 
 _NONE = 0xFFFFFFFF
-_STRATEGIES = {"longest_first": 0, "only_first": 1, "only_second": 2}
-_DIRECTIONS = {"right": 0, "left": 1}
-_DEFAULT_OPTIONS = int(WireOptions.ADD_SPECIAL_TOKENS | WireOptions.PARSE_SPECIAL)
 
 
 class Tokenizer:
@@ -91,13 +94,13 @@ class Tokenizer:
         `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for models
         whose source has no post-processor. Bytes must be UTF-8.
         """
-        options = _options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         try:
-            return self._model.encode(text, pair, options, _limit(truncation))
+            return self._model.encode(text, pair, options, truncation_limits(truncation))
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
         except UnicodeEncodeError as error:
-            raise _surrogate(error) from None
+            raise surrogate_refusal(error) from None
 
     def encode_full(
         self,
@@ -113,17 +116,14 @@ class Tokenizer:
         truncation: Truncation | None = None,
     ) -> Encoding:
         """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
-        options = _options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
-        if offset_unit == "chars":
-            options |= WireOptions.OFFSETS_CHARS
-        elif offset_unit != "bytes":
-            raise ValueError(f"offset_unit must be 'chars' or 'bytes', not {offset_unit!r}")
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        options |= offset_options(offset_unit)
         try:
-            arrays = self._model.encode_full(text, pair, options, _limit(truncation))
+            arrays = self._model.encode_full(text, pair, options, truncation_limits(truncation))
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
         except UnicodeEncodeError as error:
-            raise _surrogate(error) from None
+            raise surrogate_refusal(error) from None
         return Encoding(*arrays)
 
     def encode_batch(
@@ -135,13 +135,15 @@ class Tokenizer:
         truncation: Truncation | None = None,
     ) -> Batch:
         """The ids of many texts in one array; the first text that is refused raises."""
-        options = _options(add_special_tokens, parse_special, False, False, False)
+        options = encode_options(add_special_tokens, parse_special)
         try:
-            return Batch(*self._model.encode_batch(list(texts), options, _limit(truncation)))
+            return Batch(
+                *self._model.encode_batch(list(texts), options, truncation_limits(truncation))
+            )
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
         except UnicodeEncodeError as error:
-            raise _surrogate(error) from None
+            raise surrogate_refusal(error) from None
 
     def count(
         self,
@@ -152,13 +154,13 @@ class Tokenizer:
         parse_special: ParseSpecial = "all",
     ) -> int:
         """How many ids `encode` would give, without making them."""
-        options = _options(add_special_tokens, parse_special, False, False, False)
+        options = encode_options(add_special_tokens, parse_special)
         try:
             return self._model.count(text, pair, options)
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
         except UnicodeEncodeError as error:
-            raise _surrogate(error) from None
+            raise surrogate_refusal(error) from None
 
     def decode(
         self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
@@ -167,7 +169,7 @@ class Tokenizer:
         U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32."""
         options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
         try:
-            return self._model.decode(_id_array(ids), options)
+            return self._model.decode(id_array(ids), options)
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
 
@@ -238,63 +240,5 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
 
 
-def _options(
-    add_special_tokens: bool,
-    parse_special: ParseSpecial,
-    encode_special_tokens: bool,
-    bos: bool,
-    eos: bool,
-) -> int:
-    if add_special_tokens and parse_special == "all" and not (encode_special_tokens or bos or eos):
-        return _DEFAULT_OPTIONS
-    if parse_special not in ("all", "none"):
-        raise ValueError(f"parse_special must be 'all' or 'none', not {parse_special!r}")
-    options = 0
-    if add_special_tokens:
-        options |= WireOptions.ADD_SPECIAL_TOKENS
-    if parse_special == "all":
-        options |= WireOptions.PARSE_SPECIAL
-    if encode_special_tokens:
-        options |= WireOptions.ENCODE_SPECIAL_TOKENS
-    if bos:
-        options |= WireOptions.BOS
-    if eos:
-        options |= WireOptions.EOS
-    return int(options)
-
-
-def _limit(truncation: Truncation | None) -> tuple[int, int, int, int] | None:
-    if truncation is None:
-        return None
-    if truncation.strategy not in _STRATEGIES or truncation.direction not in _DIRECTIONS:
-        raise ValueError(f"unknown truncation strategy or direction: {truncation}")
-    if not 0 <= truncation.stride <= truncation.max_length < _NONE:
-        raise ValueError(f"truncation needs 0 <= stride <= max_length: {truncation}")
-    return (
-        truncation.max_length,
-        truncation.stride,
-        _STRATEGIES[truncation.strategy],
-        _DIRECTIONS[truncation.direction],
-    )
-
-
-def _id_array(ids: Sequence[int] | npt.NDArray[Any]) -> Ids:
-    array = np.asarray(ids)
-    if array.size == 0:
-        return np.empty(0, dtype=np.uint32)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError("ids must be a flat sequence of integers")
-    if array.dtype != np.uint32:
-        if int(array.min()) < 0 or int(array.max()) > _NONE:
-            raise ValueError("ids must lie in 0 ... 2**32 - 1")
-        array = array.astype(np.uint32)
-    return np.ascontiguousarray(array)
-
-
 def _optional(token_id: int) -> int | None:
     return None if token_id == _NONE else token_id
-
-
-def _surrogate(error: UnicodeEncodeError) -> Exception:
-    """A str with lone surrogates has no UTF-8: the same refusal as for invalid bytes."""
-    return RefusedError(Verdict.BAD_UTF8, detail=f"lone surrogate at character {error.start}")

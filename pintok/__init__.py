@@ -1,0 +1,69 @@
+"""PinTok: exact tokenization for language models, in process or by a server at wire speed.
+
+    Tokenizer     in this process, over the native core
+    Client        of a PinTok server, blocking
+    AsyncClient   of a PinTok server, for asyncio
+
+Names are imported when they are first used: the clients need numpy only, not the native core.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pintok._codec import ModelInfo
+    from pintok.aclient import AsyncClient
+    from pintok.client import Client
+    from pintok.encoding import Batch, Encoding, Truncation
+    from pintok.errors import (
+        DeadlineError,
+        ModelError,
+        PinTokError,
+        RefusedError,
+        TransportError,
+    )
+    from pintok.tokenizer import Tokenizer
+
+__all__ = [
+    "AsyncClient",
+    "Batch",
+    "Client",
+    "DeadlineError",
+    "Encoding",
+    "ModelError",
+    "ModelInfo",
+    "PinTokError",
+    "RefusedError",
+    "Tokenizer",
+    "TransportError",
+    "Truncation",
+]
+
+_MODULES = {
+    "AsyncClient": "aclient",
+    "Batch": "encoding",
+    "Client": "client",
+    "DeadlineError": "errors",
+    "Encoding": "encoding",
+    "ModelError": "errors",
+    "ModelInfo": "_codec",
+    "PinTokError": "errors",
+    "RefusedError": "errors",
+    "Tokenizer": "tokenizer",
+    "TransportError": "errors",
+    "Truncation": "encoding",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pintok' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"pintok.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

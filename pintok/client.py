@@ -1,0 +1,512 @@
+"""The synchronous client of a PinTok server.
+
+    >>> from pintok import Client
+    >>> with Client("127.0.0.1") as client:           # doctest: +SKIP
+    ...     ids = client.encode("Hello, world!")
+    ...     text = client.decode(ids)
+
+One request is one datagram and its answer another; nothing is kept between them. The client adds
+a system call each way and no thread, lock or event loop. Each concurrent call has a socket of its
+own out of a pool, so a client may be shared by threads, and a child of fork() gets fresh ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Self
+
+import numpy.typing as npt
+
+from pintok import _codec, _exchange, _path, _wire
+from pintok._codec import Call, ModelInfo, Outcome, Reply, Target
+from pintok._exchange import (
+    Backoff,
+    Exchange,
+    Identity,
+    Item,
+    ModelSearch,
+    Part,
+    PathSearch,
+    no_answer,
+    oversized,
+)
+from pintok._options import encode_options, id_array, offset_options, utf8
+from pintok._wire import Verdict, WireOp, WireOptions
+from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
+from pintok.errors import RefusedError, TransportError
+
+_POOL_MAX: Final = 64
+_TIMEVAL: Final = struct.Struct("@ll")
+
+
+class _Channel:
+    """One connected socket; used by one call at a time."""
+
+    __slots__ = ("last_id", "sock", "wait")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.last_id = random.SystemRandom().getrandbits(64)
+        self.wait = 0.0
+
+    def request_id(self) -> int:
+        self.last_id = (self.last_id + 1) & 0xFFFFFFFFFFFFFFFF
+        return self.last_id
+
+    def set_wait(self, seconds: float) -> None:
+        """Bound the next receive. A call only when it changes: the kernel keeps it."""
+        seconds = max(seconds, 0.001)
+        # A few per cent do not matter and would cost a system call each time.
+        if not 0.8 * seconds <= self.wait <= 1.2 * seconds:
+            whole = int(seconds)
+            self.sock.setsockopt(
+                socket.SOL_SOCKET,
+                socket.SO_RCVTIMEO,
+                _TIMEVAL.pack(whole, int((seconds - whole) * 1e6)),
+            )
+            self.wait = seconds
+
+
+@dataclasses.dataclass(slots=True)
+class _Flight:
+    """A part on its way."""
+
+    part: Part
+    datagram: bytes
+    backoff: Backoff
+    due: float
+    verdict: int = Verdict.OK
+
+
+class Client:
+    """Talks to one model of one server; thread-safe, blocking.
+
+    Methods raise `RefusedError` with the server's verdict, `DeadlineError` when no answer came in
+    time, and `TransportError` for what the network or a foreign server does wrong.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = _wire.WIRE_PORT,
+        *,
+        model: int | str = 0,
+        timeout: float = 5.0,
+        retries: int = 8,
+        retry_after: float = 0.05,
+        window: int = 32,
+        datagram_len_max: int | None = None,
+        checksum: bool = False,
+    ) -> None:
+        """Resolve the address; nothing is sent yet.
+
+        `model` is a slot of the server or the name of a model in it. `timeout` bounds each request
+        in seconds, repetitions included: the first after `retry_after`, then at doubled intervals,
+        at most `retries`. `window` datagrams of one batch are under way at a time.
+        `datagram_len_max` is the largest UDP payload to send and to accept; by default what an
+        Ethernet frame, or the smaller path that the kernel knows, carries. `checksum` adds a CRC32C
+        to every message.
+        """
+        _exchange.check_settings(timeout, retries, retry_after, window, datagram_len_max)
+        self.address = _path.resolve(host, port)
+        self.timeout = timeout
+        self.retries = retries
+        self.retry_after = retry_after
+        self.window = window
+        self._pool: list[_Channel] = []
+        self._pool_pid = os.getpid()
+        self._identity = Identity(model, 0, checksum)
+        self._plain = not checksum
+        channel = self._acquire()
+        self._set_datagram_len_max(
+            datagram_len_max or _path.payload_len(self.address, channel.sock)
+        )
+        self._release(channel)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the sockets that no call is using. A closed client opens new ones when used."""
+        while self._pool:
+            self._pool.pop().sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.address.text!r}, model={self._identity.model!r})"
+
+    # --- text to ids --------------------------------------------------------------------------
+
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+        truncation: Truncation | None = None,
+    ) -> Ids:
+        """The ids of a text, or of a pair: uint32, shape (n,). Arguments as `Tokenizer.encode`."""
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        if pair is None and truncation is None and self._plain:
+            return self._encode_one(utf8(text), options)
+        call = _exchange.encode_call(WireOp.ENCODE, options, 0, pair is not None, truncation)
+        outcome = self._run(call, [_exchange.text_item(text, pair)])[0]
+        return _exchange.present(outcome.ids)
+
+    def encode_full(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        offset_unit: OffsetUnit = "chars",
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+        truncation: Truncation | None = None,
+    ) -> Encoding:
+        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        options |= offset_options(offset_unit)
+        call = _exchange.encode_call(
+            WireOp.ENCODE, options, _exchange.ALL_OUTPUTS, pair is not None, truncation
+        )
+        return _exchange.encoding_of(self._run(call, [_exchange.text_item(text, pair)])[0])
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        truncation: Truncation | None = None,
+    ) -> Batch:
+        """The ids of many texts in one array; the first refusal raises and names its text.
+
+        Short texts share datagrams, and `window` datagrams are under way at a time.
+        """
+        options = encode_options(add_special_tokens, parse_special)
+        call = _exchange.encode_call(WireOp.ENCODE, options, 0, False, truncation)
+        return _exchange.batch_of(self._run(call, [_exchange.text_item(text) for text in texts]))
+
+    def count(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+    ) -> int:
+        """How many ids `encode` would give."""
+        options = encode_options(add_special_tokens, parse_special)
+        call = _exchange.encode_call(WireOp.COUNT, options, 0, pair is not None, None)
+        return self._run(call, [_exchange.text_item(text, pair)])[0].count
+
+    def count_batch(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+    ) -> list[int]:
+        """How many ids each text has."""
+        options = encode_options(add_special_tokens, parse_special)
+        call = _exchange.encode_call(WireOp.COUNT, options, 0, False, None)
+        outcomes = self._run(call, [_exchange.text_item(text) for text in texts])
+        return [outcome.count for outcome in outcomes]
+
+    # --- ids to text --------------------------------------------------------------------------
+
+    def decode(
+        self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
+    ) -> str:
+        """The text of the ids, as `Tokenizer.decode`."""
+        return self.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
+
+    def decode_batch(
+        self,
+        batch: Iterable[Sequence[int] | npt.NDArray[Any]],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> list[str]:
+        """The texts of many id lists."""
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
+        return [_exchange.present(outcome.text) for outcome in self._run(call, items)]
+
+    # --- the server ---------------------------------------------------------------------------
+
+    def info(self) -> ModelInfo:
+        """What the server says about this client's model."""
+        self._resolve()
+        reply = self._ask_info(self._identity.target.model_id)
+        self._identity.check(reply)
+        if reply.verdict != Verdict.OK:
+            raise RefusedError(reply.verdict)
+        return _codec.parse_info(reply)
+
+    def models(self) -> list[ModelInfo]:
+        """Every model of the server, by slot."""
+        search = ModelSearch()
+        while (model_id := search.next_id) is not None:
+            search.accept(self._ask_info(model_id))
+        return search.found
+
+    def ping(self, *, datagram_len: int = _codec.HEADER_LEN) -> float:
+        """The round-trip time in seconds of a datagram of this length.
+
+        A lost one is repeated like any request, and the time then counts from the first.
+        """
+        if not _codec.HEADER_LEN <= datagram_len <= _path.PAYLOAD_LEN_MAX:
+            raise ValueError(f"datagram_len must be 32 ... 65507, not {datagram_len}")
+        begin = time.perf_counter()
+        reply = self._ask(WireOp.PING, self._ping_builder(datagram_len))
+        seconds = time.perf_counter() - begin
+        if reply.verdict != Verdict.OK:
+            raise RefusedError(reply.verdict)
+        return seconds
+
+    def probe_path(self, *, datagram_len_max: int = _path.PAYLOAD_LEN_JUMBO) -> int:
+        """Find the largest UDP payload up to `datagram_len_max` that travels both ways, and use it.
+
+        Sends padded pings, each waited for at most five times `retry_after`. Returns the length,
+        which becomes the client's. Raises DeadlineError when not even the smallest is answered.
+        """
+        search = PathSearch(datagram_len_max)
+        self.ping(datagram_len=search.low)
+        while (datagram_len := search.next_len) is not None:
+            search.accept(datagram_len, self._passes(datagram_len))
+        self._set_datagram_len_max(search.low)
+        return search.low
+
+    @property
+    def datagram_len_max(self) -> int:
+        """Largest UDP payload that this client sends and accepts, in bytes."""
+        return self._datagram_len_max
+
+    @property
+    def model_tag(self) -> int | None:
+        """The tag of the model that answered first; None before that."""
+        return self._identity.tag
+
+    def accept_model(self) -> None:
+        """After a `model_changed` refusal: go on with the model that the server holds now."""
+        self._identity.forget()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _set_datagram_len_max(self, datagram_len_max: int) -> None:
+        self._datagram_len_max = datagram_len_max
+        self._identity.limit(datagram_len_max)
+
+    def _acquire(self) -> _Channel:
+        if self._pool_pid != os.getpid():
+            # A child of fork() shares the sockets; answers must not go to the wrong process.
+            self._pool = []
+            self._pool_pid = os.getpid()
+        try:
+            return self._pool.pop()
+        except IndexError:
+            return _Channel(_path.open_socket(self.address))
+
+    def _release(self, channel: _Channel) -> None:
+        """Give a channel back after a call that went well; one that raised is left to be closed."""
+        if len(self._pool) < _POOL_MAX:
+            self._pool.append(channel)
+        else:
+            channel.sock.close()
+
+    def _resolve(self) -> None:
+        """Look up the model's name if that has not been done."""
+        identity = self._identity
+        if identity.known or identity.name is None:
+            return
+        search = ModelSearch()
+        while (model_id := search.next_id) is not None:
+            search.accept(self._ask_info(model_id))
+        info = search.choose(identity.name)
+        identity.resolve(info.model_id, info.tag)
+
+    def _encode_one(self, text: bytes, options: int) -> Ids:
+        """One text in one datagram: the path that latency is measured on."""
+        if not self._identity.known:
+            self._resolve()
+        if len(text) + _codec.ONE_ITEM_LEN > self._datagram_len_max:
+            raise _exchange.too_long(0, 1, len(text), self._datagram_len_max - _codec.ONE_ITEM_LEN)
+        target = self._identity.target
+        reply = self._ask(
+            WireOp.ENCODE, lambda request_id: _codec.build_one(options, target, request_id, text)
+        )
+        self._identity.check(reply)
+        if reply.verdict != Verdict.OK:
+            raise RefusedError(reply.verdict)
+        verdict, ids = _codec.parse_one_ids(reply.message)
+        if ids is None:
+            raise RefusedError(verdict)
+        return ids
+
+    def _ask_info(self, model_id: int) -> Reply:
+        target = dataclasses.replace(
+            self._identity.target, model_id=model_id, model_tag=_wire.WIRE_ANY_MODEL_TAG
+        )
+        return self._ask(WireOp.INFO, lambda request_id: _codec.build_info(target, request_id))
+
+    def _ping_builder(self, datagram_len: int) -> Callable[[int], bytes]:
+        target = Target(checksum=self._identity.target.checksum)
+        message = bytes(datagram_len - _codec.HEADER_LEN)
+        return lambda request_id: _codec.build_message(WireOp.PING, target, request_id, message)
+
+    def _passes(self, datagram_len: int) -> bool:
+        """Whether a ping of this length is answered, whatever the kernel thinks of the path."""
+        channel = _Channel(_path.open_socket(self.address, probe=True))
+        build = self._ping_builder(datagram_len)
+        try:
+            datagram = build(channel.request_id())
+            reply = self._transact(channel, WireOp.PING, datagram, 5 * self.retry_after)
+        except TransportError:
+            return False
+        finally:
+            channel.sock.close()
+        return reply.verdict == Verdict.OK
+
+    def _ask(self, op: WireOp, build: Callable[[int], bytes]) -> Reply:
+        """One request and its answer; `build` is given the request id."""
+        channel = self._acquire()
+        try:
+            reply = self._transact(channel, op, build(channel.request_id()), self.timeout)
+        except BaseException:
+            channel.sock.close()
+            raise
+        self._release(channel)
+        return reply
+
+    def _transact(self, channel: _Channel, op: WireOp, datagram: bytes, timeout: float) -> Reply:
+        """Send a datagram and wait for its answer, repeating it as configured."""
+        sock = channel.sock
+        room = max(self._datagram_len_max, len(datagram)) + 1
+        self._send(sock, datagram)
+        now = time.monotonic()
+        backoff = Backoff(now, timeout, self.retries, self.retry_after)
+        due = backoff.due(now)
+        channel.set_wait(due - now)
+        verdict = int(Verdict.OK)
+        while True:
+            try:
+                received = sock.recv(room)
+            except BlockingIOError:
+                pass
+            except ConnectionRefusedError:
+                # No server at the moment; it may come back before the deadline.
+                time.sleep(max(due - time.monotonic(), 0))
+            except OSError as error:
+                raise TransportError(f"{self.address.text}: {error}") from None
+            else:
+                reply = _codec.parse_reply(received, op)
+                if reply is not None and reply.request_id == channel.last_id:
+                    if reply.verdict not in _exchange.TRANSIENT:
+                        return reply
+                    verdict = reply.verdict
+            now = time.monotonic()
+            if now >= due:
+                if not backoff.again(now):
+                    raise no_answer(self.address, verdict, timeout)
+                self._send(sock, datagram)
+                due = backoff.due(now)
+            channel.set_wait(due - now)
+
+    def _run(self, call: Call, items: Sequence[Item]) -> list[Outcome]:
+        """All items of one call, packed into datagrams, `window` of them under way at a time."""
+        self._resolve()
+        exchange = Exchange(call, items, self._datagram_len_max)
+        if not items:
+            return []
+        channel = self._acquire()
+        try:
+            self._drive(channel, exchange, call.op)
+        except BaseException:
+            channel.sock.close()
+            raise
+        self._release(channel)
+        return exchange.finished()
+
+    def _drive(self, channel: _Channel, exchange: Exchange, op: WireOp) -> None:
+        flights: dict[int, _Flight] = {}
+        while True:
+            while len(flights) < self.window and (part := exchange.take()) is not None:
+                self._launch(channel, part, flights)
+            if not flights:
+                return
+            channel.set_wait(min(f.due for f in flights.values()) - time.monotonic())
+            try:
+                received = channel.sock.recv(self._datagram_len_max + 1)
+            except BlockingIOError:
+                pass
+            except ConnectionRefusedError:
+                time.sleep(0.001)
+            except OSError as error:
+                raise TransportError(f"{self.address.text}: {error}") from None
+            else:
+                self._land(received, op, exchange, flights)
+            self._repeat(channel, flights)
+
+    def _launch(self, channel: _Channel, part: Part, flights: dict[int, _Flight]) -> None:
+        request_id = channel.request_id()
+        datagram = part.datagram(self._identity.target, request_id)
+        self._send(channel.sock, datagram)
+        now = time.monotonic()
+        backoff = Backoff(now, self.timeout, self.retries, self.retry_after)
+        flights[request_id] = _Flight(part, datagram, backoff, backoff.due(now))
+
+    def _land(
+        self, received: bytes, op: WireOp, exchange: Exchange, flights: dict[int, _Flight]
+    ) -> None:
+        """Take a reply; what answers nothing under way (a duplicate, for instance) is ignored."""
+        reply = _codec.parse_reply(received, op)
+        if reply is None:
+            return
+        flight = flights.get(reply.request_id)
+        if flight is None:
+            return
+        if reply.verdict in _exchange.TRANSIENT:
+            flight.verdict = reply.verdict
+            return
+        del flights[reply.request_id]
+        self._identity.check(reply)
+        exchange.accept(flight.part, reply)
+
+    def _repeat(self, channel: _Channel, flights: dict[int, _Flight]) -> None:
+        now = time.monotonic()
+        for flight in flights.values():
+            if now < flight.due:
+                continue
+            if not flight.backoff.again(now):
+                raise no_answer(self.address, flight.verdict, self.timeout)
+            self._send(channel.sock, flight.datagram)
+            flight.due = flight.backoff.due(now)
+
+    def _send(self, sock: socket.socket, datagram: bytes) -> None:
+        try:
+            sock.send(datagram)
+        except ConnectionRefusedError:
+            # The answer to an earlier datagram; this one counts as lost and is repeated.
+            return
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise oversized(self.address, len(datagram)) from None
+            raise TransportError(f"{self.address.text}: {error}") from None
