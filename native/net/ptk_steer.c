@@ -1,0 +1,256 @@
+/* Loading and attaching the XDP program with libbpf. */
+#include "net/ptk_steer.h"
+
+#include "base/ptk_caps.h"
+#include "bpf/ptk_steer_shared.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/capability.h>
+#include <linux/if_link.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The program's reasons and the spec's counters are one list. */
+#define SAME(reason)                                                                               \
+    _Static_assert((int)PTK_STEER_REASON_##reason == (int)PTK_STEER_##reason,                      \
+                   "spec/metrics.toml and bpf/ptk_steer_shared.h differ: " #reason)
+SAME(REDIRECT);
+SAME(PASS_NO_SOCKET);
+SAME(PASS_SHORT);
+SAME(PASS_NOT_IP);
+SAME(PASS_VLAN);
+SAME(PASS_NOT_UDP);
+SAME(PASS_IP_OPTIONS);
+SAME(PASS_FRAGMENT);
+SAME(PASS_LENGTH);
+SAME(PASS_PORT);
+SAME(PASS_ADDRESS);
+_Static_assert((int)PTK_STEER_REASON_COUNT == (int)PTK_STEER_COUNTER_COUNT,
+               "spec/metrics.toml and bpf/ptk_steer_shared.h differ in length");
+_Static_assert(sizeof(struct ptk_steer_address) == sizeof(struct ptk_address),
+               "one form of address");
+_Static_assert(PTK_STEER_ADDRESSES_MAX == PTK_ADDRESSES_MAX,
+               "the map holds every address of a set");
+
+/* The last line libbpf wanted to print: the kernel's own reason, for our sentence. Set-up runs in
+ * one thread, and libbpf's print hook has no argument of ours. */
+static char libbpf_text[256];
+
+__attribute__((format(printf, 2, 0))) static int keep_text(enum libbpf_print_level level,
+                                                           const char *format, va_list args)
+{
+    if (level == LIBBPF_WARN) {
+        (void)vsnprintf(libbpf_text, sizeof libbpf_text, format, args);
+        libbpf_text[strcspn(libbpf_text, "\n")] = '\0';
+    }
+    return 0;
+}
+
+static int load(struct ptk_steer *steer, const struct ptk_steer_config *config, struct ptk_err *err)
+{
+    libbpf_text[0] = '\0';
+    (void)libbpf_set_print(keep_text);
+    steer->object = bpf_object__open_file(config->object_path, NULL);
+    if (steer->object == NULL) {
+        return ptk_err_set(err, -errno, "XDP program %s: cannot be opened: %s", config->object_path,
+                           strerror(errno));
+    }
+    struct bpf_map *rodata = bpf_object__find_map_by_name(steer->object, ".rodata");
+    const uint16_t port_be = __builtin_bswap16(config->port);
+    if (rodata == NULL || bpf_map__set_initial_value(rodata, &port_be, sizeof port_be) != 0) {
+        return ptk_err_set(err, -EINVAL, "XDP program %s: not the program of this server",
+                           config->object_path);
+    }
+    const int code = bpf_object__load(steer->object);
+    if (code != 0) {
+        return ptk_err_set(err, code, "XDP program: the kernel refuses to load it%s: %s (%s)",
+                           ptk_caps_hint(CAP_BPF), strerror(-code), libbpf_text);
+    }
+    steer->sockets_fd = bpf_object__find_map_fd_by_name(steer->object, "ptk_sockets");
+    steer->reasons_fd = bpf_object__find_map_fd_by_name(steer->object, "ptk_reasons");
+    return 0;
+}
+
+static int add_addresses(const struct ptk_steer *steer, const struct ptk_address_set *addresses,
+                         struct ptk_err *err)
+{
+    const int fd = bpf_object__find_map_fd_by_name(steer->object, "ptk_addresses");
+    static const struct ptk_address EMPTY;
+    const uint8_t present = 1;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(addresses->slots); i++) {
+        if (ptk_address_equal(&addresses->slots[i], &EMPTY)) {
+            continue;
+        }
+        const int code = bpf_map_update_elem(fd, &addresses->slots[i], &present, BPF_ANY);
+        if (code != 0) {
+            return ptk_err_set(err, code, "XDP program: address map: %s", strerror(-code));
+        }
+    }
+    return 0;
+}
+
+/* Describes the program that occupies the interface: "program 17 (name x, tag 0123...)". */
+static void describe_occupant(uint32_t interface_index, char *text, size_t cap)
+{
+    LIBBPF_OPTS(bpf_xdp_query_opts, query);
+    (void)snprintf(text, cap, "another program");
+    if (bpf_xdp_query((int)interface_index, 0, &query) != 0) {
+        return;
+    }
+    const uint32_t ids[] = {query.prog_id, query.drv_prog_id, query.skb_prog_id, query.hw_prog_id};
+    uint32_t id = 0;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(ids) && id == 0; i++) {
+        id = ids[i];
+    }
+    const int fd = bpf_prog_get_fd_by_id(id);
+    struct bpf_prog_info info;
+    uint32_t info_len = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (fd < 0 || bpf_obj_get_info_by_fd(fd, &info, &info_len) != 0) {
+        (void)snprintf(text, cap, "program %u", id);
+    } else {
+        uint64_t tag;
+        memcpy(&tag, info.tag, sizeof tag);
+        (void)snprintf(text, cap, "program %u (name %s, tag %016llx)", id, info.name,
+                       (unsigned long long)__builtin_bswap64(tag));
+    }
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+}
+
+/* One attempt at one hook; returns the link's descriptor or a negative errno. */
+static int attach_at(const struct ptk_steer *steer, uint32_t flags)
+{
+    const struct bpf_program *program =
+        bpf_object__find_program_by_name(steer->object, "ptk_steer");
+    LIBBPF_OPTS(bpf_link_create_opts, options, .flags = flags);
+    return bpf_link_create(bpf_program__fd(program), (int)steer->interface_index, BPF_XDP,
+                           &options);
+}
+
+/* Where does the kernel say that the program runs? */
+static enum ptk_xdp_mode mode_obtained(uint32_t interface_index)
+{
+    LIBBPF_OPTS(bpf_xdp_query_opts, query);
+    if (bpf_xdp_query((int)interface_index, 0, &query) != 0) {
+        return PTK_XDP_MODE_NONE;
+    }
+    if (query.drv_prog_id != 0) {
+        return PTK_XDP_MODE_DRV;
+    }
+    return query.skb_prog_id != 0 ? PTK_XDP_MODE_SKB : PTK_XDP_MODE_NONE;
+}
+
+static int attach(struct ptk_steer *steer, const struct ptk_steer_config *config,
+                  struct ptk_err *err)
+{
+    int fd = -1;
+    if (config->mode != PTK_XDP_MODE_SKB) {
+        fd = attach_at(steer, XDP_FLAGS_DRV_MODE);
+        if (fd < 0 && config->mode == PTK_XDP_MODE_NONE && fd != -EBUSY && fd != -EEXIST &&
+            fd != -EPERM) {
+            (void)snprintf(steer->driver_refusal, sizeof steer->driver_refusal, "%s",
+                           strerror(-fd));
+            fd = attach_at(steer, XDP_FLAGS_SKB_MODE);
+        }
+    } else {
+        fd = attach_at(steer, XDP_FLAGS_SKB_MODE);
+    }
+    if (fd == -EBUSY || fd == -EEXIST) {
+        char occupant[128];
+        describe_occupant(config->interface_index, occupant, sizeof occupant);
+        return ptk_err_set(err, -EBUSY,
+                           "interface %s: %s is attached already; it is left in place "
+                           "(ip link set dev %s xdp off removes it)",
+                           config->interface, occupant, config->interface);
+    }
+    if (fd < 0) {
+        return ptk_err_set(err, fd, "interface %s: XDP program cannot be attached%s: %s",
+                           config->interface, ptk_caps_hint(CAP_NET_ADMIN), strerror(-fd));
+    }
+    steer->link_fd = fd;
+    steer->mode = mode_obtained(config->interface_index);
+    return 0;
+}
+
+int ptk_steer_attach(struct ptk_steer *steer, const struct ptk_steer_config *config,
+                     struct ptk_err *err)
+{
+    PTK_ASSERT(config->addresses->count > 0);
+    memset(steer, 0, sizeof *steer);
+    steer->link_fd = -1;
+    steer->interface_index = config->interface_index;
+    const int cpu_count = libbpf_num_possible_cpus();
+    steer->cpu_count = cpu_count > 0 ? (uint32_t)cpu_count : 1;
+    steer->cpu_counters = calloc(steer->cpu_count, sizeof *steer->cpu_counters);
+    int code = steer->cpu_counters != NULL
+                   ? load(steer, config, err)
+                   : ptk_err_set(err, -ENOMEM, "XDP program: no memory for its counters");
+    if (code == 0) {
+        code = add_addresses(steer, config->addresses, err);
+    }
+    if (code == 0) {
+        code = attach(steer, config, err);
+    }
+    if (code != 0) {
+        ptk_steer_detach(steer);
+    }
+    return code;
+}
+
+int ptk_steer_socket_add(struct ptk_steer *steer, uint32_t queue, int socket_fd,
+                         struct ptk_err *err)
+{
+    if (queue >= PTK_STEER_QUEUES_MAX) {
+        return ptk_err_set(err, -EINVAL, "queue %u: the XDP program has room for queues 0 to %u",
+                           queue, PTK_STEER_QUEUES_MAX - 1);
+    }
+    const int code = bpf_map_update_elem(steer->sockets_fd, &queue, &socket_fd, BPF_ANY);
+    if (code != 0) {
+        return ptk_err_set(err, code, "queue %u: cannot be given to its socket: %s", queue,
+                           strerror(-code));
+    }
+    return 0;
+}
+
+int ptk_steer_socket_remove(struct ptk_steer *steer, uint32_t queue, struct ptk_err *err)
+{
+    const int code = bpf_map_delete_elem(steer->sockets_fd, &queue);
+    if (code != 0 && code != -ENOENT) {
+        return ptk_err_set(err, code, "queue %u: cannot be given back to the kernel: %s", queue,
+                           strerror(-code));
+    }
+    return 0;
+}
+
+int ptk_steer_counters(const struct ptk_steer *steer, uint64_t counters[PTK_STEER_COUNTER_COUNT])
+{
+    for (uint32_t i = 0; i < PTK_STEER_COUNTER_COUNT; i++) {
+        const int code = bpf_map_lookup_elem(steer->reasons_fd, &i, steer->cpu_counters);
+        if (code != 0) {
+            return code;
+        }
+        counters[i] = 0;
+        for (uint32_t cpu = 0; cpu < steer->cpu_count; cpu++) {
+            counters[i] += steer->cpu_counters[cpu];
+        }
+    }
+    return 0;
+}
+
+void ptk_steer_detach(struct ptk_steer *steer)
+{
+    if (steer->link_fd >= 0) {
+        (void)close(steer->link_fd); /* The last reference: the kernel detaches the program. */
+    }
+    bpf_object__close(steer->object);
+    free(steer->cpu_counters);
+    memset(steer, 0, sizeof *steer);
+    steer->link_fd = -1;
+}

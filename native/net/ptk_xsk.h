@@ -1,0 +1,73 @@
+/*
+ * An AF_XDP socket: packet memory registered, four rings mapped, bound to one queue of one
+ * interface.
+ *
+ *                     fill ->           rx ->
+ *     our poller  =====================  kernel, one queue
+ *                     tx ->     completion ->
+ *
+ * libxdp's xsk_* calls do the work; its own XDP program and dispatcher are not used.
+ */
+#ifndef PTK_XSK_H
+#define PTK_XSK_H
+
+#include "base/ptk_err.h"
+#include "gen/ptk_metrics_gen.h"
+#include "net/ptk_ring.h"
+
+struct xsk_umem;
+struct xsk_socket;
+
+/* --zerocopy */
+enum ptk_zerocopy {
+    PTK_ZEROCOPY_AUTO = 0, /* zero-copy if the driver has it, else copy */
+    PTK_ZEROCOPY_REQUIRE,
+    PTK_ZEROCOPY_OFF,
+};
+
+struct ptk_xsk_config {
+    const char *interface;
+    uint32_t queue;
+    uint8_t *memory; /* frames of PTK_FRAME_LEN; the caller keeps it until after ptk_xsk_close */
+    size_t memory_len;
+    uint32_t rx_len; /* entries; powers of two */
+    uint32_t tx_len;
+    uint32_t fill_len;
+    uint32_t completion_len;
+    enum ptk_zerocopy zerocopy;
+    bool multi_buffer; /* packets may span several frames */
+};
+
+/*
+ * Binding a queue whose last owner has just died fails with EBUSY until the kernel has taken its
+ * socket apart, which it does on its own time. Observed below 100 ms; 2 s is the limit of patience.
+ */
+#define PTK_XSK_BIND_PATIENCE_MS 2000u
+
+struct ptk_xsk {
+    struct xsk_umem *umem;
+    struct xsk_socket *socket;
+    int fd;
+    uint32_t bind_retries;
+    bool zerocopy;             /* as the kernel reports it */
+    char zerocopy_refusal[64]; /* why zero-copy was not obtained; "" if it was or was not asked for
+                                */
+    struct ptk_ring rx;
+    struct ptk_ring tx;
+    struct ptk_ring fill;
+    struct ptk_ring completion;
+};
+
+/*
+ * ptk_xsk_open registers the memory and binds. Needs CAP_NET_RAW, and CAP_IPC_LOCK for more memory
+ * than the memlock limit. The queue must be handed to the socket afterwards (ptk_steer_socket_add).
+ */
+int ptk_xsk_open(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, struct ptk_err *err);
+
+/* The kernel's six counters of this socket, at the first six places of counter group `queue`. */
+int ptk_xsk_counters(const struct ptk_xsk *xsk, uint64_t counters[PTK_QUEUE_COUNTER_COUNT]);
+
+/* Closes the socket and unregisters the memory; does nothing on a zeroed struct. */
+void ptk_xsk_close(struct ptk_xsk *xsk);
+
+#endif
