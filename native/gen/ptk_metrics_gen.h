@@ -452,7 +452,7 @@ enum ptk_worker_counter {
     PTK_WORKER_REFUSED_SOURCE = 16,
     /* Packets dropped: not sent to an address of this server. */
     PTK_WORKER_REFUSED_DESTINATION = 17,
-    /* Packets dropped: more buffers than PTK_FRAME_PARTS_MAX. */
+    /* Packets dropped: more buffers than PTK_POLLER_PARTS_MAX. */
     PTK_WORKER_REFUSED_LARGE = 18,
     /* Packets accepted with the partial checksum of a virtual driver. */
     PTK_WORKER_PARTIAL_CHECKSUMS = 19,

@@ -328,7 +328,7 @@ WORKER_COUNTERS: Final = (
     ('refused_udp_checksum', 'Packets dropped: wrong UDP checksum, or none over IPv6.'),
     ('refused_source', 'Packets dropped: a source that is never answered (multicast, broadcast, own address, port 0, reflector port).'),
     ('refused_destination', 'Packets dropped: not sent to an address of this server.'),
-    ('refused_large', 'Packets dropped: more buffers than PTK_FRAME_PARTS_MAX.'),
+    ('refused_large', 'Packets dropped: more buffers than PTK_POLLER_PARTS_MAX.'),
     ('partial_checksums', 'Packets accepted with the partial checksum of a virtual driver.'),
     ('multi_buffer', 'Packets that came in several buffers.'),
     ('tx_full', 'Replies dropped because the transmit ring had no room.'),

@@ -1,0 +1,117 @@
+/* The common part of pollers and socket workers. */
+#include "serve/ptk_datapath_worker.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+
+_Static_assert((int)PTK_WORKER_COUNTER_COUNT <= (int)PTK_STATS_COUNTER_CAP,
+               "counters fit the segment");
+_Static_assert((int)PTK_WORKER_GAUGE_COUNTER_COUNT <= (int)PTK_STATS_GAUGE_CAP, "gauges fit");
+_Static_assert((int)PTK_VERDICT_VALUE_COUNT <= (int)PTK_STATS_VERDICT_CAP, "verdicts fit");
+_Static_assert((int)PTK_WIRE_OP_VALUE_COUNT <= (int)PTK_STATS_OP_CAP, "operations fit");
+
+void ptk_worker_init(struct ptk_worker *worker, const struct ptk_worker_config *config)
+{
+    memset(worker, 0, sizeof *worker);
+    worker->config = *config;
+    worker->gauges[PTK_WORKER_GAUGE_CYCLES_PER_US] = config->cycles_per_us;
+    config->stats->kind = (uint32_t)config->kind;
+    config->stats->cpu = config->cpu_id;
+    config->stats->queue = config->queue;
+}
+
+void ptk_worker_enter(struct ptk_worker *worker)
+{
+    const struct ptk_worker_config *config = &worker->config;
+    char name[16];
+    if (config->kind == PTK_WORKER_KIND_POLLER) {
+        (void)snprintf(name, sizeof name, "ptk-poll-%u", config->queue % 1000);
+    } else {
+        (void)snprintf(name, sizeof name, "ptk-socket");
+    }
+    (void)pthread_setname_np(pthread_self(), name); /* For top and perf only. */
+    if (config->cpu_id != PTK_WORKER_NOT_PINNED) {
+        PTK_ASSERT(ptk_cpu_pin(config->cpu_id) == 0); /* Verified at start: allowed and online. */
+    }
+    __atomic_store_n(&config->stats->thread_id, (uint32_t)gettid(), __ATOMIC_RELAXED);
+    worker->last_busy = ptk_cycles();
+    worker->publish_at = worker->last_busy;
+}
+
+void ptk_worker_publish(struct ptk_worker *worker)
+{
+    struct ptk_stats_worker *stats = worker->config.stats;
+    const struct ptk_engine_counters *engine = ptk_engine_counters(worker->config.engine);
+    worker->counters[PTK_WORKER_IDS] = engine->ids;
+    worker->counters[PTK_WORKER_TEXT_BYTES] = engine->text_bytes;
+    worker->counters[PTK_WORKER_CACHE_RESETS] = engine->cache_resets;
+    ptk_stats_publish(stats->counters, worker->counters, PTK_WORKER_COUNTER_COUNT);
+    ptk_stats_publish(stats->gauges, worker->gauges, PTK_WORKER_GAUGE_COUNTER_COUNT);
+    ptk_stats_publish(stats->latency, worker->latency, PTK_STATS_LATENCY_BUCKETS);
+    ptk_stats_publish(stats->ops, engine->requests, PTK_WIRE_OP_VALUE_COUNT);
+    ptk_stats_publish(stats->verdicts, engine->verdicts, PTK_VERDICT_VALUE_COUNT);
+    ptk_stats_publish(stats->item_verdicts, engine->item_verdicts, PTK_VERDICT_VALUE_COUNT);
+    ptk_stats_store(&stats->epoch, worker->epoch);
+}
+
+void ptk_worker_leave(struct ptk_worker *worker)
+{
+    ptk_worker_publish(worker);
+    atomic_store_explicit(&worker->stopped, 1, memory_order_release);
+}
+
+static bool must_stop(struct ptk_worker *worker, uint64_t idle_cycles, bool pending)
+{
+    if (atomic_load_explicit(&worker->stop, memory_order_acquire) == 0) {
+        return false;
+    }
+    const bool quiet = idle_cycles > (uint64_t)PTK_WORKER_QUIET_US * worker->config.cycles_per_us;
+    return (quiet && !pending) ||
+           ptk_clock_ns() >= atomic_load_explicit(&worker->deadline_ns, memory_order_relaxed);
+}
+
+enum ptk_worker_turn ptk_worker_loop_end(struct ptk_worker *worker, uint64_t start,
+                                         uint32_t packets, bool pending)
+{
+    const uint64_t now = ptk_cycles();
+    if (packets > 0) {
+        worker->counters[PTK_WORKER_LOOPS_BUSY]++;
+        worker->counters[PTK_WORKER_BUSY_CYCLES] += now - start;
+        worker->last_busy = now;
+    }
+    const uint64_t idle_cycles = now - worker->last_busy;
+    const uint32_t cycles_per_us = worker->config.cycles_per_us;
+    const bool sleepy = packets == 0 && !worker->config.spin &&
+                        idle_cycles > (uint64_t)PTK_WORKER_SPIN_US * cycles_per_us;
+    if (sleepy || now >= worker->publish_at) {
+        ptk_worker_publish(worker);
+        worker->publish_at = now + (uint64_t)PTK_WORKER_PUBLISH_US * cycles_per_us;
+        if (must_stop(worker, idle_cycles, pending)) {
+            return PTK_WORKER_TURN_STOP;
+        }
+    }
+    if (sleepy) {
+        worker->counters[PTK_WORKER_SLEEPS]++;
+        return PTK_WORKER_TURN_SLEEP;
+    }
+    if (packets == 0) {
+        ptk_cpu_relax();
+    }
+    return PTK_WORKER_TURN_GO;
+}
+
+size_t ptk_worker_handle(struct ptk_worker *worker, const uint8_t *datagram, size_t len,
+                         uint8_t *reply, size_t reply_cap)
+{
+    enum ptk_verdict verdict = PTK_VERDICT_OK;
+    worker->counters[PTK_WORKER_REQUESTS]++;
+    worker->counters[PTK_WORKER_REQUEST_BYTES] += len;
+    const size_t reply_len =
+        ptk_engine_handle(worker->config.engine, datagram, len, reply, reply_cap, &verdict);
+    PTK_DCHECK(reply_len <= reply_cap);
+    if (reply_len == 0) {
+        worker->counters[PTK_WORKER_SILENT]++;
+    }
+    return reply_len;
+}

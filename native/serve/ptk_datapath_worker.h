@@ -1,0 +1,109 @@
+/*
+ * What every thread that answers packets has: an engine, counters, its place in the statistics
+ * segment, and the word by which the main thread tells it to stop. The poller and the socket path
+ * are built on it.
+ *
+ * Threads: a worker belongs to its thread. The main thread writes `stop` and `deadline_ns` before
+ * it, and reads `stopped`; everything others may read is published in `stats`.
+ */
+#ifndef PTK_DATAPATH_WORKER_H
+#define PTK_DATAPATH_WORKER_H
+
+#include "base/ptk_cpu.h"
+#include "base/ptk_stats.h"
+#include "gen/ptk_metrics_gen.h"
+#include "serve/ptk_engine.h"
+
+/* Counters are published this often while there is work, and before every sleep. */
+#define PTK_WORKER_PUBLISH_US 1000u
+
+/*
+ * An adaptive worker spins this long after its last packet before it sleeps. A wake-up by the
+ * scheduler costs 3 to 50 us; a longer spin would burn a shared core for little, a shorter one
+ * would sleep between the packets of one client.
+ */
+#define PTK_WORKER_SPIN_US 50u
+
+/* A sleeping worker looks up this often, so that it takes over a changed model and sees a stop. */
+#define PTK_WORKER_SLEEP_MS 10
+
+/* A worker with nothing to do for this long after it was told to stop has answered everything. */
+#define PTK_WORKER_QUIET_US 5000u
+
+#define PTK_WORKER_NOT_PINNED 0xFFFFFFFFu
+#define PTK_WORKER_NO_QUEUE   0xFFFFFFFFu
+
+struct ptk_worker_config {
+    enum ptk_worker_kind kind;
+    uint32_t cpu_id; /* PTK_WORKER_NOT_PINNED: anywhere */
+    uint32_t queue;  /* PTK_WORKER_NO_QUEUE for a socket worker */
+    uint32_t cycles_per_us;
+    bool spin; /* never sleep */
+    struct ptk_engine *engine;
+    struct ptk_stats_worker *stats; /* in the segment; zeroed */
+};
+
+struct ptk_worker {
+    struct ptk_worker_config config;
+    uint64_t counters[PTK_WORKER_COUNTER_COUNT];
+    uint64_t gauges[PTK_WORKER_GAUGE_COUNTER_COUNT];
+    uint64_t latency[PTK_STATS_LATENCY_BUCKETS];
+    uint64_t epoch;
+    uint64_t publish_at; /* cycles */
+    uint64_t last_busy;  /* cycles of the last loop with packets */
+
+    /* Written by the main thread. */
+    PTK_ALIGNED_LINE _Atomic uint32_t stop;
+    _Atomic uint64_t deadline_ns; /* CLOCK_MONOTONIC: stop by then, whatever is left */
+
+    /* Written by the worker. */
+    PTK_ALIGNED_LINE _Atomic uint32_t stopped;
+};
+
+/* What the loop of a worker does next. */
+enum ptk_worker_turn {
+    PTK_WORKER_TURN_GO = 0, /* the next loop at once */
+    PTK_WORKER_TURN_SLEEP,  /* wait for a packet, at most PTK_WORKER_SLEEP_MS */
+    PTK_WORKER_TURN_STOP,   /* told to stop, and quiet or out of time: leave the loop */
+};
+
+void ptk_worker_init(struct ptk_worker *worker, const struct ptk_worker_config *config);
+
+/* First thing in the thread: pins it, names it, puts its identity into the segment. */
+void ptk_worker_enter(struct ptk_worker *worker);
+
+/* Last thing in the thread: publishes and says so. */
+void ptk_worker_leave(struct ptk_worker *worker);
+
+/* The beginning of a loop: counts it and takes over changed models. */
+static inline void ptk_worker_loop_begin(struct ptk_worker *worker)
+{
+    worker->counters[PTK_WORKER_LOOPS]++;
+    worker->epoch++;
+    ptk_engine_refresh(worker->config.engine);
+}
+
+/*
+ * ptk_worker_loop_end closes a loop that handled `packets` packets and began at `start` cycles,
+ * publishes if it is time, and says what comes next. `pending`: replies are still on their way, so
+ * a stop must wait.
+ */
+enum ptk_worker_turn ptk_worker_loop_end(struct ptk_worker *worker, uint64_t start,
+                                         uint32_t packets, bool pending);
+
+/* Counts a reply that took from `start` to `now` cycles. */
+static inline void ptk_worker_latency(struct ptk_worker *worker, uint64_t start, uint64_t now)
+{
+    const uint64_t elapsed_ns = (now - start) * 1000u / worker->config.cycles_per_us;
+    worker->counters[PTK_WORKER_LATENCY_NS] += elapsed_ns;
+    worker->latency[ptk_stats_latency_bucket(elapsed_ns, PTK_STATS_LATENCY_BUCKETS)]++;
+}
+
+/* Gives one datagram to the engine and counts it. As ptk_engine_handle. */
+size_t ptk_worker_handle(struct ptk_worker *worker, const uint8_t *datagram, size_t len,
+                         uint8_t *reply, size_t reply_cap);
+
+/* Copies everything into the segment. */
+void ptk_worker_publish(struct ptk_worker *worker);
+
+#endif
