@@ -56,10 +56,13 @@ static void complete(struct ptk_poller *poller)
     ptk_ring_release(&poller->completion, count);
 }
 
-/* Free frames are lent for receiving until the fill ring is full. */
+/* Free frames are lent for receiving until the fill ring is full. Where a reply may need several
+ * frames, those of one reply are kept back. */
 static void refill(struct ptk_poller *poller)
 {
-    const uint32_t free_count = poller->frames.counts[PTK_FRAME_PLACE_FREE];
+    const uint32_t kept = poller->multi_buffer ? PTK_POLLER_PARTS_MAX : 0;
+    const uint32_t all = poller->frames.counts[PTK_FRAME_PLACE_FREE];
+    const uint32_t free_count = all > kept ? all - kept : 0;
     const uint32_t room = ptk_ring_room(&poller->fill, poller->fill.len);
     const uint32_t count = free_count < room ? free_count : room;
     for (uint32_t i = 0; i < count; i++) {
@@ -191,24 +194,24 @@ static size_t link_payload_max(const struct ptk_poller *poller, const struct ptk
     return poller->mtu - (view->payload_off - view->ip_off);
 }
 
-/* Answers the packet at `packet` by a reply in frames of its own. */
-static void answer_spread(struct ptk_poller *poller, const uint8_t *packet, size_t len,
-                          uint64_t start)
+/*
+ * Makes the reply to the packet at `packet` in linear_reply. Returns its length, 0 when there is
+ * none. The request is not needed any more then.
+ */
+static size_t reply_linear(struct ptk_poller *poller, const uint8_t *packet, size_t len,
+                           size_t *payload_len)
 {
     struct ptk_frame_view view;
     if (!accept(poller, packet, len, &view)) {
-        return;
+        return 0;
     }
-    const size_t reply_len =
+    *payload_len =
         ptk_worker_handle(&poller->worker, packet + view.payload_off, view.payload_len,
                           poller->linear_reply + view.payload_off, link_payload_max(poller, &view));
-    if (reply_len == 0) {
-        return;
+    if (*payload_len == 0) {
+        return 0;
     }
-    const size_t packet_len = ptk_frame_reply_build(packet, &view, poller->linear_reply, reply_len);
-    if (scatter(poller, packet_len)) {
-        count_reply(poller, packet_len, reply_len, start);
-    }
+    return ptk_frame_reply_build(packet, &view, poller->linear_reply, *payload_len);
 }
 
 /* Answers the packet in a held frame in place; true when the frame went to the transmit ring. */
@@ -237,8 +240,12 @@ static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t 
     return true;
 }
 
-/* Appends a part to the packet that is being gathered; answers it when it is whole. */
-static void gather(struct ptk_poller *poller, const struct xdp_desc *descriptor, uint64_t start)
+/*
+ * Appends a part to the packet that is being gathered. At its last one the packet is answered in
+ * linear_reply as by reply_linear; before, there is no reply.
+ */
+static size_t gather(struct ptk_poller *poller, const struct xdp_desc *descriptor,
+                     size_t *payload_len)
 {
     poller->gathered_parts++;
     if (poller->gathered_parts <= PTK_POLLER_PARTS_MAX) {
@@ -247,17 +254,36 @@ static void gather(struct ptk_poller *poller, const struct xdp_desc *descriptor,
         poller->gathered_len += descriptor->len;
     }
     if ((descriptor->options & XDP_PKT_CONTD) != 0) {
-        return;
+        return 0;
     }
+    size_t packet_len = 0;
     if (poller->gathered_parts <= PTK_POLLER_PARTS_MAX) {
         poller->worker.counters[PTK_WORKER_MULTI_BUFFER]++;
-        answer_spread(poller, poller->gathered, poller->gathered_len, start);
+        packet_len = reply_linear(poller, poller->gathered, poller->gathered_len, payload_len);
     } else {
         poller->worker.counters[PTK_WORKER_RX_PACKETS]++;
         poller->worker.counters[PTK_WORKER_REFUSED_LARGE]++;
     }
     poller->gathered_parts = 0;
     poller->gathered_len = 0;
+    return packet_len;
+}
+
+/* One descriptor where a packet may span several: its frame is free again before the reply takes
+ * any. */
+static void receive_part(struct ptk_poller *poller, const struct xdp_desc *descriptor,
+                         uint64_t start)
+{
+    size_t payload_len = 0;
+    const bool whole = poller->gathered_parts == 0 && (descriptor->options & XDP_PKT_CONTD) == 0;
+    const size_t packet_len = whole ? reply_linear(poller, poller->frame_memory + descriptor->addr,
+                                                   descriptor->len, &payload_len)
+                                    : gather(poller, descriptor, &payload_len);
+    (void)ptk_frames_give(&poller->frames, descriptor->addr >> PTK_FRAME_SHIFT,
+                          PTK_FRAME_PLACE_HELD); /* Held since receive(): cannot fail. */
+    if (packet_len > 0 && scatter(poller, packet_len)) {
+        count_reply(poller, packet_len, payload_len, start);
+    }
 }
 
 /* One descriptor of the receive ring: its frame ends in the transmit ring or in the free list. */
@@ -268,18 +294,14 @@ static void receive(struct ptk_poller *poller, const struct xdp_desc *descriptor
     if (!ptk_frames_move(&poller->frames, frame, PTK_FRAME_PLACE_RX, PTK_FRAME_PLACE_HELD)) {
         return;
     }
-    bool sent = false;
-    if (PTK_UNLIKELY(descriptor->len > PTK_FRAME_LEN - offset ||
-                     descriptor->len > PTK_POLLER_PART_LEN)) {
+    const bool inside = descriptor->len <= PTK_FRAME_LEN - offset;
+    const bool part_fits = descriptor->len <= PTK_POLLER_PART_LEN;
+    if (PTK_UNLIKELY(!inside || !part_fits)) {
         poller->frames.faults++;
-    } else if (poller->gathered_parts > 0 || (descriptor->options & XDP_PKT_CONTD) != 0) {
-        gather(poller, descriptor, start);
+        (void)ptk_frames_give(&poller->frames, frame, PTK_FRAME_PLACE_HELD);
     } else if (poller->multi_buffer) {
-        answer_spread(poller, poller->frame_memory + descriptor->addr, descriptor->len, start);
-    } else {
-        sent = answer_in_place(poller, descriptor->addr, descriptor->len, start);
-    }
-    if (!sent) {
+        receive_part(poller, descriptor, start);
+    } else if (!answer_in_place(poller, descriptor->addr, descriptor->len, start)) {
         (void)ptk_frames_give(&poller->frames, frame, PTK_FRAME_PLACE_HELD);
     }
 }

@@ -1,0 +1,133 @@
+/* The parts of base/ that know the machine: core lists, memory, time, privileges, latency buckets.
+ */
+#include "base/ptk_caps.h"
+#include "base/ptk_cpu.h"
+#include "base/ptk_huge.h"
+#include "base/ptk_stats.h"
+
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void test_core_lists(void)
+{
+    static const struct {
+        const char *text;
+        uint32_t count;
+        uint32_t last;
+    } GOOD[] = {{"0", 1, 0}, {"2-5", 4, 5}, {"2-5,8", 5, 8}, {"7,3", 2, 3}, {"65535", 1, 65535}};
+    static const char *const BAD[] = {"",     ",",     "1,",      "a",   "1-",
+                                      "5-2",  "1,1",   "1-3,2",   "1 2", "-1",
+                                      "1--2", "65536", "0-65535", "+1",  " 1"};
+    struct ptk_cpu_list list;
+    struct ptk_err err;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(GOOD); i++) {
+        PTK_ASSERT(ptk_cpu_list_parse(GOOD[i].text, "cores", &list, &err) == 0);
+        PTK_ASSERT(list.count == GOOD[i].count);
+        PTK_ASSERT(list.ids[list.count - 1] == GOOD[i].last);
+    }
+    for (size_t i = 0; i < PTK_ARRAY_LEN(BAD); i++) {
+        err.text[0] = '\0';
+        PTK_ASSERT(ptk_cpu_list_parse(BAD[i], "cores", &list, &err) < 0);
+        PTK_ASSERT(strstr(err.text, "cores") == err.text);
+    }
+    PTK_ASSERT(ptk_cpu_list_parse("65535", "cores", &list, &err) == 0);
+    PTK_ASSERT(ptk_cpu_list_verify(&list, &err) < 0);
+}
+
+/* Zeroed, aligned, of a stated kind; and read-only after protection, which a child proves by dying.
+ */
+static void test_memory(void)
+{
+    struct ptk_huge memory;
+    struct ptk_err err;
+    PTK_ASSERT(ptk_huge_map(&memory, 3 * PTK_HUGE_PAGE_LEN - 1, PTK_NUMA_NODE_ANY, false, &err) ==
+               0);
+    PTK_ASSERT(memory.len == 3 * PTK_HUGE_PAGE_LEN);
+    PTK_ASSERT(((uintptr_t)memory.base & (PTK_HUGE_PAGE_LEN - 1)) == 0);
+    PTK_ASSERT(memory.pages == PTK_PAGE_KIND_HUGE_2M || memory.pages == PTK_PAGE_KIND_SMALL);
+    for (size_t off = 0; off < memory.len; off += 511) {
+        PTK_ASSERT(memory.base[off] == 0);
+    }
+    memory.base[memory.len - 1] = 7;
+    PTK_ASSERT(ptk_huge_protect(&memory, &err) == 0);
+    PTK_ASSERT(memory.base[memory.len - 1] == 7);
+    const pid_t child = fork();
+    PTK_ASSERT(child >= 0);
+    if (child == 0) {
+        (void)fclose(stderr); /* A sanitizer's report of the intended fault would mislead. */
+        memory.base[0] = 1;
+        _exit(0);
+    }
+    int status = 0;
+    PTK_ASSERT(waitpid(child, &status, 0) == child);
+    PTK_ASSERT(!WIFEXITED(status) || WEXITSTATUS(status) != 0);
+    ptk_huge_unmap(&memory);
+    PTK_ASSERT(memory.base == NULL);
+    ptk_huge_unmap(&memory);
+}
+
+/* More huge pages than any machine has: the requirement is a refusal that names the remedy. */
+static void test_required_huge_pages(void)
+{
+    struct ptk_huge memory;
+    struct ptk_err err;
+    PTK_ASSERT(ptk_huge_map(&memory, (size_t)1 << 44, PTK_NUMA_NODE_ANY, true, &err) < 0);
+    PTK_ASSERT(strstr(err.text, "vm.nr_hugepages") != NULL);
+}
+
+static void test_time(void)
+{
+    uint32_t cycles_per_us = 0;
+    struct ptk_err err;
+    PTK_ASSERT(ptk_cpu_cycles_per_us(&cycles_per_us, &err) == 0);
+    PTK_ASSERT(cycles_per_us >= 100);
+    PTK_ASSERT(cycles_per_us <= 10000);
+}
+
+static void test_latency_buckets(void)
+{
+    PTK_ASSERT(ptk_stats_latency_bucket(0, 24) == 0);
+    PTK_ASSERT(ptk_stats_latency_bucket(1000, 24) == 0);
+    for (uint32_t i = 1; i < 23; i++) {
+        const uint64_t bound_ns = 1000ull << i;
+        PTK_ASSERT(ptk_stats_latency_bucket(bound_ns, 24) == i);
+        PTK_ASSERT(ptk_stats_latency_bucket(bound_ns + 1, 24) == (i == 22 ? 23 : i + 1));
+        PTK_ASSERT(ptk_stats_latency_bucket((bound_ns >> 1) + 1, 24) == i);
+    }
+    PTK_ASSERT(ptk_stats_latency_bucket(UINT64_MAX, 24) == 23);
+}
+
+/* In a child, since there is no way back. */
+static void test_capabilities_are_dropped(void)
+{
+    const pid_t child = fork();
+    PTK_ASSERT(child >= 0);
+    if (child == 0) {
+        struct ptk_err err;
+        if (ptk_caps_drop(&err) != 0 || ptk_caps_have(CAP_NET_RAW) ||
+            prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1 || ptk_caps_hint(CAP_NET_RAW)[0] == '\0') {
+            _exit(1);
+        }
+        _exit(0);
+    }
+    int status = 0;
+    PTK_ASSERT(waitpid(child, &status, 0) == child);
+    PTK_ASSERT(WIFEXITED(status));
+    PTK_ASSERT(WEXITSTATUS(status) == 0);
+}
+
+int main(void)
+{
+    test_core_lists();
+    test_memory();
+    test_required_huge_pages();
+    test_time();
+    test_latency_buckets();
+    test_capabilities_are_dropped();
+    puts("machine: ok");
+    return 0;
+}
