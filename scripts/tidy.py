@@ -45,9 +45,22 @@ SERVER_LAYERS = ("_spec", "errors", "vocab", "control", "cli")
 HOT_FOLDERS = ("text", "image", "algo", "store", "wire")
 HOT_FILES = ("serve/ptk_engine.c", "serve/ptk_poller.c")
 HOT_CALLS = frozenset(
-    ("memcpy", "memcmp", "memset", "memmove", "memchr", "ptk_assert_failed", "__stack_chk_fail")
+    (
+        "memcpy",
+        "memcmp",
+        "memset",
+        "memmove",
+        "memchr",
+        "__stack_chk_fail",
+        # What __builtin_cpu_supports() reads where a SIMD variant is chosen, once, at start.
+        "__cpu_model",
+        "__cpu_indicator_init",
+    )
 )
-SETUP_FILES: dict[str, str] = {}
+# Files in these folders that run before the first frame only.
+SETUP_FILES = frozenset(
+    ("image/ptk_image.c", "image/ptk_image_build.c", "image/ptk_image_build_trie.c")
+)
 
 BANNED_NAMES = ("utils", "util", "common", "helpers", "helper", "misc")
 
