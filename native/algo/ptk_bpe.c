@@ -1,0 +1,657 @@
+#include "algo/ptk_bpe.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define NO_SLOT UINT32_MAX         /* no merge starts at this unit */
+#define DEAD_SLOT (UINT32_MAX - 1) /* this unit no longer starts a symbol */
+#define NO_UNIT UINT32_MAX
+
+_Static_assert(PTK_BPE_RANKS_MAX == 64u * 64u * 64u * 4u, "three levels of 64, four words at the top");
+#define LEVEL0_WORDS (PTK_BPE_RANKS_MAX / 64u)
+#define LEVEL1_WORDS (LEVEL0_WORDS / 64u)
+#define LEVEL2_WORDS (LEVEL1_WORDS / 64u)
+
+#ifdef PTK_DEBUG
+static _Thread_local uint64_t steps;
+#define COUNT_STEP() (steps++)
+uint64_t ptk_bpe_steps(void) { return steps; }
+#else
+#define COUNT_STEP() ((void)0)
+uint64_t ptk_bpe_steps(void) { return 0; }
+#endif
+
+/* Whether ranks only grow while merging: then no merge can make a pair due before the current one. */
+static int find_order(struct ptk_bpe *bpe, struct ptk_err *err)
+{
+    const struct ptk_image *image = bpe->image;
+    uint32_t *rank_end = calloc(image->config->ids_end, sizeof *rank_end);
+    if (rank_end == NULL) {
+        return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
+    }
+    bpe->ascending = true;
+    for (size_t i = 0; i <= image->pair_mask; i++) {
+        const struct ptk_image_pair *pair = &image->pairs[i];
+        if (pair->left == PTK_IMAGE_NONE) {
+            continue;
+        }
+        if (pair->rank >= PTK_BPE_RANKS_MAX) {
+            bpe->ascending = false;
+            break;
+        }
+        if (rank_end[pair->id] < pair->rank + 1) {
+            rank_end[pair->id] = pair->rank + 1;
+        }
+    }
+    for (size_t i = 0; i <= image->pair_mask && bpe->ascending; i++) {
+        const struct ptk_image_pair *pair = &image->pairs[i];
+        if (pair->left != PTK_IMAGE_NONE) {
+            bpe->ascending = pair->rank >= rank_end[pair->left] &&
+                             pair->rank >= rank_end[pair->right];
+        }
+    }
+    free(rank_end);
+    return 0;
+}
+
+int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err)
+{
+    const struct ptk_image_config *config = image->config;
+    *bpe = (struct ptk_bpe){
+        .image = image,
+        .prefix = image->strings + config->prefix_off,
+        .suffix = image->strings + config->suffix_off,
+        .prefix_len = config->prefix_len,
+        .suffix_len = config->suffix_len,
+        .bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
+        .ascending = true,
+    };
+    if ((uint64_t)config->prefix_len + config->suffix_len > PTK_BPE_AFFIX_MAX) {
+        return ptk_err_set(err, -ENOTSUP,
+                           "continuing_subword_prefix and end_of_word_suffix have %u bytes together; "
+                           "at most %u are supported",
+                           config->prefix_len + config->suffix_len, PTK_BPE_AFFIX_MAX);
+    }
+    return image->pairs == NULL ? 0 : find_order(bpe, err);
+}
+
+size_t ptk_bpe_scratch_len(size_t unit_cap)
+{
+    const size_t by_unit = ptk_align_up(unit_cap * sizeof(uint32_t), PTK_CACHE_LINE);
+    return 6 * by_unit + PTK_BPE_RANKS_MAX * sizeof(uint32_t) +
+           ptk_align_up((LEVEL0_WORDS + LEVEL1_WORDS + LEVEL2_WORDS) * sizeof(uint64_t),
+                        PTK_CACHE_LINE);
+}
+
+void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t unit_cap)
+{
+    PTK_ASSERT(unit_cap >= PTK_BPE_SHORT_MAX);
+    const size_t by_unit = ptk_align_up(unit_cap * sizeof(uint32_t), PTK_CACHE_LINE);
+    uint8_t *at = memory;
+    uint32_t **const arrays[] = {&scratch->ids,  &scratch->ends,   &scratch->partner,
+                                 &scratch->slot, &scratch->before, &scratch->after};
+    for (size_t i = 0; i < PTK_ARRAY_LEN(arrays); i++) {
+        *arrays[i] = (uint32_t *)(void *)at;
+        at += by_unit;
+    }
+    scratch->head = (uint32_t *)(void *)at;
+    at += PTK_BPE_RANKS_MAX * sizeof(uint32_t);
+    const size_t words[] = {LEVEL0_WORDS, LEVEL1_WORDS, LEVEL2_WORDS};
+    for (size_t i = 0; i < PTK_ARRAY_LEN(words); i++) {
+        scratch->level[i] = (uint64_t *)(void *)at;
+        memset(at, 0, words[i] * sizeof(uint64_t));
+        at += words[i] * sizeof(uint64_t);
+    }
+    scratch->unit_cap = unit_cap;
+}
+
+/* ---- units ------------------------------------------------------------------------------------ */
+
+static size_t char_len(uint8_t lead)
+{
+    return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+}
+
+/* The characters of a piece as they are turned into units. */
+struct unit_writer {
+    struct ptk_bpe_scratch *scratch;
+    size_t count;
+    size_t end;         /* bytes of all units so far */
+    size_t unknown_len; /* bytes of unknown characters that are not a unit yet */
+    bool unknown;       /* there are such characters */
+};
+
+static void put_unit(struct unit_writer *writer, uint32_t id, size_t len)
+{
+    writer->end += len;
+    writer->scratch->ids[writer->count] = id;
+    writer->scratch->ends[writer->count] = (uint32_t)writer->end;
+    writer->count++;
+}
+
+static void flush_unknown(const struct ptk_bpe *bpe, struct unit_writer *writer)
+{
+    if (writer->unknown) {
+        put_unit(writer, bpe->image->config->unk_id, writer->unknown_len);
+        writer->unknown = false;
+        writer->unknown_len = 0;
+    }
+}
+
+/* A character as byte tokens; false when the vocabulary lacks one of them. */
+static bool put_bytes(const struct ptk_bpe *bpe, struct unit_writer *writer, const uint8_t *key,
+                      size_t len)
+{
+    const uint32_t *byte_ids = bpe->image->byte_ids;
+    for (size_t i = 0; i < len; i++) {
+        if (byte_ids[key[i]] == PTK_IMAGE_NONE) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < len; i++) {
+        put_unit(writer, byte_ids[key[i]], 1);
+    }
+    return true;
+}
+
+/*
+ * One character that the vocabulary may have, with its affixes in `key`. Unknown characters wait in
+ * the writer, and byte tokens pass them by: the reference does so, and order is part of the result.
+ */
+static void put_char(const struct ptk_bpe *bpe, struct unit_writer *writer, const uint8_t *key,
+                     size_t key_len, size_t len)
+{
+    const struct ptk_image_config *config = bpe->image->config;
+    const uint32_t id = ptk_image_vocab(bpe->image, key, key_len);
+    if (id != PTK_IMAGE_NONE) {
+        flush_unknown(bpe, writer);
+        put_unit(writer, id, len);
+        return;
+    }
+    if ((config->flags & PTK_IMAGE_FLAGS_BYTE_FALLBACK) != 0 && bpe->image->byte_ids != NULL &&
+        put_bytes(bpe, writer, key, key_len)) {
+        return;
+    }
+    if (config->unk_id == PTK_IMAGE_NONE) {
+        return;
+    }
+    if ((config->flags & PTK_IMAGE_FLAGS_FUSE_UNK) == 0) {
+        flush_unknown(bpe, writer);
+    }
+    writer->unknown = true;
+    writer->unknown_len += len;
+}
+
+static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                         const uint8_t *piece, size_t len)
+{
+    if (len > scratch->unit_cap || scratch->unit_cap - len < bpe->prefix_len + bpe->suffix_len) {
+        /* Byte tokens may need a unit for every byte; count exactly only when that cannot fit. */
+        size_t units = 0;
+        for (size_t i = 0; i < len; i += char_len(piece[i])) {
+            units += (bpe->image->config->flags & PTK_IMAGE_FLAGS_BYTE_FALLBACK) != 0
+                         ? char_len(piece[i]) + bpe->prefix_len + bpe->suffix_len
+                         : 1;
+        }
+        if (units > scratch->unit_cap) {
+            return SIZE_MAX;
+        }
+    }
+    struct unit_writer writer = {.scratch = scratch};
+    if (bpe->prefix_len + bpe->suffix_len == 0) {
+        for (size_t i = 0; i < len;) {
+            const size_t step = char_len(piece[i]);
+            put_char(bpe, &writer, piece + i, step, step);
+            i += step;
+        }
+    } else {
+        uint8_t key[PTK_BPE_AFFIX_MAX + 4];
+        for (size_t i = 0; i < len;) {
+            const size_t step = char_len(piece[i]);
+            size_t key_len = 0;
+            if (i > 0) {
+                memcpy(key, bpe->prefix, bpe->prefix_len);
+                key_len = bpe->prefix_len;
+            }
+            memcpy(key + key_len, piece + i, step);
+            key_len += step;
+            if (i + step == len) {
+                memcpy(key + key_len, bpe->suffix, bpe->suffix_len);
+                key_len += bpe->suffix_len;
+            }
+            put_char(bpe, &writer, key, key_len, step);
+            i += step;
+        }
+    }
+    flush_unknown(bpe, &writer);
+    return writer.count;
+}
+
+/* ---- short pieces ----------------------------------------------------------------------------- */
+
+static uint32_t pair_slot(const struct ptk_image *image, uint32_t left, uint32_t right)
+{
+    const struct ptk_image_pair *pair = ptk_image_pair(image, left, right);
+    return pair == NULL ? NO_SLOT : (uint32_t)(pair - image->pairs);
+}
+
+static uint32_t slot_rank(const struct ptk_image *image, uint32_t slot)
+{
+    return slot == NO_SLOT ? UINT32_MAX : image->pairs[slot].rank;
+}
+
+/*
+ * Merges `count` symbols in place, keeping them dense; start[i] is the first unit of symbol i. Each
+ * merge scans the ranks: quadratic, but over at most PTK_BPE_SHORT_MAX words of one small array.
+ */
+static size_t merge_short(const struct ptk_image *image, uint32_t *ids, uint8_t *start, size_t count)
+{
+    uint32_t rank[PTK_BPE_SHORT_MAX];
+    uint32_t slot[PTK_BPE_SHORT_MAX];
+    for (size_t i = 0; i + 1 < count; i++) {
+        slot[i] = pair_slot(image, ids[i], ids[i + 1]);
+    }
+    for (size_t i = 0; i + 1 < count; i++) {
+        rank[i] = slot_rank(image, slot[i]);
+    }
+    while (count > 1) {
+        const size_t pairs = count - 1;
+        uint32_t lowest = UINT32_MAX;
+        for (size_t i = 0; i < pairs; i++) {
+            lowest = rank[i] < lowest ? rank[i] : lowest;
+        }
+        if (lowest == UINT32_MAX) {
+            break;
+        }
+        COUNT_STEP();
+        size_t at = 0;
+        while (rank[at] != lowest) {
+            at++;
+        }
+        ids[at] = image->pairs[slot[at]].id;
+        count--;
+        memmove(ids + at + 1, ids + at + 2, (count - at - 1) * sizeof *ids);
+        memmove(start + at + 1, start + at + 2, (count - at - 1) * sizeof *start);
+        memmove(rank + at, rank + at + 1, (pairs - at - 1) * sizeof *rank);
+        memmove(slot + at, slot + at + 1, (pairs - at - 1) * sizeof *slot);
+        if (at > 0) {
+            slot[at - 1] = pair_slot(image, ids[at - 1], ids[at]);
+            rank[at - 1] = slot_rank(image, slot[at - 1]);
+        }
+        if (at + 1 < count) {
+            slot[at] = pair_slot(image, ids[at], ids[at + 1]);
+            rank[at] = slot_rank(image, slot[at]);
+        }
+    }
+    return count;
+}
+
+/* ---- long pieces: the symbols ----------------------------------------------------------------- */
+
+static void symbols_init(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        scratch->partner[i] = (uint32_t)i;
+        scratch->slot[i] =
+            i + 1 < count ? pair_slot(image, scratch->ids[i], scratch->ids[i + 1]) : NO_SLOT;
+    }
+}
+
+/* A merge has happened at `at`: its neighbours before and after, NO_UNIT at the ends of the piece. */
+struct merged {
+    uint32_t at;
+    uint32_t left;
+    uint32_t right;
+};
+
+static struct merged symbols_merge(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                                   uint32_t at, size_t count)
+{
+    COUNT_STEP();
+    const uint32_t second = scratch->partner[at] + 1;
+    const uint32_t last = scratch->partner[second];
+    scratch->ids[at] = image->pairs[scratch->slot[at]].id;
+    scratch->slot[second] = DEAD_SLOT;
+    scratch->partner[at] = last;
+    scratch->partner[last] = at;
+    return (struct merged){
+        .at = at,
+        .left = at > 0 ? scratch->partner[at - 1] : NO_UNIT,
+        .right = last + 1 < count ? last + 1 : NO_UNIT,
+    };
+}
+
+/* ---- long pieces, ascending ranks: lists ------------------------------------------------------- */
+
+static void list_push(struct ptk_bpe_scratch *scratch, uint32_t unit, uint32_t rank)
+{
+    uint64_t *word = &scratch->level[0][rank >> 6];
+    const uint64_t bit = 1ull << (rank & 63);
+    uint32_t next = NO_UNIT;
+    if ((*word & bit) != 0) {
+        next = scratch->head[rank];
+    } else {
+        *word |= bit;
+        scratch->level[1][rank >> 12] |= 1ull << (rank >> 6 & 63);
+        scratch->level[2][rank >> 18] |= 1ull << (rank >> 12 & 63);
+    }
+    scratch->after[unit] = next;
+    scratch->before[unit] = NO_UNIT;
+    if (next != NO_UNIT) {
+        scratch->before[next] = unit;
+    }
+    scratch->head[rank] = unit;
+}
+
+/* The rank's bit stays set when its list becomes empty; list_pop() clears it. */
+static void list_remove(struct ptk_bpe_scratch *scratch, uint32_t unit, uint32_t rank)
+{
+    const uint32_t previous = scratch->before[unit];
+    const uint32_t next = scratch->after[unit];
+    if (previous == NO_UNIT) {
+        scratch->head[rank] = next;
+    } else {
+        scratch->after[previous] = next;
+    }
+    if (next != NO_UNIT) {
+        scratch->before[next] = previous;
+    }
+}
+
+/* Takes the list of the lowest rank away; false when there is none. */
+static bool list_pop(struct ptk_bpe_scratch *scratch, uint32_t *first)
+{
+    for (uint32_t top = 0; top < LEVEL2_WORDS; top++) {
+        if (scratch->level[2][top] == 0) {
+            continue;
+        }
+        const uint32_t middle = top << 6 | (uint32_t)__builtin_ctzll(scratch->level[2][top]);
+        const uint32_t low = middle << 6 | (uint32_t)__builtin_ctzll(scratch->level[1][middle]);
+        const uint32_t rank = low << 6 | (uint32_t)__builtin_ctzll(scratch->level[0][low]);
+        scratch->level[0][low] &= scratch->level[0][low] - 1;
+        if (scratch->level[0][low] == 0) {
+            scratch->level[1][middle] &= scratch->level[1][middle] - 1;
+            if (scratch->level[1][middle] == 0) {
+                scratch->level[2][top] &= scratch->level[2][top] - 1;
+            }
+        }
+        *first = scratch->head[rank];
+        return true;
+    }
+    return false;
+}
+
+/* Merges two ascending chains (links in `after`). */
+static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
+{
+    uint32_t first = NO_UNIT;
+    uint32_t *tail = &first;
+    while (a != NO_UNIT && b != NO_UNIT) {
+        if (a < b) {
+            *tail = a;
+            tail = &after[a];
+            a = *tail;
+        } else {
+            *tail = b;
+            tail = &after[b];
+            b = *tail;
+        }
+    }
+    *tail = a != NO_UNIT ? a : b;
+    return first;
+}
+
+/*
+ * Sorts a chain by unit. Units were pushed in a few ascending sweeps, so that the chain read backwards
+ * is a few ascending runs: the runs are merged pairwise, like the digits of a binary counter.
+ */
+static uint32_t chain_sort(uint32_t *after, uint32_t first)
+{
+    uint32_t reversed = NO_UNIT;
+    bool ascending = true;
+    uint32_t last = first;
+    for (uint32_t unit = first; unit != NO_UNIT; unit = after[unit]) {
+        ascending = ascending && unit >= last;
+        last = unit;
+    }
+    if (ascending) {
+        return first;
+    }
+    for (uint32_t unit = first; unit != NO_UNIT;) {
+        const uint32_t next = after[unit];
+        after[unit] = reversed;
+        reversed = unit;
+        unit = next;
+    }
+    uint32_t runs[32];
+    for (size_t i = 0; i < PTK_ARRAY_LEN(runs); i++) {
+        runs[i] = NO_UNIT;
+    }
+    while (reversed != NO_UNIT) {
+        uint32_t run = reversed;
+        uint32_t end = run;
+        while (after[end] != NO_UNIT && after[end] > end) {
+            end = after[end];
+        }
+        reversed = after[end];
+        after[end] = NO_UNIT;
+        size_t i = 0;
+        while (runs[i] != NO_UNIT) { /* ends: fewer than 2^32 units make fewer than 2^32 runs */
+            run = chain_merge(after, runs[i], run);
+            runs[i] = NO_UNIT;
+            i++;
+        }
+        runs[i] = run;
+    }
+    uint32_t sorted = NO_UNIT;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(runs); i++) {
+        sorted = chain_merge(after, runs[i], sorted);
+    }
+    return sorted;
+}
+
+static void list_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, uint32_t unit,
+                        uint32_t right)
+{
+    scratch->slot[unit] = pair_slot(image, scratch->ids[unit], scratch->ids[right]);
+    if (scratch->slot[unit] != NO_SLOT) {
+        list_push(scratch, unit, image->pairs[scratch->slot[unit]].rank);
+    }
+}
+
+/*
+ * Takes the ranks in ascending order. While the units of one rank merge from left to right, no pair of
+ * this rank or a lower one can appear, since ranks ascend; so each rank's list is complete when taken.
+ */
+static void merge_lists(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t count)
+{
+    for (size_t i = count - 1; i-- > 0;) {
+        if (scratch->slot[i] != NO_SLOT) {
+            list_push(scratch, (uint32_t)i, image->pairs[scratch->slot[i]].rank);
+        }
+    }
+    uint32_t unit;
+    while (list_pop(scratch, &unit)) {
+        unit = chain_sort(scratch->after, unit);
+        while (unit != NO_UNIT) {
+            const uint32_t next = scratch->after[unit];
+            if (scratch->slot[unit] != DEAD_SLOT) {
+                const struct merged merged = symbols_merge(image, scratch, unit, count);
+                if (merged.left != NO_UNIT) {
+                    const uint32_t slot = scratch->slot[merged.left];
+                    if (slot != NO_SLOT) {
+                        list_remove(scratch, merged.left, image->pairs[slot].rank);
+                    }
+                    list_update(image, scratch, merged.left, unit);
+                }
+                if (merged.right != NO_UNIT) {
+                    list_update(image, scratch, unit, merged.right);
+                } else {
+                    scratch->slot[unit] = NO_SLOT;
+                }
+            }
+            unit = next;
+        }
+    }
+}
+
+/* ---- long pieces, any ranks: a heap ------------------------------------------------------------ */
+
+/* A binary heap of units by (rank, unit): heap in `after`, each unit's place in it in `before`. */
+static uint64_t heap_key(const struct ptk_image *image, const struct ptk_bpe_scratch *scratch,
+                         uint32_t unit)
+{
+    return (uint64_t)image->pairs[scratch->slot[unit]].rank << 32 | unit;
+}
+
+static void heap_put(struct ptk_bpe_scratch *scratch, size_t place, uint32_t unit)
+{
+    scratch->after[place] = unit;
+    scratch->before[unit] = (uint32_t)place;
+}
+
+/* Moves the unit at `place` to where its key belongs. */
+static void heap_settle(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t len,
+                        size_t place)
+{
+    const uint32_t unit = scratch->after[place];
+    const uint64_t key = heap_key(image, scratch, unit);
+    while (place > 0) {
+        const uint32_t parent = scratch->after[(place - 1) / 2];
+        if (heap_key(image, scratch, parent) <= key) {
+            break;
+        }
+        heap_put(scratch, place, parent);
+        place = (place - 1) / 2;
+    }
+    for (;;) { /* ends: place grows up to len */
+        size_t child = 2 * place + 1;
+        if (child >= len) {
+            break;
+        }
+        if (child + 1 < len && heap_key(image, scratch, scratch->after[child + 1]) <
+                                   heap_key(image, scratch, scratch->after[child])) {
+            child++;
+        }
+        if (heap_key(image, scratch, scratch->after[child]) >= key) {
+            break;
+        }
+        heap_put(scratch, place, scratch->after[child]);
+        place = child;
+    }
+    heap_put(scratch, place, unit);
+}
+
+static size_t heap_remove(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t len,
+                          size_t place)
+{
+    len--;
+    if (place < len) {
+        heap_put(scratch, place, scratch->after[len]);
+        heap_settle(image, scratch, len, place);
+    }
+    return len;
+}
+
+/* The pair that starts at `unit` has changed: its right half now begins at `right`. */
+static size_t heap_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t len,
+                          uint32_t unit, uint32_t right)
+{
+    const bool was_in = scratch->slot[unit] != NO_SLOT;
+    const uint32_t slot =
+        right == NO_UNIT ? NO_SLOT : pair_slot(image, scratch->ids[unit], scratch->ids[right]);
+    if (slot == NO_SLOT) {
+        if (was_in) {
+            len = heap_remove(image, scratch, len, scratch->before[unit]);
+        }
+        scratch->slot[unit] = NO_SLOT;
+        return len;
+    }
+    scratch->slot[unit] = slot;
+    if (!was_in) {
+        heap_put(scratch, len, unit);
+        len++;
+    }
+    heap_settle(image, scratch, len, scratch->before[unit]);
+    return len;
+}
+
+static void merge_heap(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t count)
+{
+    size_t len = 0;
+    for (size_t i = 0; i + 1 < count; i++) {
+        if (scratch->slot[i] != NO_SLOT) {
+            heap_put(scratch, len, (uint32_t)i);
+            len++;
+            heap_settle(image, scratch, len, len - 1);
+        }
+    }
+    while (len > 0) {
+        const uint32_t unit = scratch->after[0];
+        const uint32_t second = scratch->partner[unit] + 1;
+        if (scratch->slot[second] != NO_SLOT) {
+            len = heap_remove(image, scratch, len, scratch->before[second]);
+        }
+        const struct merged merged = symbols_merge(image, scratch, unit, count);
+        if (merged.left != NO_UNIT) {
+            len = heap_update(image, scratch, len, merged.left, unit);
+        }
+        len = heap_update(image, scratch, len, unit, merged.right);
+    }
+}
+
+/* ---- the piece --------------------------------------------------------------------------------- */
+
+static size_t merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
+{
+    symbols_init(bpe->image, scratch, count);
+    if (bpe->ascending) {
+        merge_lists(bpe->image, scratch, count);
+    } else {
+        merge_heap(bpe->image, scratch, count);
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i = scratch->partner[i] + (size_t)1) {
+        scratch->ids[kept] = scratch->ids[i];
+        if (!bpe->bytes) {
+            scratch->ends[kept] = scratch->ends[scratch->partner[i]];
+        }
+        kept++;
+    }
+    return kept;
+}
+
+size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                      const uint8_t *piece, size_t len)
+{
+    size_t count = len;
+    if (bpe->bytes) {
+        if (len > scratch->unit_cap) {
+            return SIZE_MAX;
+        }
+        const uint32_t *byte_ids = bpe->image->byte_ids;
+        for (size_t i = 0; i < len; i++) {
+            scratch->ids[i] = byte_ids[piece[i]];
+        }
+    } else {
+        count = make_units(bpe, scratch, piece, len);
+    }
+    if (count < 2 || count == SIZE_MAX || bpe->image->pairs == NULL) {
+        return count;
+    }
+    if (count > PTK_BPE_SHORT_MAX) {
+        return merge_long(bpe, scratch, count);
+    }
+    uint8_t start[PTK_BPE_SHORT_MAX];
+    for (size_t i = 0; i < count; i++) {
+        start[i] = (uint8_t)i;
+    }
+    const size_t kept = merge_short(bpe->image, scratch->ids, start, count);
+    if (!bpe->bytes) {
+        for (size_t i = 0; i < kept; i++) {
+            const size_t next = i + 1 < kept ? start[i + 1] : count;
+            scratch->ends[i] = scratch->ends[next - 1];
+        }
+    }
+    return kept;
+}

@@ -1,0 +1,75 @@
+/*
+ * Byte pair encoding of one piece: exact, and linear in the piece for every vocabulary that training
+ * can produce.
+ *
+ * A piece starts as units: its bytes (byte_units), or its characters with fallback and unknown tokens.
+ * Then the pair with the lowest rank merges, the leftmost on a tie, until no pair is left. Short pieces
+ * scan an array of ranks for each merge; long ones keep the positions of each rank in a list and take
+ * the ranks in ascending order, so that a merge costs a constant number of steps however long the piece is.
+ */
+#ifndef PTK_BPE_H
+#define PTK_BPE_H
+
+#include "image/ptk_image.h"
+
+/* Pieces up to this many units scan an array; above it lists by rank are faster. */
+#define PTK_BPE_SHORT_MAX 64u
+
+/* Ranks below this have their own list. A model with higher ranks uses a heap. */
+#define PTK_BPE_RANKS_MAX (1u << 20)
+
+/* Longest continuing-subword prefix plus end-of-word suffix, in bytes. */
+#define PTK_BPE_AFFIX_MAX 64u
+
+struct ptk_bpe {
+    const struct ptk_image *image;
+    const uint8_t *prefix;
+    const uint8_t *suffix;
+    uint32_t prefix_len;
+    uint32_t suffix_len;
+    bool bytes;     /* units are bytes */
+    bool ascending; /* every merge has a higher rank than the merges that make its halves */
+};
+
+/*
+ * ptk_bpe_init prepares the model of an image for use. Set-up: allocates and frees. Returns 0, or a
+ * negative errno and a sentence.
+ */
+int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err);
+
+/*
+ * What merging needs besides the image; owned by one thread. Arrays have unit_cap entries but for the
+ * lists' heads. Between calls every word of `level` is 0.
+ */
+struct ptk_bpe_scratch {
+    uint32_t *ids;      /* by unit: id of the symbol that starts here; afterwards the result */
+    uint32_t *ends;     /* by unit: bytes of the piece up to and with this unit; afterwards per id */
+    uint32_t *partner;  /* by unit: at a symbol's first unit its last one, and the reverse */
+    uint32_t *slot;     /* by unit: slot in the pair table of the pair that starts here */
+    uint32_t *before;   /* by unit: previous unit in the list of its rank, or its place in the heap */
+    uint32_t *after;    /* by unit: next unit in the list of its rank; or the heap itself */
+    uint32_t *head;     /* by rank: first unit of its list */
+    uint64_t *level[3]; /* a bit for every rank with a list, then a bit for every word that is not 0 */
+    size_t unit_cap;
+};
+
+/* ptk_bpe_scratch_len: bytes of memory ptk_bpe_scratch_init lays the arrays out in (64-byte aligned). */
+size_t ptk_bpe_scratch_len(size_t unit_cap);
+void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t unit_cap);
+
+/*
+ * ptk_bpe_encode writes the ids of a piece (valid UTF-8 unless the units are bytes; not empty) to
+ * scratch->ids and returns how many there are. With characters as units scratch->ends[i] is where
+ * the i-th id ends, in bytes of the piece as the reference counts them; with bytes the ids' keys say
+ * it and `ends` is not written. SIZE_MAX when the piece has more units than the scratch.
+ */
+size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                      const uint8_t *piece, size_t len);
+
+/*
+ * ptk_bpe_steps: merges looked at since the thread began; the measure by which tests prove linear
+ * time. Only debug builds count.
+ */
+uint64_t ptk_bpe_steps(void);
+
+#endif

@@ -1,0 +1,61 @@
+/*
+ * The piece cache: what one thread learnt about pieces that the image does not know.
+ *
+ * A table of fixed size with slots like the image's piece table: a 16-byte key and up to four ids, two
+ * slots to a cache line. A new piece takes the first slot of its line and pushes that one's piece to the
+ * second, so the older of the two is forgotten. Its hash has a secret seed: nobody outside can
+ * choose texts whose pieces push each other out.
+ */
+#ifndef PTK_CACHE_H
+#define PTK_CACHE_H
+
+#include "algo/ptk_tokenizer.h"
+#include "image/ptk_image.h"
+
+struct ptk_cache {
+    PTK_ALIGNED_LINE struct ptk_image_piece *slots;
+    uint64_t mask; /* over lines of two slots */
+};
+
+/* The seed of a tokenizer's caches; secret, drawn when the tokenizer is opened. */
+struct ptk_cache_seed {
+    uint64_t low;
+    uint64_t high;
+};
+
+/* ptk_cache_line: where a piece belongs. */
+static inline struct ptk_image_piece *ptk_cache_line(const struct ptk_cache *cache,
+                                                     const struct ptk_cache_seed *seed,
+                                                     struct ptk_piece_key key)
+{
+    const uint64_t hash = ptk_hash_fold(key.low ^ seed->low, key.high ^ seed->high);
+    return &cache->slots[(hash & cache->mask) * 2];
+}
+
+/* ptk_cache_find: the slot of a piece in its line, or NULL. */
+static inline const struct ptk_image_piece *ptk_cache_find(const struct ptk_image_piece *line,
+                                                           struct ptk_piece_key key)
+{
+    for (size_t i = 0; i < 2; i++) {
+        const uint64_t low = ptk_load_u64(line[i].key);
+        const uint64_t high = ptk_load_u64(line[i].key + 8) & PTK_PIECE_HIGH_MASK;
+        if (((low ^ key.low) | (high ^ key.high)) == 0) {
+            return &line[i];
+        }
+    }
+    return NULL;
+}
+
+/* ptk_cache_put: `count` is 1 to PTK_IMAGE_PIECE_IDS_MAX; the piece is not in the line. */
+static inline void ptk_cache_put(struct ptk_image_piece *line, struct ptk_piece_key key,
+                                 const uint32_t *ids, size_t count)
+{
+    line[1] = line[0];
+    ptk_store_u64(line[0].key, key.low);
+    ptk_store_u64(line[0].key + 8, key.high | (uint64_t)count << 60);
+    for (size_t i = 0; i < PTK_IMAGE_PIECE_IDS_MAX; i++) {
+        line[0].ids[i] = i < count ? ids[i] : 0;
+    }
+}
+
+#endif
