@@ -1,5 +1,7 @@
 #include "algo/ptk_bpe.h"
 
+#include "text/ptk_utf8.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -107,11 +109,6 @@ void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t 
 
 /* ---- units ------------------------------------------------------------------------------------ */
 
-static size_t char_len(uint8_t lead)
-{
-    return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-}
-
 /* The characters of a piece as they are turned into units. */
 struct unit_writer {
     struct ptk_bpe_scratch *scratch;
@@ -188,9 +185,9 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     if (len > scratch->unit_cap || scratch->unit_cap - len < bpe->prefix_len + bpe->suffix_len) {
         /* Byte tokens may need a unit for every byte; count exactly only when that cannot fit. */
         size_t units = 0;
-        for (size_t i = 0; i < len; i += char_len(piece[i])) {
+        for (size_t i = 0; i < len; i += ptk_utf8_lead_len(piece[i])) {
             units += (bpe->image->config->flags & PTK_IMAGE_FLAGS_BYTE_FALLBACK) != 0
-                         ? char_len(piece[i]) + bpe->prefix_len + bpe->suffix_len
+                         ? ptk_utf8_lead_len(piece[i]) + bpe->prefix_len + bpe->suffix_len
                          : 1;
         }
         if (units > scratch->unit_cap) {
@@ -200,14 +197,14 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     struct unit_writer writer = {.scratch = scratch};
     if (bpe->prefix_len + bpe->suffix_len == 0) {
         for (size_t i = 0; i < len;) {
-            const size_t step = char_len(piece[i]);
+            const size_t step = ptk_utf8_lead_len(piece[i]);
             put_char(bpe, &writer, piece + i, step, step);
             i += step;
         }
     } else {
         uint8_t key[PTK_BPE_AFFIX_MAX + 4];
         for (size_t i = 0; i < len;) {
-            const size_t step = char_len(piece[i]);
+            const size_t step = ptk_utf8_lead_len(piece[i]);
             size_t key_len = 0;
             if (i > 0) {
                 memcpy(key, bpe->prefix, bpe->prefix_len);

@@ -12,9 +12,10 @@
 #include "algo/ptk_tokenizer.h"
 #include "image/ptk_image.h"
 
+/* The first line of a cache's memory; the slots follow. */
 struct ptk_cache {
-    PTK_ALIGNED_LINE struct ptk_image_piece *slots;
-    uint64_t mask; /* over lines of two slots */
+    PTK_ALIGNED_LINE uint64_t line_count;
+    PTK_ALIGNED_LINE struct ptk_image_piece slots[];
 };
 
 /* The seed of a tokenizer's caches; secret, drawn when the tokenizer is opened. */
@@ -24,12 +25,12 @@ struct ptk_cache_seed {
 };
 
 /* ptk_cache_line: where a piece belongs. */
-static inline struct ptk_image_piece *ptk_cache_line(const struct ptk_cache *cache,
+static inline struct ptk_image_piece *ptk_cache_line(struct ptk_cache *cache,
                                                      const struct ptk_cache_seed *seed,
                                                      struct ptk_piece_key key)
 {
     const uint64_t hash = ptk_hash_fold(key.low ^ seed->low, key.high ^ seed->high);
-    return &cache->slots[(hash & cache->mask) * 2];
+    return &cache->slots[((hash >> 32) * cache->line_count >> 32) * 2];
 }
 
 /* ptk_cache_find: the slot of a piece in its line, or NULL. */

@@ -1,0 +1,781 @@
+/*
+ * The way from text to ids; see ptk_tokenizer.h for what it promises.
+ *
+ *     text ─ added tokens ─┬─ token ────────────────────────────────────────────────────────> sink
+ *                          └─ section ─ normalize ─ added tokens ─┬─ token ─────────────────> sink
+ *                                                                 └─ pre-tokenize ─ pieces ─> sink
+ *
+ * A piece is looked up in the image, then in the thread's cache, and only then encoded. Where the
+ * pre-tokenizer is a scanner, pieces come in chunks as bare ends, and a chunk is worked on in batches:
+ * make all keys and ask for their cache lines, then take the ids.
+ */
+#include "algo/ptk_tokenizer_state.h"
+#include "base/ptk_cpu.h"
+#include "text/ptk_utf8.h"
+
+/* Pieces whose keys are made before the first is looked up. */
+#define BATCH_PIECES 64u
+
+/*
+ * Where ids go. `skip` ids are dropped first; then ids are written until `end`. When counting, none
+ * are written and `len` grows.
+ */
+struct sink {
+    uint32_t *ids;
+    struct ptk_span *offsets; /* NULL: not wanted */
+    size_t len;
+    size_t cap;      /* of the arrays */
+    size_t end;      /* ids wanted at the moment: up to cap */
+    size_t fast_end; /* the same, or 0 while ids must pass put_ids() */
+    size_t skip;
+    bool counting;
+    bool full; /* an id was refused: enough */
+};
+
+/* One encode of one text. */
+struct job {
+    const struct ptk_tokenizer *tokenizer;
+    struct ptk_work *work;
+    struct ptk_cache *cache;
+    struct sink *sink;
+    bool skip_special; /* special tokens in the text are ordinary text */
+    bool skip_added;   /* so are all added tokens */
+    bool need_ends;    /* offsets are wanted and only the model knows where an id ends */
+};
+
+/* The text that pieces are ranges of, and where it came from. */
+typedef struct ptk_split_text source_text;
+
+/* The character of the byte-level alphabet that stands for a space: U+0120. */
+#define BYTE_LEVEL_SPACE 0x120u
+
+/* ---- offsets ------------------------------------------------------------------------------------ */
+
+static bool is_continuation(uint8_t byte) { return (byte & 0xc0) == 0x80; }
+
+/* The original bytes of text[begin..end): whole characters, as the reference aligns them. */
+static struct ptk_span original_span(const source_text *text, size_t begin, size_t end)
+{
+    if (text->align != NULL) {
+        if (begin == end) {
+            return (struct ptk_span){(uint32_t)begin, (uint32_t)end};
+        }
+        return (struct ptk_span){text->align[begin].begin, text->align[end - 1].end};
+    }
+    while (begin > 0 && begin < text->len && is_continuation(text->bytes[begin])) {
+        begin--;
+    }
+    while (end < text->len && is_continuation(text->bytes[end])) {
+        end++;
+    }
+    return (struct ptk_span){(uint32_t)(text->origin + begin), (uint32_t)(text->origin + end)};
+}
+
+static size_t key_len(const struct ptk_image *image, uint32_t id)
+{
+    return image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
+}
+
+/* ---- ids into the sink -------------------------------------------------------------------------- */
+
+/* Writes one id; false when no more are wanted. */
+static inline bool put_id(struct sink *sink, uint32_t id, struct ptk_span span)
+{
+    if (sink->skip > 0) {
+        sink->skip--;
+        sink->fast_end = sink->skip == 0 && sink->offsets == NULL ? sink->end : 0;
+        return true;
+    }
+    if (sink->len == sink->end) {
+        sink->full = true;
+        return false;
+    }
+    sink->ids[sink->len] = id;
+    if (sink->offsets != NULL) {
+        sink->offsets[sink->len] = span;
+    }
+    sink->len++;
+    return true;
+}
+
+/*
+ * Gives ids of the piece at `begin` to the sink, with offsets if it wants them: `ends` says where each
+ * id ends in the piece, or is NULL where the ids' keys say so.
+ */
+static void put_ids(const struct job *job, const source_text *text, size_t begin,
+                    const uint32_t *ids, const uint32_t *ends, size_t count)
+{
+    struct sink *sink = job->sink;
+    if (sink->counting) {
+        sink->len += count;
+        sink->full = sink->len >= sink->end;
+        return;
+    }
+    const struct ptk_image *image = job->tokenizer->image;
+    struct ptk_span span = {0, 0};
+    size_t at = begin;
+    for (size_t i = 0; i < count; i++) {
+        if (sink->offsets != NULL) {
+            const size_t end = ends != NULL ? begin + ends[i] : at + key_len(image, ids[i]);
+            span = original_span(text, at, ptk_min_size(end, text->len));
+            at = end;
+        }
+        if (!put_id(sink, ids[i], span)) {
+            return;
+        }
+    }
+}
+
+/* The same for a slot of the piece table or the cache. */
+static inline void put_slot(const struct job *job, const source_text *text, size_t begin,
+                            const struct ptk_image_piece *slot)
+{
+    struct sink *sink = job->sink;
+    const size_t count = ptk_image_piece_id_count(slot);
+    if (PTK_LIKELY(sink->len + PTK_IMAGE_PIECE_IDS_MAX <= sink->fast_end)) {
+        memcpy(sink->ids + sink->len, slot->ids, sizeof slot->ids);
+        sink->len += count;
+        return;
+    }
+    put_ids(job, text, begin, slot->ids, NULL, count);
+}
+
+/* ---- pieces -------------------------------------------------------------------------------------- */
+
+/* A piece that neither the image nor the cache knows. */
+static enum ptk_verdict encode_piece(const struct job *job, const source_text *text, size_t begin,
+                                     size_t len, size_t *count)
+{
+    const struct ptk_tokenizer *tokenizer = job->tokenizer;
+    const uint8_t *piece = text->bytes + begin;
+    struct ptk_bpe_scratch *scratch = &job->work->bpe;
+    *count = SIZE_MAX;
+    if (tokenizer->ignore_merges && len <= tokenizer->image->config->key_bytes_max) {
+        const uint32_t id = ptk_image_vocab(tokenizer->image, piece, len);
+        if (id != PTK_IMAGE_NONE) {
+            scratch->ids[0] = id;
+            scratch->ends[0] = (uint32_t)len;
+            *count = 1;
+        }
+    }
+    if (*count == SIZE_MAX) {
+        *count = ptk_model_encode(tokenizer, job->work, piece, len);
+        if (*count == SIZE_MAX) {
+            return PTK_VERDICT_TEXT_TOO_LONG;
+        }
+    }
+    put_ids(job, text, begin, scratch->ids, job->need_ends ? scratch->ends : NULL, *count);
+    return PTK_VERDICT_OK;
+}
+
+/* A piece of fewer than 16 bytes that the image does not know. */
+static enum ptk_verdict cached_piece(const struct job *job, const source_text *text, size_t begin,
+                                     size_t len, struct ptk_piece_key key)
+{
+    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
+    if (slot != NULL) {
+        put_slot(job, text, begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    size_t count;
+    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, &count);
+    if (verdict == PTK_VERDICT_OK && count > 0 && count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, job->work->bpe.ids, count);
+    }
+    return verdict;
+}
+
+/* By length: which bytes of 16 belong to a piece. */
+#define LOW_MASK(len) ((len) >= 8 ? UINT64_MAX : (1ull << 8 * (len)) - 1)
+#define HIGH_MASK(len) ((len) <= 8 ? 0 : (1ull << 8 * ((len)-8)) - 1)
+#define KEY_MASK(len) {LOW_MASK((len) & 15), HIGH_MASK((len) & 15)}
+static const struct ptk_piece_key key_masks[16] = {
+    KEY_MASK(0), KEY_MASK(1), KEY_MASK(2),  KEY_MASK(3),  KEY_MASK(4),  KEY_MASK(5),
+    KEY_MASK(6), KEY_MASK(7), KEY_MASK(8),  KEY_MASK(9),  KEY_MASK(10), KEY_MASK(11),
+    KEY_MASK(12), KEY_MASK(13), KEY_MASK(14), KEY_MASK(15),
+};
+
+/* Pieces on their way: all keys are made, and their cache lines asked for, before the first look-up. */
+struct batch {
+    size_t count;
+    uint32_t begin[BATCH_PIECES];
+    uint32_t end[BATCH_PIECES];
+    struct ptk_piece_key key[BATCH_PIECES]; /* of short pieces */
+    uint64_t hash[BATCH_PIECES];
+};
+
+/* ptk_piece_key_make without branches where 16 bytes can be read. */
+static inline struct ptk_piece_key piece_key(const source_text *text, size_t begin, size_t len)
+{
+    if (PTK_UNLIKELY(begin + 16 > text->len)) {
+        return ptk_piece_key_make(text->bytes + begin, len);
+    }
+    const uint64_t low = ptk_load_u64(text->bytes + begin);
+    const uint64_t high = ptk_load_u64(text->bytes + begin + 8);
+    return (struct ptk_piece_key){low & key_masks[len].low,
+                                  (high & key_masks[len].high) | (uint64_t)len << 56};
+}
+
+static inline void batch_add(const struct ptk_image *image, const source_text *text,
+                             struct batch *batch, uint32_t begin, uint32_t end)
+{
+    const size_t len = end - begin;
+    const size_t i = batch->count++;
+    batch->begin[i] = begin;
+    batch->end[i] = end;
+    if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
+        batch->key[i] = piece_key(text, begin, len);
+        batch->hash[i] = ptk_piece_hash(batch->key[i].low, batch->key[i].high);
+        if (image->pieces != NULL) {
+            ptk_prefetch(&image->pieces[((uint32_t)batch->hash[i] & image->piece_mask) * (size_t)2]);
+        }
+    }
+}
+
+/* Gives the batch's ids to the sink, and empties the batch. */
+static enum ptk_verdict batch_flush(const struct job *job, const source_text *text,
+                                    struct batch *batch)
+{
+    const struct ptk_image *image = job->tokenizer->image;
+    const size_t batch_count = batch->count;
+    batch->count = 0;
+    for (size_t i = 0; i < batch_count; i++) {
+        const size_t begin = batch->begin[i];
+        const size_t len = batch->end[i] - begin;
+        enum ptk_verdict verdict = PTK_VERDICT_OK;
+        size_t count;
+        if (PTK_UNLIKELY(len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends)) {
+            verdict = encode_piece(job, text, begin, len, &count);
+        } else {
+            const struct ptk_image_piece *slot =
+                image->pieces == NULL
+                    ? NULL
+                    : ptk_image_piece_hashed(image, batch->key[i], batch->hash[i]);
+            if (PTK_LIKELY(slot != NULL)) {
+                put_slot(job, text, begin, slot);
+            } else {
+                verdict = cached_piece(job, text, begin, len, batch->key[i]);
+            }
+        }
+        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
+            return verdict;
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* ---- sections ------------------------------------------------------------------------------------ */
+
+static enum ptk_verdict encode_scanned(const struct job *job, const source_text *text)
+{
+    struct batch batch = {.count = 0};
+    const struct ptk_image *image = job->tokenizer->image;
+    uint32_t *ends = job->work->ends;
+    size_t pos = 0;
+    uint32_t begin = 0;
+    size_t count;
+    while ((count = ptk_split_scan(job->tokenizer->split, text->bytes, text->len, &pos, ends,
+                                   PTK_CHUNK_PIECES)) > 0) {
+        for (size_t i = 0; i < count; i++) {
+            batch_add(image, text, &batch, begin, ends[i]);
+            begin = ends[i];
+            if (batch.count == BATCH_PIECES || i + 1 == count) {
+                const enum ptk_verdict verdict = batch_flush(job, text, &batch);
+                if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                    return verdict;
+                }
+            }
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict encode_split(const struct job *job, const source_text *section)
+{
+    struct ptk_work *work = job->work;
+    struct ptk_text_buf out = work->pre_tokenized;
+    out.align = job->sink->offsets != NULL ? out.align : NULL;
+    struct ptk_split_pieces pieces;
+    enum ptk_verdict verdict =
+        ptk_split_run(job->tokenizer->split, work->split, section,
+                      ptk_split_changes_text(job->tokenizer->split) ? &out : NULL, &pieces);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    struct batch batch = {.count = 0};
+    size_t count;
+    while ((count = ptk_split_next(&pieces, work->spans, BATCH_PIECES)) > 0) {
+        for (size_t i = 0; i < count; i++) {
+            batch_add(job->tokenizer->image, &pieces.text, &batch, work->spans[i].begin,
+                      work->spans[i].end);
+        }
+        verdict = batch_flush(job, &pieces.text, &batch);
+        if (verdict != PTK_VERDICT_OK || job->sink->full) {
+            return verdict;
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict encode_section(const struct job *job, const source_text *section)
+{
+    if (section->len == 0) {
+        return PTK_VERDICT_OK;
+    }
+    return job->tokenizer->scan ? encode_scanned(job, section) : encode_split(job, section);
+}
+
+/* The part of a text between two positions, as a text of its own. */
+static source_text slice(const source_text *text, size_t begin, size_t end)
+{
+    return (source_text){
+        .bytes = text->bytes + begin,
+        .align = text->align != NULL ? text->align + begin : NULL,
+        .len = end - begin,
+        .origin = text->origin + begin,
+    };
+}
+
+static void put_token(const struct job *job, const source_text *text,
+                      const struct ptk_added_match *match)
+{
+    const uint32_t end = (uint32_t)(match->end - match->begin);
+    put_ids(job, text, match->begin, &match->token->id, &end, 1);
+}
+
+/* A part of the normalized text without tokens, or the whole of it. */
+typedef enum ptk_verdict part_fn(const struct job *job, const source_text *part);
+
+/* Cuts a text at the added tokens, which go to the sink; what is between them goes to `part`. */
+static enum ptk_verdict cut_at_tokens(const struct job *job, const struct ptk_added *added,
+                                      const source_text *text, part_fn *part)
+{
+    struct ptk_added_search search = {
+        .text = text->bytes, .len = text->len, .skip_special = job->skip_special};
+    struct ptk_added_match match;
+    size_t done = 0;
+    while (!job->skip_added && ptk_added_next(added, &search, &match)) {
+        if (done < match.begin) {
+            const source_text before = slice(text, done, match.begin);
+            const enum ptk_verdict verdict = part(job, &before);
+            if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                return verdict;
+            }
+        }
+        put_token(job, text, &match);
+        if (job->sink->full) {
+            return PTK_VERDICT_OK;
+        }
+        done = match.end;
+    }
+    if (done < text->len) {
+        const source_text rest = slice(text, done, text->len);
+        return part(job, &rest);
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* ---- one sequence -------------------------------------------------------------------------------- */
+
+static enum ptk_verdict encode_part(const struct job *job, const source_text *part)
+{
+    return encode_section(job, part);
+}
+
+static enum ptk_verdict normalize_part(const struct job *job, const source_text *part)
+{
+    return cut_at_tokens(job, &job->tokenizer->added_normalized, part, encode_part);
+}
+
+static enum ptk_verdict encode_sequence(const struct job *job, const uint8_t *bytes, size_t len)
+{
+    const source_text text = {.bytes = bytes, .len = len};
+    return cut_at_tokens(job, &job->tokenizer->added_raw, &text, normalize_part);
+}
+
+/* ---- trims and code points ------------------------------------------------------------------------ */
+
+/* Turns byte positions of one text into code points; positions mostly ascend, so each step is short. */
+struct char_cursor {
+    const uint8_t *text;
+    size_t len;
+    size_t pos;   /* bytes */
+    size_t chars; /* characters that begin before pos */
+};
+
+/* The index of the character that holds byte `pos`, or that of the end. */
+static uint32_t char_index(struct char_cursor *cursor, size_t pos)
+{
+    while (cursor->pos < pos) {
+        cursor->chars += !is_continuation(cursor->text[cursor->pos]);
+        cursor->pos++;
+    }
+    while (cursor->pos > pos) {
+        cursor->pos--;
+        cursor->chars -= !is_continuation(cursor->text[cursor->pos]);
+    }
+    const bool inside = pos < cursor->len && is_continuation(cursor->text[pos]);
+    return (uint32_t)(cursor->chars - inside);
+}
+
+/* Spaces at both ends of a token, as the reference counts them for trimming. */
+struct spaces {
+    size_t leading;
+    size_t trailing;
+};
+
+static bool is_trimmed(const struct ptk_tokenizer *tokenizer, const uint8_t *at, uint32_t *len)
+{
+    const uint32_t code_point = ptk_utf8_decode(at, len);
+    return code_point == BYTE_LEVEL_SPACE ||
+           (ptk_unicode_mask(tokenizer->added_raw.unicode, code_point) & PTK_UNICODE_WHITE) != 0;
+}
+
+static struct spaces count_spaces(const struct ptk_tokenizer *tokenizer, const uint8_t *text,
+                                  size_t len)
+{
+    struct spaces spaces = {0, 0};
+    for (size_t i = 0; i < len;) {
+        uint32_t step;
+        if (!is_trimmed(tokenizer, text + i, &step)) {
+            break;
+        }
+        spaces.leading++;
+        i += step;
+    }
+    for (size_t end = len; end > 0;) {
+        uint32_t step;
+        do {
+            end--;
+        } while (is_continuation(text[end]) && end > 0);
+        if (!is_trimmed(tokenizer, text + end, &step)) {
+            break;
+        }
+        spaces.trailing++;
+    }
+    return spaces;
+}
+
+/* The spaces of the token at an original span: an added token's text, or the key of a model's id. */
+static struct spaces token_spaces(const struct ptk_tokenizer *tokenizer, uint32_t id,
+                                  const uint8_t *text, struct ptk_span span)
+{
+    const struct ptk_image *image = tokenizer->image;
+    if ((image->token_flags[id] & PTK_IMAGE_TOKEN_FLAGS_ADDED) != 0) {
+        return count_spaces(tokenizer, text + span.begin, span.end - span.begin);
+    }
+    const uint8_t *key = image->vocab_key + image->vocab_key_offs[id];
+    const size_t len = key_len(image, id);
+    if (!tokenizer->bpe.bytes) {
+        return count_spaces(tokenizer, key, len);
+    }
+    struct spaces spaces = {0, 0};
+    while (spaces.leading < len && key[spaces.leading] == ' ') {
+        spaces.leading++;
+    }
+    while (spaces.trailing < len && key[len - 1 - spaces.trailing] == ' ') {
+        spaces.trailing++;
+    }
+    return spaces;
+}
+
+static struct ptk_span trim_span(struct ptk_span span, struct spaces spaces, bool keep_one)
+{
+    const size_t leading = keep_one && spaces.leading == 1 ? 0 : spaces.leading;
+    span.begin = (uint32_t)ptk_min_size(span.begin + leading, span.end);
+    if (span.end >= spaces.trailing) {
+        span.end = (uint32_t)ptk_max_size(span.end - spaces.trailing, span.begin);
+    }
+    return span;
+}
+
+/* Brings the offsets of one sequence into the form that was asked for. */
+static void finish_offsets(const struct ptk_tokenizer *tokenizer, const uint8_t *text, size_t len,
+                           bool chars, const uint32_t *ids, struct ptk_span *offsets, size_t count)
+{
+    const struct ptk_post *post = &tokenizer->post;
+    struct char_cursor cursor = {.text = text, .len = len};
+    for (size_t i = 0; i < count; i++) {
+        const struct ptk_span bytes = offsets[i];
+        struct ptk_span span = bytes;
+        if (chars && bytes.begin < len) { /* the reference leaves positions behind the text alone */
+            span.begin = char_index(&cursor, bytes.begin);
+            span.end = char_index(&cursor, ptk_min_size(bytes.end, len));
+        }
+        if (post->trim_count > 0) {
+            const struct spaces spaces = token_spaces(tokenizer, ids[i], text, bytes);
+            for (size_t k = 0; k < post->trim_count; k++) {
+                const bool first = i == 0 || span.begin == 0;
+                span = trim_span(span, spaces, first && post->trims[k].add_prefix_space);
+            }
+        }
+        offsets[i] = span;
+    }
+}
+
+/* ---- the item ------------------------------------------------------------------------------------ */
+
+/* One request on its way: what goes around the texts, and how many ids of each are wanted. */
+struct item {
+    const struct ptk_encode_request *request;
+    const struct ptk_post_template *template;
+    bool pair;
+    bool add_specials;
+    uint32_t first_id; /* beginning-of-text id, or PTK_IMAGE_NONE */
+    uint32_t last_id;  /* end-of-text id, or PTK_IMAGE_NONE */
+};
+
+static size_t special_count(const struct item *item)
+{
+    return (item->add_specials ? item->template->special_count : 0) +
+           (item->first_id != PTK_IMAGE_NONE) + (item->last_id != PTK_IMAGE_NONE);
+}
+
+static enum ptk_verdict item_init(const struct ptk_tokenizer *tokenizer,
+                                  const struct ptk_work *work,
+                                  const struct ptk_encode_request *request, struct item *item)
+{
+    const struct ptk_image_config *config = tokenizer->image->config;
+    const size_t text_len_max = work->limits.text_len_max;
+    const bool pair = request->pair != NULL;
+    *item = (struct item){
+        .request = request,
+        .template = pair ? &tokenizer->post.pair : &tokenizer->post.single,
+        .pair = pair,
+        .add_specials = (request->options & PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS) != 0,
+        .first_id = PTK_IMAGE_NONE,
+        .last_id = PTK_IMAGE_NONE,
+    };
+    if (request->text_len > text_len_max || (pair && request->pair_len > text_len_max)) {
+        return PTK_VERDICT_TEXT_TOO_LONG;
+    }
+    if (!ptk_utf8_valid(request->text, request->text_len) ||
+        (pair && !ptk_utf8_valid(request->pair, request->pair_len))) {
+        return PTK_VERDICT_BAD_UTF8;
+    }
+    if ((request->options & PTK_WIRE_OPTIONS_BOS) != 0) {
+        item->first_id = config->bos_id;
+        if (tokenizer->post.adds_specials || item->first_id == PTK_IMAGE_NONE) {
+            return PTK_VERDICT_UNSUPPORTED;
+        }
+    }
+    if ((request->options & PTK_WIRE_OPTIONS_EOS) != 0) {
+        item->last_id = config->eos_id;
+        if (tokenizer->post.adds_specials || item->last_id == PTK_IMAGE_NONE) {
+            return PTK_VERDICT_UNSUPPORTED;
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* Which ids of a sequence are wanted. */
+struct window {
+    size_t skip;
+    size_t len; /* SIZE_MAX: all */
+};
+
+static enum ptk_verdict encode_text(struct job *job, const struct item *item, size_t which,
+                                    struct window window)
+{
+    struct sink *sink = job->sink;
+    const struct ptk_encode_request *request = item->request;
+    sink->skip = window.skip;
+    sink->end = window.len < sink->cap - sink->len ? sink->len + window.len : sink->cap;
+    sink->fast_end =
+        sink->counting || sink->offsets != NULL || sink->skip > 0 ? 0 : sink->end;
+    const enum ptk_verdict verdict =
+        which == PTK_POST_A ? encode_sequence(job, request->text, request->text_len)
+                            : encode_sequence(job, request->pair, request->pair_len);
+    const bool cut = sink->full;
+    sink->full = false;
+    if (verdict == PTK_VERDICT_OK && cut && window.len == SIZE_MAX) {
+        return PTK_VERDICT_REPLY_TOO_LONG;
+    }
+    return verdict;
+}
+
+/* How many ids each sequence has, as far as `limit`. */
+static enum ptk_verdict count_texts(const struct job *job, const struct item *item, size_t limit,
+                                    struct ptk_post_lens *lens)
+{
+    size_t *const out[] = {&lens->a, &lens->b};
+    *lens = (struct ptk_post_lens){0, 0};
+    for (size_t which = PTK_POST_A; which <= (item->pair ? PTK_POST_B : PTK_POST_A); which++) {
+        struct sink sink = {.cap = SIZE_MAX, .counting = true};
+        struct job counting = *job;
+        counting.sink = &sink;
+        counting.need_ends = false;
+        const enum ptk_verdict verdict =
+            encode_text(&counting, item, which, (struct window){0, limit});
+        if (verdict != PTK_VERDICT_OK) {
+            return verdict;
+        }
+        *out[which] = sink.len;
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* Counts the texts and applies the request's truncation to the counts; `full` are those before it. */
+static enum ptk_verdict truncated_lens(const struct job *job, const struct item *item,
+                                       struct ptk_post_lens *full, struct ptk_post_lens *kept)
+{
+    const struct ptk_wire_truncation *truncation = item->request->truncation;
+    /* What is cut on the right need not be counted further than to see that it is cut. */
+    const size_t limit = truncation != NULL && truncation->direction == 0
+                             ? (size_t)truncation->max_length + 1
+                             : SIZE_MAX;
+    const enum ptk_verdict verdict = count_texts(job, item, limit, full);
+    *kept = *full;
+    if (verdict != PTK_VERDICT_OK || truncation == NULL) {
+        return verdict;
+    }
+    return ptk_post_truncate(truncation, item->pair, special_count(item), kept);
+}
+
+/* Whether truncation cannot matter: without a normalizer an id stands for a byte of text at least. */
+static bool surely_short(const struct ptk_tokenizer *tokenizer, const struct item *item)
+{
+    const struct ptk_encode_request *request = item->request;
+    return tokenizer->scan && tokenizer->bpe.bytes &&
+           request->truncation->strategy <= 2 && request->truncation->direction <= 1 &&
+           request->text_len + request->pair_len + special_count(item) <=
+               request->truncation->max_length;
+}
+
+/* One array of the result from `begin` on gets `value`, if it is wanted. */
+static void fill(uint8_t *array, size_t begin, size_t end, uint8_t value)
+{
+    if (array != NULL) {
+        memset(array + begin, value, end - begin);
+    }
+}
+
+static enum ptk_verdict put_special(struct sink *sink, struct ptk_encoding *out, uint32_t id,
+                                    uint8_t type_id)
+{
+    if (sink->len == sink->cap) {
+        return PTK_VERDICT_REPLY_TOO_LONG;
+    }
+    fill(out->type_ids, sink->len, sink->len + 1, type_id);
+    fill(out->special_tokens_mask, sink->len, sink->len + 1, 1);
+    if (sink->offsets != NULL) {
+        sink->offsets[sink->len] = (struct ptk_span){0, 0};
+    }
+    sink->ids[sink->len] = id;
+    sink->len++;
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict put_text(struct job *job, const struct item *item,
+                                 const struct ptk_post_item *entry, struct window window,
+                                 struct ptk_encoding *out)
+{
+    struct sink *sink = job->sink;
+    const size_t begin = sink->len;
+    const enum ptk_verdict verdict = encode_text(job, item, entry->what, window);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    fill(out->type_ids, begin, sink->len, entry->type_id);
+    fill(out->special_tokens_mask, begin, sink->len, 0);
+    if (sink->offsets != NULL) {
+        const struct ptk_encode_request *request = item->request;
+        const bool is_a = entry->what == PTK_POST_A;
+        finish_offsets(job->tokenizer, is_a ? request->text : request->pair,
+                       is_a ? request->text_len : request->pair_len,
+                       (request->options & PTK_WIRE_OPTIONS_OFFSETS_CHARS) != 0, sink->ids + begin,
+                       sink->offsets + begin, sink->len - begin);
+    }
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict put_item(struct job *job, const struct item *item,
+                                 const struct window windows[2], struct ptk_encoding *out)
+{
+    enum ptk_verdict verdict = PTK_VERDICT_OK;
+    if (item->first_id != PTK_IMAGE_NONE) {
+        verdict = put_special(job->sink, out, item->first_id, 0);
+    }
+    for (size_t i = 0; i < item->template->item_count && verdict == PTK_VERDICT_OK; i++) {
+        const struct ptk_post_item *entry = &item->template->items[i];
+        if (entry->what != PTK_POST_SPECIAL) {
+            verdict = put_text(job, item, entry, windows[entry->what], out);
+        } else if (item->add_specials) {
+            verdict = put_special(job->sink, out, entry->id, entry->type_id);
+        }
+    }
+    if (item->last_id != PTK_IMAGE_NONE && verdict == PTK_VERDICT_OK) {
+        verdict = put_special(job->sink, out, item->last_id, 0);
+    }
+    return verdict;
+}
+
+static struct job job_init(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                           struct ptk_cache *cache, uint32_t options)
+{
+    const uint32_t flags = tokenizer->image->config->flags;
+    const bool parse = (options & PTK_WIRE_OPTIONS_PARSE_SPECIAL) != 0;
+    return (struct job){
+        .tokenizer = tokenizer,
+        .work = work,
+        .cache = cache,
+        .skip_special = !parse || (options & PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS) != 0,
+        .skip_added = (flags & PTK_IMAGE_FLAGS_NO_SPECIALS_IN_TEXT) != 0,
+    };
+}
+
+enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                      struct ptk_cache *cache,
+                                      const struct ptk_encode_request *request,
+                                      struct ptk_encoding *out)
+{
+    PTK_ASSERT(out->offsets == NULL || work->limits.offsets);
+    out->len = 0;
+    struct item item;
+    enum ptk_verdict verdict = item_init(tokenizer, work, request, &item);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    struct sink sink = {.ids = out->ids, .offsets = out->offsets, .cap = out->cap};
+    struct job job = job_init(tokenizer, work, cache, request->options);
+    job.sink = &sink;
+    job.need_ends = out->offsets != NULL && !tokenizer->bpe.bytes;
+    struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
+    if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
+        struct ptk_post_lens full;
+        struct ptk_post_lens kept;
+        verdict = truncated_lens(&job, &item, &full, &kept);
+        if (verdict != PTK_VERDICT_OK) {
+            return verdict;
+        }
+        if (kept.a + kept.b + special_count(&item) > out->cap) {
+            return PTK_VERDICT_REPLY_TOO_LONG;
+        }
+        const bool left = request->truncation->direction != 0;
+        windows[0] = (struct window){left ? full.a - kept.a : 0, kept.a};
+        windows[1] = (struct window){left ? full.b - kept.b : 0, kept.b};
+    }
+    verdict = put_item(&job, &item, windows, out);
+    if (verdict == PTK_VERDICT_OK) {
+        out->len = sink.len;
+    }
+    return verdict;
+}
+
+enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                     struct ptk_cache *cache,
+                                     const struct ptk_encode_request *request, size_t *count)
+{
+    struct item item;
+    enum ptk_verdict verdict = item_init(tokenizer, work, request, &item);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    const struct job job = job_init(tokenizer, work, cache, request->options);
+    struct ptk_post_lens full;
+    struct ptk_post_lens kept;
+    verdict = truncated_lens(&job, &item, &full, &kept);
+    *count = kept.a + kept.b + special_count(&item);
+    return verdict;
+}

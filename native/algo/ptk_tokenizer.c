@@ -1,0 +1,194 @@
+#include "algo/ptk_tokenizer_state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+/*
+ * Normalized text may be longer than its source: a space that becomes U+2581 has three bytes. A text
+ * that grows further is refused by name, and a caller may come back with a larger work.
+ */
+#define TEXT_GROWTH 3u
+#define TEXT_EXTRA 256u
+
+static int models_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
+{
+    const struct ptk_image_config *config = tokenizer->image->config;
+    if (config->algorithm != PTK_IMAGE_ALGORITHM_BPE) {
+        return ptk_err_set(err, -ENOTSUP, "models of kind %u are not supported by this build",
+                           config->algorithm);
+    }
+    return ptk_bpe_init(&tokenizer->bpe, tokenizer->image, err);
+}
+
+static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
+{
+    const struct ptk_image *image = tokenizer->image;
+    const enum ptk_image_profile profile = (enum ptk_image_profile)image->header->profile;
+    const struct ptk_unicode *unicode = ptk_unicode_open(profile);
+    if (unicode == NULL) {
+        return ptk_err_set(err, -ENOTSUP, "this build has no Unicode tables for profile %u",
+                           image->header->profile);
+    }
+    ptk_added_init(&tokenizer->added_raw, image, image->added_raw, unicode);
+    ptk_added_init(&tokenizer->added_normalized, image, image->added_normalized, unicode);
+    if (image->normalizer.len > 0) {
+        return ptk_err_set(err, -ENOTSUP, "normalizers are not supported by this build");
+    }
+    const struct ptk_split_config split = {
+        .program = image->pre_tokenizer.bytes,
+        .program_len = image->pre_tokenizer.len,
+        .profile = profile,
+        .source = (enum ptk_image_source)image->header->source,
+        .byte_units = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
+    };
+    return ptk_split_open(&split, &tokenizer->split, err);
+}
+
+static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
+{
+    int code = models_init(tokenizer, err);
+    if (code == 0) {
+        code = texts_init(tokenizer, err);
+    }
+    if (code == 0) {
+        code = ptk_post_init(&tokenizer->post, tokenizer->image, err);
+    }
+    if (code == 0) {
+        code = ptk_decoder_init(&tokenizer->decoder, tokenizer->image, err);
+    }
+    if (code == 0 && getrandom(&tokenizer->seed, sizeof tokenizer->seed, 0) !=
+                         (ssize_t)sizeof tokenizer->seed) {
+        code = ptk_err_set(err, -EIO, "the system gives no random bytes for the piece cache");
+    }
+    return code;
+}
+
+int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out,
+                       struct ptk_err *err)
+{
+    *out = NULL;
+    struct ptk_tokenizer *tokenizer =
+        aligned_alloc(PTK_CACHE_LINE, ptk_align_up(sizeof *tokenizer, PTK_CACHE_LINE));
+    if (tokenizer == NULL) {
+        return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
+    }
+    memset(tokenizer, 0, sizeof *tokenizer);
+    tokenizer->image = image;
+    const int code = parts_init(tokenizer, err);
+    if (code != 0) {
+        ptk_tokenizer_close(tokenizer);
+        return code;
+    }
+    tokenizer->scan = ptk_split_is_scan(tokenizer->split);
+    tokenizer->ignore_merges = (image->config->flags & PTK_IMAGE_FLAGS_IGNORE_MERGES) != 0;
+    *out = tokenizer;
+    return 0;
+}
+
+void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
+{
+    if (tokenizer == NULL) {
+        return;
+    }
+    ptk_post_fini(&tokenizer->post);
+    ptk_split_close(tokenizer->split);
+    free(tokenizer);
+}
+
+size_t ptk_model_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                        const uint8_t *piece, size_t len)
+{
+    return ptk_bpe_encode(&tokenizer->bpe, &work->bpe, piece, len);
+}
+
+/* ---- work ---------------------------------------------------------------------------------------- */
+
+/* Where the parts of a work begin in its memory. */
+struct layout {
+    size_t bpe;
+    size_t split;
+    size_t normalized;
+    size_t pre_tokenized;
+    size_t normalized_align;
+    size_t pre_tokenized_align;
+    size_t end;
+    size_t text_cap;
+    size_t unit_cap;
+};
+
+static size_t place(struct layout *layout, size_t len)
+{
+    const size_t at = layout->end;
+    layout->end = ptk_align_up(at + len, PTK_CACHE_LINE);
+    return at;
+}
+
+static struct layout work_layout(const struct ptk_work_limits *limits)
+{
+    struct layout layout = {
+        .end = ptk_align_up(sizeof(struct ptk_work), PTK_CACHE_LINE),
+        .text_cap = TEXT_GROWTH * limits->text_len_max + TEXT_EXTRA,
+        .unit_cap = 2 * limits->text_len_max + TEXT_EXTRA,
+    };
+    const size_t align_len = layout.text_cap * sizeof(struct ptk_span);
+    layout.bpe = place(&layout, ptk_bpe_scratch_len(layout.unit_cap));
+    layout.split = place(&layout, ptk_split_work_len(layout.text_cap));
+    layout.normalized = place(&layout, layout.text_cap);
+    layout.pre_tokenized = place(&layout, layout.text_cap);
+    layout.normalized_align = place(&layout, limits->offsets ? align_len : 0);
+    layout.pre_tokenized_align = place(&layout, limits->offsets ? align_len : 0);
+    return layout;
+}
+
+size_t ptk_work_len(const struct ptk_work_limits *limits) { return work_layout(limits).end; }
+
+struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limits)
+{
+    PTK_ASSERT((uintptr_t)memory % PTK_CACHE_LINE == 0);
+    PTK_ASSERT(limits->text_len_max <= PTK_TEXT_LEN_MAX);
+    const struct layout layout = work_layout(limits);
+    uint8_t *base = memory;
+    struct ptk_work *work = memory;
+    *work = (struct ptk_work){.limits = *limits, .text_cap = layout.text_cap};
+    ptk_bpe_scratch_init(&work->bpe, base + layout.bpe, layout.unit_cap);
+    work->split = ptk_split_work_init(base + layout.split, layout.text_cap);
+    work->normalized = (struct ptk_text_buf){
+        .bytes = base + layout.normalized,
+        .align = limits->offsets ? (struct ptk_span *)(void *)(base + layout.normalized_align) : NULL,
+        .cap = layout.text_cap,
+    };
+    work->pre_tokenized = (struct ptk_text_buf){
+        .bytes = base + layout.pre_tokenized,
+        .align =
+            limits->offsets ? (struct ptk_span *)(void *)(base + layout.pre_tokenized_align) : NULL,
+        .cap = layout.text_cap,
+    };
+    return work;
+}
+
+struct ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
+{
+    PTK_ASSERT((uintptr_t)memory % PTK_CACHE_LINE == 0);
+    PTK_ASSERT(memory_len >= PTK_CACHE_LEN_MIN);
+    PTK_ASSERT((memory_len & (memory_len - 1)) == 0);
+    struct ptk_cache *cache = memory;
+    memset(memory, 0, memory_len);
+    cache->line_count = (memory_len - sizeof *cache) / (2 * sizeof(struct ptk_image_piece));
+    return cache;
+}
+
+enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                      const uint32_t *ids, size_t ids_len, uint32_t options,
+                                      uint8_t *text, size_t cap, size_t *text_len)
+{
+    const struct ptk_decode_scratch scratch = {
+        .bytes = {work->normalized.bytes, work->pre_tokenized.bytes},
+        .ends = {work->bpe.ids, work->bpe.ends},
+        .text_cap = work->text_cap,
+        .end_cap = work->bpe.unit_cap,
+    };
+    return ptk_decoder_run(&tokenizer->decoder, &scratch, ids, ids_len,
+                           (options & PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS) != 0, text, cap,
+                           text_len);
+}

@@ -1,0 +1,53 @@
+/*
+ * What stands behind the opaque types of ptk_tokenizer.h; for the files of this folder only.
+ */
+#ifndef PTK_TOKENIZER_STATE_H
+#define PTK_TOKENIZER_STATE_H
+
+#include "algo/ptk_added.h"
+#include "algo/ptk_bpe.h"
+#include "algo/ptk_cache.h"
+#include "algo/ptk_decode.h"
+#include "algo/ptk_post.h"
+#include "algo/ptk_tokenizer.h"
+#include "text/ptk_split.h"
+
+/* Longest text a work may be made for: every position fits 31 bits, grown threefold too. */
+#define PTK_TEXT_LEN_MAX (1u << 29)
+
+/* Pieces that the pre-tokenizer hands over at once: their list stays in the first cache. */
+#define PTK_CHUNK_PIECES 512u
+
+struct ptk_tokenizer {
+    const struct ptk_image *image;
+    struct ptk_cache_seed seed;
+    struct ptk_added added_raw;
+    struct ptk_added added_normalized;
+    struct ptk_split *split;
+    struct ptk_bpe bpe;
+    struct ptk_post post;
+    struct ptk_decoder decoder;
+    bool scan;          /* the pre-tokenizer is one scanner over unchanged text */
+    bool ignore_merges; /* a whole piece in the vocabulary is that token */
+};
+
+struct ptk_work {
+    PTK_ALIGNED_LINE struct ptk_work_limits limits;
+    size_t text_cap; /* of the text buffers: room for normalized text */
+    struct ptk_bpe_scratch bpe;
+    struct ptk_split_work *split;
+    struct ptk_text_buf normalized;
+    struct ptk_text_buf pre_tokenized;
+    uint32_t ends[PTK_CHUNK_PIECES];         /* ends of a chunk of pieces */
+    struct ptk_span spans[PTK_CHUNK_PIECES]; /* the same where pieces may have gaps */
+};
+
+/*
+ * ptk_model_encode gives the ids of one piece (valid UTF-8, not empty) by the model alone, in
+ * work->bpe.ids, and for each id where it ends in the piece, in work->bpe.ends, unless the keys of the
+ * ids say that already (byte_units). SIZE_MAX when the piece exceeds the work.
+ */
+size_t ptk_model_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                        const uint8_t *piece, size_t len);
+
+#endif
