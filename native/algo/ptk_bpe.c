@@ -16,10 +16,10 @@ _Static_assert(PTK_BPE_RANKS_MAX == 64u * 64u * 64u * 4u, "three levels of 64, f
 
 #ifdef PTK_DEBUG
 static _Thread_local uint64_t steps;
-#define COUNT_STEP() (steps++)
+#define COUNT_STEPS(count) (steps += (count))
 uint64_t ptk_bpe_steps(void) { return steps; }
 #else
-#define COUNT_STEP() ((void)0)
+#define COUNT_STEPS(count) ((void)0)
 uint64_t ptk_bpe_steps(void) { return 0; }
 #endif
 
@@ -254,13 +254,13 @@ static size_t merge_short(const struct ptk_image *image, uint32_t *ids, uint8_t 
     while (count > 1) {
         const size_t pairs = count - 1;
         uint32_t lowest = UINT32_MAX;
+        COUNT_STEPS(pairs);
         for (size_t i = 0; i < pairs; i++) {
             lowest = rank[i] < lowest ? rank[i] : lowest;
         }
         if (lowest == UINT32_MAX) {
             break;
         }
-        COUNT_STEP();
         size_t at = 0;
         while (rank[at] != lowest) {
             at++;
@@ -304,7 +304,7 @@ struct merged {
 static struct merged symbols_merge(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
                                    uint32_t at, size_t count)
 {
-    COUNT_STEP();
+    COUNT_STEPS(1);
     const uint32_t second = scratch->partner[at] + 1;
     const uint32_t last = scratch->partner[second];
     scratch->ids[at] = image->pairs[scratch->slot[at]].id;
@@ -384,6 +384,7 @@ static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
     uint32_t first = NO_UNIT;
     uint32_t *tail = &first;
     while (a != NO_UNIT && b != NO_UNIT) {
+        COUNT_STEPS(1);
         if (a < b) {
             *tail = a;
             tail = &after[a];
@@ -408,6 +409,7 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
     bool ascending = true;
     uint32_t last = first;
     for (uint32_t unit = first; unit != NO_UNIT; unit = after[unit]) {
+        COUNT_STEPS(1);
         ascending = ascending && unit >= last;
         last = unit;
     }
@@ -518,6 +520,7 @@ static void heap_settle(const struct ptk_image *image, struct ptk_bpe_scratch *s
         if (heap_key(image, scratch, parent) <= key) {
             break;
         }
+        COUNT_STEPS(1);
         heap_put(scratch, place, parent);
         place = (place - 1) / 2;
     }
@@ -533,6 +536,7 @@ static void heap_settle(const struct ptk_image *image, struct ptk_bpe_scratch *s
         if (heap_key(image, scratch, scratch->after[child]) >= key) {
             break;
         }
+        COUNT_STEPS(1);
         heap_put(scratch, place, scratch->after[child]);
         place = child;
     }

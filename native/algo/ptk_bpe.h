@@ -67,8 +67,8 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
                       const uint8_t *piece, size_t len);
 
 /*
- * ptk_bpe_steps: merges looked at since the thread began; the measure by which tests prove linear
- * time. Only debug builds count.
+ * ptk_bpe_steps: symbols and list entries looked at since the thread began, the measure by which tests
+ * show linear time. Only debug builds count; others give 0.
  */
 uint64_t ptk_bpe_steps(void);
 

@@ -1,0 +1,309 @@
+/*
+ * Byte pair encoding: every way to merge equals "the lowest rank first, the leftmost on a tie" on random
+ * vocabularies, and long pieces take a number of steps in proportion to their length.
+ */
+#ifndef PTK_DEBUG
+#define PTK_DEBUG /* steps are counted in debug builds */
+#endif
+#include "algo/ptk_bpe.c"
+
+#include "image/ptk_image_build.h"
+
+#include <stdio.h>
+
+#define LETTERS 4u
+#define TOKENS_MAX 400u
+#define TOKEN_LEN_MAX 32u
+#define MERGES_MAX 4000u
+#define PIECE_MAX (1u << 16)
+
+static uint64_t seed;
+
+static uint32_t random_below(uint32_t end)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 20) % end;
+}
+
+/* A vocabulary in the open: what the oracle reads. */
+static struct {
+    char text[TOKENS_MAX][TOKEN_LEN_MAX + 1];
+    uint32_t token_count;
+    struct ptk_image_pair merges[MERGES_MAX];
+    uint32_t merge_count;
+} model;
+
+static struct ptk_image_pair table[4 * MERGES_MAX * 2];
+static uint32_t byte_ids[256];
+static struct ptk_image_config config;
+static struct ptk_image image;
+static struct ptk_bpe bpe;
+static struct ptk_bpe_scratch scratch;
+
+static uint32_t find_token(const char *text)
+{
+    for (uint32_t id = 0; id < model.token_count; id++) {
+        if (strcmp(model.text[id], text) == 0) {
+            return id;
+        }
+    }
+    return PTK_IMAGE_NONE;
+}
+
+/* The result of merging two tokens; PTK_IMAGE_NONE when there is no room for it. */
+static uint32_t joined_token(uint32_t left, uint32_t right)
+{
+    char text[2 * TOKEN_LEN_MAX + 1];
+    snprintf(text, sizeof text, "%s%s", model.text[left], model.text[right]);
+    const uint32_t id = find_token(text);
+    if (id != PTK_IMAGE_NONE || strlen(text) > TOKEN_LEN_MAX || model.token_count == TOKENS_MAX) {
+        return id;
+    }
+    strcpy(model.text[model.token_count], text);
+    return model.token_count++;
+}
+
+static const struct ptk_image_pair *find_merge(uint32_t left, uint32_t right)
+{
+    for (uint32_t i = 0; i < model.merge_count; i++) {
+        if (model.merges[i].left == left && model.merges[i].right == right) {
+            return &model.merges[i];
+        }
+    }
+    return NULL;
+}
+
+static void model_begin(void)
+{
+    memset(&model, 0, sizeof model);
+    for (uint32_t i = 0; i < LETTERS; i++) {
+        model.text[i][0] = (char)('a' + i);
+    }
+    model.token_count = LETTERS;
+}
+
+static void model_end(void)
+{
+    const size_t capacity = ptk_build_capacity(model.merge_count);
+    PTK_ASSERT(capacity <= PTK_ARRAY_LEN(table));
+    uint32_t probe_max;
+    PTK_ASSERT(ptk_build_pairs(model.merges, model.merge_count, table, capacity, &probe_max) == 0);
+    for (uint32_t i = 0; i < 256; i++) {
+        byte_ids[i] = i >= 'a' && i < 'a' + LETTERS ? i - 'a' : 0;
+    }
+    config = (struct ptk_image_config){.flags = PTK_IMAGE_FLAGS_BYTE_UNITS,
+                                       .ids_end = model.token_count};
+    image = (struct ptk_image){.config = &config,
+                               .pairs = table,
+                               .pair_mask = (uint32_t)capacity - 1,
+                               .byte_ids = byte_ids,
+                               .strings = (const uint8_t *)""};
+    struct ptk_err err;
+    PTK_ASSERT(ptk_bpe_init(&bpe, &image, &err) == 0);
+}
+
+/* Merges of existing tokens, each with the next rank: what training gives, in no useful order. */
+static void model_random(uint32_t merge_count)
+{
+    model_begin();
+    while (model.merge_count < merge_count) {
+        const uint32_t left = random_below(model.token_count);
+        const uint32_t right = random_below(model.token_count);
+        const uint32_t id = joined_token(left, right);
+        if (id != PTK_IMAGE_NONE && find_merge(left, right) == NULL) {
+            model.merges[model.merge_count] =
+                (struct ptk_image_pair){left, right, model.merge_count, id};
+            model.merge_count++;
+        } else if (model.token_count == TOKENS_MAX) {
+            break;
+        }
+    }
+}
+
+static void shuffle_ranks(void)
+{
+    for (uint32_t i = model.merge_count; i > 1; i--) {
+        const uint32_t k = random_below(i);
+        const uint32_t rank = model.merges[i - 1].rank;
+        model.merges[i - 1].rank = model.merges[k].rank;
+        model.merges[k].rank = rank;
+    }
+}
+
+/* Ranks of tokens, as tiktoken has them: every way to cut a token in two is a merge of its rank. */
+static void model_ranked(uint32_t merge_count)
+{
+    model_random(merge_count);
+    model.merge_count = 0;
+    for (uint32_t id = LETTERS; id < model.token_count; id++) {
+        const size_t len = strlen(model.text[id]);
+        for (size_t cut = 1; cut < len && model.merge_count < MERGES_MAX; cut++) {
+            char left[TOKEN_LEN_MAX + 1] = {0};
+            memcpy(left, model.text[id], cut);
+            const uint32_t left_id = find_token(left);
+            const uint32_t right_id = find_token(model.text[id] + cut);
+            if (left_id != PTK_IMAGE_NONE && right_id != PTK_IMAGE_NONE) {
+                model.merges[model.merge_count++] =
+                    (struct ptk_image_pair){left_id, right_id, id, id};
+            }
+        }
+    }
+}
+
+static size_t oracle(const uint8_t *piece, size_t len, uint32_t *ids)
+{
+    for (size_t i = 0; i < len; i++) {
+        ids[i] = piece[i] - 'a';
+    }
+    for (;;) {
+        const struct ptk_image_pair *best = NULL;
+        size_t at = 0;
+        for (size_t i = 0; i + 1 < len; i++) {
+            const struct ptk_image_pair *merge = find_merge(ids[i], ids[i + 1]);
+            if (merge != NULL && (best == NULL || merge->rank < best->rank)) {
+                best = merge;
+                at = i;
+            }
+        }
+        if (best == NULL) {
+            return len;
+        }
+        ids[at] = best->id;
+        memmove(ids + at + 1, ids + at + 2, (len - at - 2) * sizeof *ids);
+        len--;
+    }
+}
+
+static uint8_t piece[PIECE_MAX];
+static uint32_t expected[PIECE_MAX];
+
+/* Letters at random, or a short pattern again and again: runs make the ties. */
+static size_t random_piece(void)
+{
+    const size_t len = 1 + random_below(300);
+    const uint32_t letters = 1 + random_below(LETTERS);
+    const size_t period = random_below(2) == 0 ? len : 1 + random_below(6);
+    for (size_t i = 0; i < len; i++) {
+        piece[i] = i < period ? (uint8_t)('a' + random_below(letters)) : piece[i - period];
+    }
+    return len;
+}
+
+static void check_pieces(const char *what, uint32_t rounds)
+{
+    for (uint32_t round = 0; round < rounds; round++) {
+        const size_t len = random_piece();
+        const size_t expected_count = oracle(piece, len, expected);
+        const size_t count = ptk_bpe_encode(&bpe, &scratch, piece, len);
+        if (count != expected_count ||
+            memcmp(scratch.ids, expected, count * sizeof *expected) != 0) {
+            fprintf(stderr, "%s differs on %.*s\n", what, (int)len, (const char *)piece);
+            PTK_ASSERT(false);
+        }
+        for (size_t i = 0; i < LEVEL0_WORDS; i++) {
+            PTK_ASSERT(scratch.level[0][i] == 0);
+        }
+        PTK_ASSERT(scratch.level[2][0] == 0);
+    }
+}
+
+static void test_bpe_prefers_lowest_rank_then_leftmost(void)
+{
+    uint32_t ascending = 0;
+    uint32_t descending = 0;
+    for (uint32_t round = 0; round < 60; round++) {
+        model_random(5 + random_below(150));
+        model_end();
+        ascending += bpe.ascending;
+        check_pieces("merges", 30);
+        shuffle_ranks();
+        model_end();
+        descending += !bpe.ascending;
+        check_pieces("shuffled merges", 30);
+        model_ranked(5 + random_below(60));
+        model_end();
+        check_pieces("ranks", 30);
+    }
+    /* Both orders of long pieces were really seen. */
+    PTK_ASSERT(ascending > 5);
+    PTK_ASSERT(descending > 5);
+}
+
+/* Any order of ranks goes through the heap; ascending ones must not differ there. */
+static void test_heap_equals_lists(void)
+{
+    for (uint32_t round = 0; round < 30; round++) {
+        model_random(5 + random_below(150));
+        model_end();
+        bpe.ascending = false;
+        check_pieces("heap", 30);
+    }
+}
+
+static uint64_t steps_for(size_t len)
+{
+    const uint64_t before = ptk_bpe_steps();
+    PTK_ASSERT(ptk_bpe_encode(&bpe, &scratch, piece, len) != SIZE_MAX);
+    return ptk_bpe_steps() - before;
+}
+
+static void test_long_pieces_take_linear_steps(void)
+{
+    model_begin();
+    while (model.token_count < LETTERS + 5) { /* aa, aaaa, ... up to 32 letters */
+        const uint32_t half = model.token_count == LETTERS ? 0 : model.token_count - 1;
+        const uint32_t id = joined_token(half, half);
+        model.merges[model.merge_count] =
+            (struct ptk_image_pair){half, half, model.merge_count, id};
+        model.merge_count++;
+    }
+    model_end();
+    PTK_ASSERT(bpe.ascending);
+    memset(piece, 'a', sizeof piece);
+    const uint64_t half = steps_for(PIECE_MAX / 2);
+    const uint64_t full = steps_for(PIECE_MAX);
+    PTK_ASSERT(full <= 2 * half + half / 50);
+    PTK_ASSERT(full <= 8ull * PIECE_MAX);
+
+    model_random(120);
+    model_end();
+    PTK_ASSERT(bpe.ascending);
+    for (size_t i = 0; i < PIECE_MAX; i++) {
+        piece[i] = (uint8_t)('a' + random_below(LETTERS));
+    }
+    const uint64_t random_half = steps_for(PIECE_MAX / 2);
+    const uint64_t random_full = steps_for(PIECE_MAX);
+    PTK_ASSERT(random_full <= 2 * random_half + random_half / 10);
+    PTK_ASSERT(random_full <= 16ull * PIECE_MAX);
+}
+
+static void test_piece_larger_than_scratch_is_refused(void)
+{
+    model_random(10);
+    model_end();
+    memset(piece, 'a', sizeof piece);
+    const size_t cap = scratch.unit_cap;
+    scratch.unit_cap = 1000;
+    PTK_ASSERT(ptk_bpe_encode(&bpe, &scratch, piece, 1001) == SIZE_MAX);
+    PTK_ASSERT(ptk_bpe_encode(&bpe, &scratch, piece, 1000) <= 1000);
+    PTK_ASSERT(ptk_bpe_encode(&bpe, &scratch, piece, 999) <= 999);
+    scratch.unit_cap = cap;
+}
+
+int main(void)
+{
+    const char *from = getenv("PTK_TEST_SEED");
+    seed = from != NULL ? strtoull(from, NULL, 0) : 0x9e3779b97f4a7c15ull;
+    printf("seed %llu\n", (unsigned long long)seed);
+    void *memory = aligned_alloc(PTK_CACHE_LINE, ptk_bpe_scratch_len(PIECE_MAX));
+    PTK_ASSERT(memory != NULL);
+    ptk_bpe_scratch_init(&scratch, memory, PIECE_MAX);
+    test_bpe_prefers_lowest_rank_then_leftmost();
+    test_heap_equals_lists();
+    test_long_pieces_take_linear_steps();
+    test_piece_larger_than_scratch_is_refused();
+    free(memory);
+    return 0;
+}
