@@ -100,10 +100,12 @@ static inline bool put_id(struct sink *sink, uint32_t id, struct ptk_span span)
 
 /*
  * Gives ids of the piece at `begin` to the sink, with offsets if it wants them: `ends` says where each
- * id ends in the piece, or is NULL where the ids' keys say so.
+ * id ends in the piece, or is NULL where the ids' keys say so; `begins` is NULL where each begins at the
+ * end of the one before.
  */
 static void put_ids(const struct job *job, const source_text *text, size_t begin,
-                    const uint32_t *ids, const uint32_t *ends, size_t count)
+                    const uint32_t *ids, const uint32_t *begins, const uint32_t *ends,
+                    size_t count)
 {
     struct sink *sink = job->sink;
     if (sink->counting) {
@@ -117,6 +119,7 @@ static void put_ids(const struct job *job, const source_text *text, size_t begin
     for (size_t i = 0; i < count; i++) {
         if (sink->offsets != NULL) {
             const size_t end = ends != NULL ? begin + ends[i] : at + key_len(image, ids[i]);
+            at = begins != NULL ? begin + begins[i] : at;
             span = original_span(text, at, ptk_min_size(end, text->len));
             at = end;
         }
@@ -137,7 +140,7 @@ static inline void put_slot(const struct job *job, const source_text *text, size
         sink->len += count;
         return;
     }
-    put_ids(job, text, begin, slot->ids, NULL, count);
+    put_ids(job, text, begin, slot->ids, NULL, NULL, count);
 }
 
 /* ---- pieces -------------------------------------------------------------------------------------- */
@@ -164,7 +167,9 @@ static enum ptk_verdict encode_piece(const struct job *job, const source_text *t
             return PTK_VERDICT_TEXT_TOO_LONG;
         }
     }
-    put_ids(job, text, begin, scratch->ids, job->need_ends ? scratch->ends : NULL, *count);
+    const bool unigram = tokenizer->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM;
+    put_ids(job, text, begin, scratch->ids, job->need_ends && unigram ? scratch->before : NULL,
+            job->need_ends ? scratch->ends : NULL, *count);
     return PTK_VERDICT_OK;
 }
 
@@ -341,7 +346,7 @@ static void put_token(const struct job *job, const source_text *text,
                       const struct ptk_added_match *match)
 {
     const uint32_t end = (uint32_t)(match->end - match->begin);
-    put_ids(job, text, match->begin, &match->token->id, &end, 1);
+    put_ids(job, text, match->begin, &match->token->id, NULL, &end, 1);
 }
 
 /* A part of the normalized text without tokens, or the whole of it. */
@@ -740,7 +745,7 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     struct sink sink = {.ids = out->ids, .offsets = out->offsets, .cap = out->cap};
     struct job job = job_init(tokenizer, work, cache, request->options);
     job.sink = &sink;
-    job.need_ends = out->offsets != NULL && !tokenizer->bpe.bytes;
+    job.need_ends = out->offsets != NULL && !tokenizer->ends_in_keys;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
     if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
         struct ptk_post_lens full;

@@ -10,6 +10,8 @@
 #include "algo/ptk_decode.h"
 #include "algo/ptk_post.h"
 #include "algo/ptk_tokenizer.h"
+#include "algo/ptk_unigram.h"
+#include "algo/ptk_wordpiece.h"
 #include "text/ptk_split.h"
 
 /* Longest text a work may be made for: every position fits 31 bits, grown threefold too. */
@@ -24,7 +26,11 @@ struct ptk_tokenizer {
     struct ptk_added added_raw;
     struct ptk_added added_normalized;
     struct ptk_split *split;
-    struct ptk_bpe bpe;
+    enum ptk_image_algorithm algorithm;
+    struct ptk_bpe bpe; /* the model: the one that `algorithm` names */
+    struct ptk_unigram unigram;
+    struct ptk_wordpiece wordpiece;
+    bool ends_in_keys; /* an id ends where its key does: the model need not say it */
     struct ptk_post post;
     struct ptk_decoder decoder;
     bool scan;          /* the pre-tokenizer is one scanner over unchanged text */
@@ -34,7 +40,8 @@ struct ptk_tokenizer {
 struct ptk_work {
     PTK_ALIGNED_LINE struct ptk_work_limits limits;
     size_t text_cap; /* of the text buffers: room for normalized text */
-    struct ptk_bpe_scratch bpe;
+    struct ptk_bpe_scratch bpe; /* its ids, begins and ends serve every model */
+    struct ptk_unigram_node *nodes;
     struct ptk_split_work *split;
     struct ptk_text_buf normalized;
     struct ptk_text_buf pre_tokenized;
@@ -44,8 +51,9 @@ struct ptk_work {
 
 /*
  * ptk_model_encode gives the ids of one piece (valid UTF-8, not empty) by the model alone, in
- * work->bpe.ids, and for each id where it ends in the piece, in work->bpe.ends, unless the keys of the
- * ids say that already (byte_units). SIZE_MAX when the piece exceeds the work.
+ * work->bpe.ids, and for each id where it ends in the piece, in work->bpe.ends, unless ends_in_keys. An
+ * id begins where the one before it ends, but for Unigram models, which say it in work->bpe.before.
+ * SIZE_MAX when the piece exceeds the work.
  */
 size_t ptk_model_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
                         const uint8_t *piece, size_t len);
