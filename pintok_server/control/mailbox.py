@@ -15,7 +15,7 @@ import pathlib
 import time
 
 from pintok_server._spec import metrics as spec
-from pintok_server.control.runtime import RunDir
+from pintok_server.control.runtime import RunDir, process_start_time
 from pintok_server.control.statistics import StatisticsReader
 from pintok_server.errors import DatapathError
 
@@ -62,6 +62,8 @@ def send_command(
         sequence = _write(run_dir.mailbox, command, slot, name_bytes, path_bytes)
         deadline = time.monotonic() + timeout_s
         while (ack := reader.ack()).sequence != sequence:
+            if process_start_time(reader.pid) is None:
+                raise DatapathError(f"the datapath (process {reader.pid}) has ended")
             if time.monotonic() > deadline:
                 raise DatapathError(
                     f"the datapath (process {reader.pid}) did not answer a "

@@ -27,6 +27,7 @@ from pintok_server.control.runtime import (
     RunDir,
     State,
     boot_id,
+    hold_lock,
     read_state,
     write_state,
 )
@@ -161,22 +162,20 @@ class Supervisor:
         run_dir.stats.unlink(missing_ok=True)
         create_mailbox(run_dir.mailbox)
         self._tail = LogTail(run_dir.log, from_end=False)
-        self._process = Process.spawn(argv, log=run_dir.log)
+        self._process = process = Process.spawn(argv, log=run_dir.log)
         self._started_at = time.monotonic()
         self._hung = False
-        write_state(
-            run_dir,
-            State(
-                pid=self._process.pid,
-                start_time=self._process.start_time,
-                boot=boot_id(),
-                argv=argv,
-                options=dict(self._plan.options),
-                asked=self._plan.asked,
-                models=tuple(models),
-                restarts=self.restarts,
-            ),
+        state = State(
+            pid=process.pid,
+            start_time=process.start_time,
+            boot=boot_id(),
+            argv=argv,
+            options=dict(self._plan.options),
+            asked=self._plan.asked,
+            models=tuple(models),
+            restarts=self.restarts,
         )
+        write_state(run_dir, state)
 
     def _is_ready(self) -> bool:
         if self._reader is None:
@@ -252,10 +251,12 @@ class Supervisor:
 
     def _restart(self) -> None:
         """Start the datapath again with the models it held last, live changes included."""
-        state = read_state(self._run_dir)
         self.restarts += 1
         try:
-            self._spawn(state.models if state is not None else self._plan.models)
+            # A live change of models that is under way finishes first, and is not lost.
+            with hold_lock(self._run_dir.mailbox_lock, wait=True, busy=""):
+                state = read_state(self._run_dir)
+                self._spawn(state.models if state is not None else self._plan.models)
         except DatapathError as error:
             self._log.say("restart_failed", str(error))
             self._restart_at = time.monotonic() + BACKOFF_LAST_S
@@ -263,12 +264,18 @@ class Supervisor:
         self.adopted = False
         self._log.say("restart", f"the datapath runs again as process {self.pid}", pid=self.pid)
 
-    def stop(self) -> bool:
-        """Drain and end the datapath. Returns whether it went by itself; it is gone in any case."""
+    def stop(self, *, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Drain and end the datapath. Returns whether it went by itself; it is gone in any case.
+
+        It is killed when the time configured is over, or as soon as `hurry` says so.
+        """
         if self._process is None:
             return True
         self._process.send(signal.SIGTERM)
-        drained = self._process.wait(self._drain_timeout_s)
+        deadline = time.monotonic() + self._drain_timeout_s
+        drained = self._process.wait(_POLL_S)
+        while not drained and time.monotonic() < deadline and not hurry():
+            drained = self._process.wait(10 * _POLL_S)
         if not drained:
             self._process.send(signal.SIGKILL)
             self._process.wait(self._drain_timeout_s)
