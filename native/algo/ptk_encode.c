@@ -98,32 +98,28 @@ static inline bool put_id(struct sink *sink, uint32_t id, struct ptk_span span)
     return true;
 }
 
-/*
- * Gives ids of the piece at `begin` to the sink, with offsets if it wants them: `ends` says where each
- * id ends in the piece, or is NULL where the ids' keys say so; `begins` is NULL where each begins at the
- * end of the one before.
- */
+/* Gives the ids of the piece at `begin` to the sink, with offsets if it wants them. */
 static void put_ids(const struct job *job, const source_text *text, size_t begin,
-                    const uint32_t *ids, const uint32_t *begins, const uint32_t *ends,
-                    size_t count)
+                    const struct ptk_model_ids *ids)
 {
     struct sink *sink = job->sink;
     if (sink->counting) {
-        sink->len += count;
+        sink->len += ids->count;
         sink->full = sink->len >= sink->end;
         return;
     }
     const struct ptk_image *image = job->tokenizer->image;
     struct ptk_span span = {0, 0};
-    size_t at = begin;
-    for (size_t i = 0; i < count; i++) {
+    size_t from = begin;
+    for (size_t i = 0; i < ids->count; i++) {
         if (sink->offsets != NULL) {
-            const size_t end = ends != NULL ? begin + ends[i] : at + key_len(image, ids[i]);
-            at = begins != NULL ? begin + begins[i] : at;
-            span = original_span(text, at, ptk_min_size(end, text->len));
-            at = end;
+            from = ids->begins != NULL ? begin + ids->begins[i] : from;
+            const size_t end =
+                ids->ends != NULL ? begin + ids->ends[i] : from + key_len(image, ids->ids[i]);
+            span = original_span(text, from, ptk_min_size(end, text->len));
+            from = end;
         }
-        if (!put_id(sink, ids[i], span)) {
+        if (!put_id(sink, ids->ids[i], span)) {
             return;
         }
     }
@@ -140,36 +136,21 @@ static inline void put_slot(const struct job *job, const source_text *text, size
         sink->len += count;
         return;
     }
-    put_ids(job, text, begin, slot->ids, NULL, NULL, count);
+    const struct ptk_model_ids ids = {.ids = slot->ids, .count = count};
+    put_ids(job, text, begin, &ids);
 }
 
 /* ---- pieces -------------------------------------------------------------------------------------- */
 
 /* A piece that neither the image nor the cache knows. */
 static enum ptk_verdict encode_piece(const struct job *job, const source_text *text, size_t begin,
-                                     size_t len, size_t *count)
+                                     size_t len, struct ptk_model_ids *ids)
 {
-    const struct ptk_tokenizer *tokenizer = job->tokenizer;
-    const uint8_t *piece = text->bytes + begin;
-    struct ptk_bpe_scratch *scratch = &job->work->bpe;
-    *count = SIZE_MAX;
-    if (tokenizer->ignore_merges && len <= tokenizer->image->config->key_bytes_max) {
-        const uint32_t id = ptk_image_vocab(tokenizer->image, piece, len);
-        if (id != PTK_IMAGE_NONE) {
-            scratch->ids[0] = id;
-            scratch->ends[0] = (uint32_t)len;
-            *count = 1;
-        }
+    if (!ptk_model_encode(&job->tokenizer->model, &job->work->model, text->bytes + begin, len,
+                          ids)) {
+        return PTK_VERDICT_TEXT_TOO_LONG;
     }
-    if (*count == SIZE_MAX) {
-        *count = ptk_model_encode(tokenizer, job->work, piece, len);
-        if (*count == SIZE_MAX) {
-            return PTK_VERDICT_TEXT_TOO_LONG;
-        }
-    }
-    const bool unigram = tokenizer->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM;
-    put_ids(job, text, begin, scratch->ids, job->need_ends && unigram ? scratch->before : NULL,
-            job->need_ends ? scratch->ends : NULL, *count);
+    put_ids(job, text, begin, ids);
     return PTK_VERDICT_OK;
 }
 
@@ -183,10 +164,10 @@ static enum ptk_verdict cached_piece(const struct job *job, const source_text *t
         put_slot(job, text, begin, slot);
         return PTK_VERDICT_OK;
     }
-    size_t count;
-    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, &count);
-    if (verdict == PTK_VERDICT_OK && count > 0 && count <= PTK_IMAGE_PIECE_IDS_MAX) {
-        ptk_cache_put(line, key, job->work->bpe.ids, count);
+    struct ptk_model_ids ids;
+    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, &ids);
+    if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, ids.ids, ids.count);
     }
     return verdict;
 }
@@ -249,9 +230,9 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
         const size_t begin = batch->begin[i];
         const size_t len = batch->end[i] - begin;
         enum ptk_verdict verdict = PTK_VERDICT_OK;
-        size_t count;
         if (PTK_UNLIKELY(len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends)) {
-            verdict = encode_piece(job, text, begin, len, &count);
+            struct ptk_model_ids ids;
+            verdict = encode_piece(job, text, begin, len, &ids);
         } else {
             const struct ptk_image_piece *slot =
                 image->pieces == NULL
@@ -346,7 +327,8 @@ static void put_token(const struct job *job, const source_text *text,
                       const struct ptk_added_match *match)
 {
     const uint32_t end = (uint32_t)(match->end - match->begin);
-    put_ids(job, text, match->begin, &match->token->id, NULL, &end, 1);
+    const struct ptk_model_ids ids = {.ids = &match->token->id, .ends = &end, .count = 1};
+    put_ids(job, text, match->begin, &ids);
 }
 
 /* A part of the normalized text without tokens, or the whole of it. */
@@ -472,7 +454,7 @@ static struct spaces token_spaces(const struct ptk_tokenizer *tokenizer, uint32_
     }
     const uint8_t *key = image->vocab_key + image->vocab_key_offs[id];
     const size_t len = key_len(image, id);
-    if (!tokenizer->bpe.bytes) {
+    if (!tokenizer->model.keys_tell) {
         return count_spaces(tokenizer, key, len);
     }
     struct spaces spaces = {0, 0};
@@ -642,7 +624,7 @@ static enum ptk_verdict truncated_lens(const struct job *job, const struct item 
 static bool surely_short(const struct ptk_tokenizer *tokenizer, const struct item *item)
 {
     const struct ptk_encode_request *request = item->request;
-    return tokenizer->scan && tokenizer->bpe.bytes &&
+    return tokenizer->scan && tokenizer->model.keys_tell &&
            request->truncation->strategy <= 2 && request->truncation->direction <= 1 &&
            request->text_len + request->pair_len + special_count(item) <=
                request->truncation->max_length;
@@ -745,7 +727,7 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     struct sink sink = {.ids = out->ids, .offsets = out->offsets, .cap = out->cap};
     struct job job = job_init(tokenizer, work, cache, request->options);
     job.sink = &sink;
-    job.need_ends = out->offsets != NULL && !tokenizer->ends_in_keys;
+    job.need_ends = out->offsets != NULL && !tokenizer->model.keys_tell;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
     if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
         struct ptk_post_lens full;

@@ -11,30 +11,6 @@
 #define TEXT_GROWTH 3u
 #define TEXT_EXTRA 256u
 
-static int model_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
-{
-    const struct ptk_image *image = tokenizer->image;
-    tokenizer->algorithm = (enum ptk_image_algorithm)image->config->algorithm;
-    switch (tokenizer->algorithm) {
-    case PTK_IMAGE_ALGORITHM_BPE:
-        tokenizer->ends_in_keys = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
-        return ptk_bpe_init(&tokenizer->bpe, image, err);
-    case PTK_IMAGE_ALGORITHM_UNIGRAM:
-        return ptk_unigram_init(&tokenizer->unigram, image, err);
-    case PTK_IMAGE_ALGORITHM_WORDPIECE:
-        return ptk_wordpiece_init(&tokenizer->wordpiece, image, err);
-    case PTK_IMAGE_ALGORITHM_WORDLEVEL:
-        if (image->config->unk_id == PTK_IMAGE_NONE) {
-            return ptk_err_set(err, -ENOTSUP,
-                               "a WordLevel model needs its unk_token in the vocabulary");
-        }
-        return 0;
-    default:
-        return ptk_err_set(err, -ENOTSUP, "models of kind %u are not supported by this build",
-                           image->config->algorithm);
-    }
-}
-
 static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
     const struct ptk_image *image = tokenizer->image;
@@ -61,7 +37,7 @@ static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 
 static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
-    int code = model_init(tokenizer, err);
+    int code = ptk_model_init(&tokenizer->model, tokenizer->image, err);
     if (code == 0) {
         code = texts_init(tokenizer, err);
     }
@@ -95,7 +71,6 @@ int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out
         return code;
     }
     tokenizer->scan = ptk_split_is_scan(tokenizer->split);
-    tokenizer->ignore_merges = (image->config->flags & PTK_IMAGE_FLAGS_IGNORE_MERGES) != 0;
     *out = tokenizer;
     return 0;
 }
@@ -110,42 +85,11 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     free(tokenizer);
 }
 
-/* The whole piece or the unknown token. */
-static size_t wordlevel_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
-                               const uint8_t *piece, size_t len)
-{
-    const uint32_t id = ptk_image_vocab(tokenizer->image, piece, len);
-    work->bpe.ids[0] = id != PTK_IMAGE_NONE ? id : tokenizer->image->config->unk_id;
-    work->bpe.ends[0] = (uint32_t)len;
-    return 1;
-}
-
-size_t ptk_model_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
-                        const uint8_t *piece, size_t len)
-{
-    if (PTK_LIKELY(tokenizer->algorithm == PTK_IMAGE_ALGORITHM_BPE)) {
-        return ptk_bpe_encode(&tokenizer->bpe, &work->bpe, piece, len);
-    }
-    if (len > work->bpe.unit_cap) {
-        return SIZE_MAX;
-    }
-    if (tokenizer->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM) {
-        const struct ptk_unigram_result out = {work->bpe.ids, work->bpe.before, work->bpe.ends};
-        return ptk_unigram_encode(&tokenizer->unigram, work->nodes, piece, len, &out);
-    }
-    if (tokenizer->algorithm == PTK_IMAGE_ALGORITHM_WORDPIECE) {
-        return ptk_wordpiece_encode(&tokenizer->wordpiece, piece, len, work->bpe.ids,
-                                    work->bpe.ends);
-    }
-    return wordlevel_encode(tokenizer, work, piece, len);
-}
-
 /* ---- work ---------------------------------------------------------------------------------------- */
 
 /* Where the parts of a work begin in its memory. */
 struct layout {
-    size_t bpe;
-    size_t nodes;
+    size_t model;
     size_t split;
     size_t normalized;
     size_t pre_tokenized;
@@ -171,8 +115,7 @@ static struct layout work_layout(const struct ptk_work_limits *limits)
         .unit_cap = 2 * limits->text_len_max + TEXT_EXTRA,
     };
     const size_t align_len = layout.text_cap * sizeof(struct ptk_span);
-    layout.bpe = place(&layout, ptk_bpe_scratch_len(layout.unit_cap));
-    layout.nodes = place(&layout, ptk_unigram_scratch_len(layout.unit_cap));
+    layout.model = place(&layout, ptk_model_scratch_len(layout.unit_cap));
     layout.split = place(&layout, ptk_split_work_len(layout.text_cap));
     layout.normalized = place(&layout, layout.text_cap);
     layout.pre_tokenized = place(&layout, layout.text_cap);
@@ -191,8 +134,7 @@ struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limit
     uint8_t *base = memory;
     struct ptk_work *work = memory;
     *work = (struct ptk_work){.limits = *limits, .text_cap = layout.text_cap};
-    ptk_bpe_scratch_init(&work->bpe, base + layout.bpe, layout.unit_cap);
-    work->nodes = (struct ptk_unigram_node *)(void *)(base + layout.nodes);
+    ptk_model_scratch_init(&work->model, base + layout.model, layout.unit_cap);
     work->split = ptk_split_work_init(base + layout.split, layout.text_cap);
     work->normalized = (struct ptk_text_buf){
         .bytes = base + layout.normalized,
@@ -225,9 +167,9 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
 {
     const struct ptk_decode_scratch scratch = {
         .bytes = {work->normalized.bytes, work->pre_tokenized.bytes},
-        .ends = {work->bpe.ids, work->bpe.ends},
+        .ends = {work->model.bpe.ids, work->model.bpe.ends},
         .text_cap = work->text_cap,
-        .end_cap = work->bpe.unit_cap,
+        .end_cap = work->model.bpe.unit_cap,
     };
     return ptk_decoder_run(&tokenizer->decoder, &scratch, ids, ids_len,
                            (options & PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS) != 0, text, cap,

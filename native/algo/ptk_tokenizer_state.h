@@ -5,13 +5,11 @@
 #define PTK_TOKENIZER_STATE_H
 
 #include "algo/ptk_added.h"
-#include "algo/ptk_bpe.h"
 #include "algo/ptk_cache.h"
 #include "algo/ptk_decode.h"
+#include "algo/ptk_model.h"
 #include "algo/ptk_post.h"
 #include "algo/ptk_tokenizer.h"
-#include "algo/ptk_unigram.h"
-#include "algo/ptk_wordpiece.h"
 #include "text/ptk_split.h"
 
 /* Longest text a work may be made for: every position fits 31 bits, grown threefold too. */
@@ -26,36 +24,21 @@ struct ptk_tokenizer {
     struct ptk_added added_raw;
     struct ptk_added added_normalized;
     struct ptk_split *split;
-    enum ptk_image_algorithm algorithm;
-    struct ptk_bpe bpe; /* the model: the one that `algorithm` names */
-    struct ptk_unigram unigram;
-    struct ptk_wordpiece wordpiece;
-    bool ends_in_keys; /* an id ends where its key does: the model need not say it */
+    struct ptk_model model;
     struct ptk_post post;
     struct ptk_decoder decoder;
-    bool scan;          /* the pre-tokenizer is one scanner over unchanged text */
-    bool ignore_merges; /* a whole piece in the vocabulary is that token */
+    bool scan; /* the pre-tokenizer is one scanner over unchanged text */
 };
 
 struct ptk_work {
     PTK_ALIGNED_LINE struct ptk_work_limits limits;
     size_t text_cap; /* of the text buffers: room for normalized text */
-    struct ptk_bpe_scratch bpe; /* its ids, begins and ends serve every model */
-    struct ptk_unigram_node *nodes;
+    struct ptk_model_scratch model;
     struct ptk_split_work *split;
     struct ptk_text_buf normalized;
     struct ptk_text_buf pre_tokenized;
     uint32_t ends[PTK_CHUNK_PIECES];         /* ends of a chunk of pieces */
     struct ptk_span spans[PTK_CHUNK_PIECES]; /* the same where pieces may have gaps */
 };
-
-/*
- * ptk_model_encode gives the ids of one piece (valid UTF-8, not empty) by the model alone, in
- * work->bpe.ids, and for each id where it ends in the piece, in work->bpe.ends, unless ends_in_keys. An
- * id begins where the one before it ends, but for Unigram models, which say it in work->bpe.before.
- * SIZE_MAX when the piece exceeds the work.
- */
-size_t ptk_model_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
-                        const uint8_t *piece, size_t len);
 
 #endif

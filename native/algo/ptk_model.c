@@ -1,0 +1,103 @@
+#include "algo/ptk_model.h"
+
+#include <errno.h>
+
+int ptk_model_init(struct ptk_model *model, const struct ptk_image *image, struct ptk_err *err)
+{
+    const struct ptk_image_config *config = image->config;
+    *model = (struct ptk_model){
+        .image = image,
+        .algorithm = (enum ptk_image_algorithm)config->algorithm,
+        .keys_tell = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
+        .ignore_merges = (config->flags & PTK_IMAGE_FLAGS_IGNORE_MERGES) != 0,
+    };
+    switch (model->algorithm) {
+    case PTK_IMAGE_ALGORITHM_BPE:
+        return ptk_bpe_init(&model->bpe, image, err);
+    case PTK_IMAGE_ALGORITHM_UNIGRAM:
+        return ptk_unigram_init(&model->unigram, image, err);
+    case PTK_IMAGE_ALGORITHM_WORDPIECE:
+        return ptk_wordpiece_init(&model->wordpiece, image, err);
+    case PTK_IMAGE_ALGORITHM_WORDLEVEL:
+        if (config->unk_id == PTK_IMAGE_NONE) {
+            return ptk_err_set(err, -ENOTSUP,
+                               "a WordLevel model needs its unk_token in the vocabulary");
+        }
+        return 0;
+    default:
+        return ptk_err_set(err, -ENOTSUP, "models of kind %u are not supported by this build",
+                           config->algorithm);
+    }
+}
+
+size_t ptk_model_scratch_len(size_t unit_cap)
+{
+    return ptk_bpe_scratch_len(unit_cap) +
+           ptk_align_up(unit_cap * sizeof(uint32_t), PTK_CACHE_LINE);
+}
+
+void ptk_model_scratch_init(struct ptk_model_scratch *scratch, void *memory, size_t unit_cap)
+{
+    ptk_bpe_scratch_init(&scratch->bpe, memory, unit_cap);
+    uint8_t *behind = (uint8_t *)memory + ptk_bpe_scratch_len(unit_cap);
+    scratch->begins = (uint32_t *)(void *)behind;
+}
+
+static void one_id(struct ptk_bpe_scratch *scratch, uint32_t id, size_t len,
+                   struct ptk_model_ids *out)
+{
+    scratch->ids[0] = id;
+    scratch->ends[0] = (uint32_t)len;
+    *out = (struct ptk_model_ids){.ids = scratch->ids, .ends = scratch->ends, .count = 1};
+}
+
+/* The nodes of Unigram lie over the arrays of BPE that its result does not use. */
+static bool encode_unigram(const struct ptk_model *model, struct ptk_model_scratch *scratch,
+                           const uint8_t *piece, size_t len, struct ptk_model_ids *out)
+{
+    _Static_assert(sizeof(struct ptk_unigram_node) == 4 * sizeof(uint32_t), "four arrays a node");
+    if (len >= scratch->bpe.unit_cap) {
+        return false;
+    }
+    struct ptk_unigram_node *nodes = (struct ptk_unigram_node *)(void *)scratch->bpe.partner;
+    const struct ptk_unigram_result result = {
+        .ids = scratch->bpe.ids, .begins = scratch->begins, .ends = scratch->bpe.ends};
+    out->count = ptk_unigram_encode(&model->unigram, nodes, piece, len, &result);
+    out->ids = result.ids;
+    out->begins = result.begins;
+    out->ends = result.ends;
+    return true;
+}
+
+bool ptk_model_encode(const struct ptk_model *model, struct ptk_model_scratch *scratch,
+                      const uint8_t *piece, size_t len, struct ptk_model_ids *out)
+{
+    struct ptk_bpe_scratch *bpe = &scratch->bpe;
+    const struct ptk_image *image = model->image;
+    const bool whole = model->ignore_merges || model->algorithm == PTK_IMAGE_ALGORITHM_WORDLEVEL;
+    if (whole && len <= image->config->key_bytes_max) {
+        const uint32_t id = ptk_image_vocab(image, piece, len);
+        if (id != PTK_IMAGE_NONE) {
+            one_id(bpe, id, len, out);
+            return true;
+        }
+    }
+    *out = (struct ptk_model_ids){.ids = bpe->ids, .ends = bpe->ends};
+    switch (model->algorithm) {
+    case PTK_IMAGE_ALGORITHM_BPE:
+        out->count = ptk_bpe_encode(&model->bpe, bpe, piece, len);
+        out->ends = model->keys_tell ? NULL : bpe->ends;
+        return out->count != SIZE_MAX;
+    case PTK_IMAGE_ALGORITHM_UNIGRAM:
+        return encode_unigram(model, scratch, piece, len, out);
+    case PTK_IMAGE_ALGORITHM_WORDPIECE:
+        if (len > bpe->unit_cap) {
+            return false;
+        }
+        out->count = ptk_wordpiece_encode(&model->wordpiece, piece, len, bpe->ids, bpe->ends);
+        return true;
+    default: /* WordLevel: ptk_model_init() refuses the others */
+        one_id(bpe, image->config->unk_id, len, out);
+        return true;
+    }
+}
