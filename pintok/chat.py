@@ -22,6 +22,7 @@ import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
 
+from pintok.encoding import Ids
 from pintok.errors import PinTokError
 
 Message = Mapping[str, Any]
@@ -34,6 +35,15 @@ class ChatTemplateError(PinTokError):
     """A template raised, is not valid, or cannot render these messages; the message says which."""
 
     code = "template"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChatEncoding:
+    """A rendered conversation."""
+
+    text: str
+    ids: Ids
+    """uint32, shape (n,)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

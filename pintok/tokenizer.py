@@ -12,11 +12,12 @@ works. Opening compiles the model once and caches the result by fingerprint.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -31,6 +32,9 @@ from pintok._options import (
 from pintok._wire import WireOptions
 from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
 from pintok.errors import ModelError, RefusedError
+
+if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
+    from pintok.chat import ChatEncoding, ChatTemplate, Message
 
 _NONE = 0xFFFFFFFF
 
@@ -181,6 +185,49 @@ class Tokenizer:
     ) -> list[str]:
         """The texts of many id lists."""
         return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        template: str | None = None,
+        now: datetime.datetime | None = None,
+        **variables: Any,
+    ) -> ChatEncoding:
+        """The text of a conversation by the model's own chat template, and its ids.
+
+        The template writes the special tokens, so none are added to the ids: no second BOS. Arguments as
+        `ChatTemplate.render`. Raises ChatTemplateError when the model has no template or the template
+        refuses the messages.
+        """
+        from pintok.chat import ChatEncoding
+
+        rendered = self.chat_template.render(
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            template=template,
+            now=now,
+            **variables,
+        )
+        return ChatEncoding(rendered, self.encode(rendered, add_special_tokens=False))
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """The chat template of the model. Raises ChatTemplateError when it has none."""
+        from pintok.chat import ChatTemplate, ChatTemplateError
+
+        meta = json.loads(self._model.meta or b"{}")
+        source = meta.get("chat_template")
+        if not source:
+            raise ChatTemplateError(f"{self.name} has no chat template")
+        return ChatTemplate.from_source(source, special_tokens=meta.get("special_tokens", {}))
 
     def id_to_token(self, token_id: int) -> str | None:
         """The vocabulary's own string of an id, or None for an id that is not in use."""
