@@ -111,13 +111,15 @@ enum ptk_image_section {
     PTK_IMAGE_SECTION_TOKEN_TEXT = 4,
     /* u32[ids_end + 1]: where each id's decoded bytes begin in token_bytes. */
     PTK_IMAGE_SECTION_TOKEN_BYTES_OFFS = 5,
-    /* What each id decodes to when it stands in the middle of a text; followed by 64 zero bytes
-     * so that wide copies may overrun. */
+    /* decode_concat: the bytes of each id; otherwise the string that the decoder program starts
+     * from (without a decoder program the strings are joined by spaces). Followed by 64 zero
+     * bytes so that wide copies may overrun. */
     PTK_IMAGE_SECTION_TOKEN_BYTES = 6,
     /* u8[ids_end]: image_token_flags. */
     PTK_IMAGE_SECTION_TOKEN_FLAGS = 7,
-    /* u32[256]: byte_units: the id of each single byte; otherwise the id of its <0xNN> token.
-     * IMAGE_NONE where there is none. */
+    /* u32[256]: byte_units: the id of each single byte, IMAGE_NONE only for bytes that UTF-8
+     * never uses or with the flag byte_gaps; otherwise the id of its <0xNN> token, IMAGE_NONE
+     * where there is none. */
     PTK_IMAGE_SECTION_BYTE_IDS = 8,
     /* image_pair[capacity]: merges by (left, right); capacity is a power of two; linear
      * probing, see ptk_pair_hash(). */
@@ -429,11 +431,14 @@ enum ptk_op_dec {
 #define PTK_IMAGE_FLAGS_HAS_PADDING 0x80u
 /* Special tokens are never recognised inside a text (Tekken, sentencepiece control pieces). */
 #define PTK_IMAGE_FLAGS_NO_SPECIALS_IN_TEXT 0x100u
+/* byte_units: some byte that UTF-8 uses has no token (byte_ids is IMAGE_NONE there); it yields
+ * the unknown token, or nothing without one. */
+#define PTK_IMAGE_FLAGS_BYTE_GAPS 0x400u
 /* tiktoken: special tokens in a text are recognised only when parse_special is all; the
  * post-processor adds none. */
 #define PTK_IMAGE_FLAGS_SPECIALS_OPT_IN 0x200u
 /* Every defined bit of image_flags; the others are zero and checked. */
-#define PTK_IMAGE_FLAGS_MASK 0x3ffu
+#define PTK_IMAGE_FLAGS_MASK 0x7ffu
 
 /* Per id. */
 /* The id is in use; the others are gaps. */

@@ -8,7 +8,8 @@
  *     section, PTK_IMAGE_OVERRUN readable zero bytes follow token_bytes and vocab_key;
  *   - every entry of a hash table is found by its look-up within the stated probe length, and each
  *     look-up ends: there is an empty slot in every table;
- *   - with byte_units: byte_ids is complete, keys of a pair's halves add up to the key of its id;
+ *   - with byte_units: byte_ids has every byte that UTF-8 uses unless the flag byte_gaps is set, and the
+ *     key lengths of a pair's halves add up to that of its id;
  *   - every step in a trie stays inside it; match tries are trees whose children follow their parent;
  *   - programs are whole operations with known kinds and parameters of the right length.
  *

@@ -154,38 +154,56 @@ int ptk_build_pieces(const struct ptk_image_piece *pieces, size_t piece_count,
     return 0;
 }
 
-/* Merging one token alone: neighbours by index, the id of each part. */
-struct rank_parts {
-    uint32_t begin[PTK_BUILD_RANK_TOKEN_MAX + 1]; /* byte offset; the entry behind the last is the end */
-    uint32_t id[PTK_BUILD_RANK_TOKEN_MAX];
-    uint32_t joined[PTK_BUILD_RANK_TOKEN_MAX]; /* id of part i and i + 1 together, or PTK_IMAGE_NONE */
+/* Merging one token alone: its parts by index. */
+struct parts {
+    uint32_t begin[PTK_BUILD_TOKEN_MAX + 1]; /* byte offset; the entry behind the last is the end */
+    uint32_t id[PTK_BUILD_TOKEN_MAX];
+    struct ptk_image_pair joined[PTK_BUILD_TOKEN_MAX]; /* part i with i + 1; rank IMAGE_NONE: never */
     uint32_t count;
 };
 
-static uint32_t joined_id(const struct ptk_image *view, const uint32_t *ranks, const uint8_t *bytes,
-                          const struct rank_parts *parts, uint32_t i)
+/* Where merges come from: ranks of whole tokens (`ranks` given), or a table of pairs. */
+struct merger {
+    struct ptk_image view; /* vocabulary, and pairs without `ranks` */
+    const uint32_t *ranks;
+};
+
+static const struct ptk_image_pair never = {PTK_IMAGE_NONE, PTK_IMAGE_NONE, PTK_IMAGE_NONE,
+                                            PTK_IMAGE_NONE};
+
+static struct ptk_image_pair join(const struct merger *merger, const uint8_t *bytes,
+                                  const struct parts *parts, uint32_t i)
 {
     if (i + 1 >= parts->count) {
-        return PTK_IMAGE_NONE;
+        return never;
+    }
+    if (merger->ranks == NULL) {
+        const struct ptk_image_pair *pair =
+            ptk_image_pair(&merger->view, parts->id[i], parts->id[i + 1]);
+        return pair == NULL ? never : *pair;
     }
     const uint32_t begin = parts->begin[i];
-    const uint32_t id = ptk_image_vocab(view, bytes + begin, parts->begin[i + 2] - begin);
-    return id == PTK_IMAGE_NONE || ranks[id] == PTK_IMAGE_NONE ? PTK_IMAGE_NONE : id;
+    const uint32_t id =
+        ptk_image_vocab(&merger->view, bytes + begin, parts->begin[i + 2] - begin);
+    if (id == PTK_IMAGE_NONE) {
+        return never;
+    }
+    const struct ptk_image_pair pair = {parts->id[i], parts->id[i + 1], merger->ranks[id], id};
+    return pair;
 }
 
-static uint32_t lowest_rank(const struct rank_parts *parts, const uint32_t *ranks)
+static uint32_t lowest_rank(const struct parts *parts)
 {
-    uint32_t best = PTK_IMAGE_NONE;
-    for (uint32_t i = 0; i + 1 < parts->count; i++) {
-        if (parts->joined[i] != PTK_IMAGE_NONE &&
-            (best == PTK_IMAGE_NONE || ranks[parts->joined[i]] < ranks[parts->joined[best]])) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < parts->count; i++) {
+        if (parts->joined[i].rank < parts->joined[best].rank) {
             best = i;
         }
     }
     return best;
 }
 
-static void remove_part(struct rank_parts *parts, uint32_t i)
+static void remove_part(struct parts *parts, uint32_t i)
 {
     const size_t rest = parts->count - i - 1;
     memmove(&parts->begin[i], &parts->begin[i + 1], (rest + 1) * sizeof parts->begin[0]);
@@ -194,36 +212,53 @@ static void remove_part(struct rank_parts *parts, uint32_t i)
     parts->count--;
 }
 
-/* Merges `bytes` to the end; true when one part is left, and then the halves of the last step. */
-static bool merge_alone(const struct ptk_image *view, const uint32_t *ranks, const uint8_t *bytes,
-                        const uint32_t *byte_ids, uint32_t len, struct rank_parts *parts,
+/* Merges the parts to the end; true when one is left, and then `last` is the step that made it. */
+static bool merge_alone(const struct merger *merger, const uint8_t *bytes, struct parts *parts,
                         struct ptk_image_pair *last)
 {
-    parts->count = len;
-    for (uint32_t i = 0; i < len; i++) {
-        parts->begin[i] = i;
-        parts->id[i] = byte_ids[bytes[i]];
-    }
-    parts->begin[len] = len;
-    for (uint32_t i = 0; i < len; i++) {
-        parts->joined[i] = joined_id(view, ranks, bytes, parts, i);
+    for (uint32_t i = 0; i < parts->count; i++) {
+        parts->joined[i] = join(merger, bytes, parts, i);
     }
     while (parts->count > 1) { /* ends: each round merges two parts or leaves */
-        const uint32_t i = lowest_rank(parts, ranks);
-        if (i == PTK_IMAGE_NONE) {
+        const uint32_t i = lowest_rank(parts);
+        *last = parts->joined[i];
+        if (last->rank == PTK_IMAGE_NONE) {
             return false;
         }
-        last->left = parts->id[i];
-        last->right = parts->id[i + 1];
-        parts->id[i] = parts->joined[i];
         const uint32_t begin = parts->begin[i];
         remove_part(parts, i + 1);
         parts->begin[i] = begin;
-        parts->joined[i] = joined_id(view, ranks, bytes, parts, i);
+        parts->id[i] = last->id;
+        parts->joined[i] = join(merger, bytes, parts, i);
         if (i > 0) {
-            parts->joined[i - 1] = joined_id(view, ranks, bytes, parts, i - 1);
+            parts->joined[i - 1] = join(merger, bytes, parts, i - 1);
         }
     }
+    return true;
+}
+
+/* The units that merging starts from; false when one has no id. */
+static bool start_parts(const struct merger *merger, const uint32_t *byte_ids, const uint8_t *bytes,
+                        uint32_t len, struct parts *parts)
+{
+    parts->count = 0;
+    for (uint32_t begin = 0; begin < len;) {
+        uint32_t end = begin + 1;
+        while (byte_ids == NULL && end < len && (bytes[end] & 0xc0) == 0x80) {
+            end++;
+        }
+        const uint32_t id = byte_ids != NULL
+                                ? byte_ids[bytes[begin]]
+                                : ptk_image_vocab(&merger->view, bytes + begin, end - begin);
+        if (id == PTK_IMAGE_NONE) {
+            return false;
+        }
+        parts->begin[parts->count] = begin;
+        parts->id[parts->count] = id;
+        parts->count++;
+        begin = end;
+    }
+    parts->begin[parts->count] = len;
     return true;
 }
 
@@ -231,16 +266,16 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
                           const uint32_t *ranks, struct ptk_image_pair *merges, size_t *merge_count,
                           uint8_t *reachable)
 {
-    const struct ptk_image view = vocab_view(keys, vocab, capacity);
+    const struct merger merger = {vocab_view(keys, vocab, capacity), ranks};
     uint32_t byte_ids[256];
     for (uint32_t byte = 0; byte < 256; byte++) {
         const uint8_t key = (uint8_t)byte;
-        byte_ids[byte] = ptk_image_vocab(&view, &key, 1);
+        byte_ids[byte] = ptk_image_vocab(&merger.view, &key, 1);
         if (byte_ids[byte] == PTK_IMAGE_NONE) {
             return -ENOENT;
         }
     }
-    struct rank_parts *parts = malloc(sizeof *parts);
+    struct parts *parts = malloc(sizeof *parts);
     if (parts == NULL) {
         return -ENOMEM;
     }
@@ -252,18 +287,61 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
         if (len < 2 || ranks[id] == PTK_IMAGE_NONE) {
             continue;
         }
-        if (len > PTK_BUILD_RANK_TOKEN_MAX) {
+        if (len > PTK_BUILD_TOKEN_MAX) {
             rc = -E2BIG;
             break;
         }
-        struct ptk_image_pair merge = {0, 0, ranks[id], id};
         const uint8_t *bytes = keys->bytes + keys->offs[id];
-        if (merge_alone(&view, ranks, bytes, byte_ids, len, parts, &merge)) {
+        (void)start_parts(&merger, byte_ids, bytes, len, parts); /* every byte has an id */
+        if (merge_alone(&merger, bytes, parts, &merges[count])) {
             reachable[id] = 1;
-            merges[count++] = merge;
+            count++;
         }
     }
     free(parts);
     *merge_count = count;
+    return rc;
+}
+
+int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
+                           const struct ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
+                           uint8_t *reachable)
+{
+    struct merger merger = {vocab_view(keys, tables->vocab, tables->vocab_capacity), NULL};
+    merger.view.pairs = tables->pairs;
+    merger.view.pair_mask = (uint32_t)(tables->pair_capacity - 1);
+    struct parts *parts = malloc(sizeof *parts);
+    struct ptk_image_pair *lasts = malloc(keys->ids_end * sizeof *lasts);
+    uint8_t *certain = calloc(keys->ids_end, 1);
+    int rc = 0;
+    if (parts == NULL || lasts == NULL || certain == NULL) {
+        rc = -ENOMEM;
+        goto out;
+    }
+    for (uint32_t id = 0; id < keys->ids_end; id++) {
+        const uint32_t len = keys->offs[id + 1] - keys->offs[id];
+        const uint8_t *bytes = keys->bytes + keys->offs[id];
+        lasts[id] = never;
+        reachable[id] = 1;
+        if (len == 0 || len > PTK_BUILD_TOKEN_MAX ||
+            !start_parts(&merger, tables->byte_ids, bytes, len, parts)) {
+            continue;
+        }
+        certain[id] = 1;
+        struct ptk_image_pair last = never;
+        reachable[id] = merge_alone(&merger, bytes, parts, &last) && parts->id[0] == id;
+        if (reachable[id]) {
+            lasts[id] = last;
+        }
+    }
+    for (size_t i = 0; i < merge_count; i++) {
+        const struct ptk_image_pair *last = &lasts[merges[i].id];
+        keep[i] = !certain[merges[i].id] ||
+                  (last->left == merges[i].left && last->right == merges[i].right);
+    }
+out:
+    free(parts);
+    free(lasts);
+    free(certain);
     return rc;
 }

@@ -49,8 +49,8 @@ int ptk_build_trie(const struct ptk_build_keys *keys, const uint32_t *ids, size_
                    struct ptk_image_trie_unit **units, uint32_t *unit_count);
 void ptk_build_free(void *memory);
 
-/* Longest token in bytes for which ptk_build_rank_merges looks for its merge: quadratic beyond reason. */
-#define PTK_BUILD_RANK_TOKEN_MAX 2048u
+/* Longest token in bytes that is merged alone: the work is quadratic in it. */
+#define PTK_BUILD_TOKEN_MAX 2048u
 
 /*
  * ptk_build_rank_merges derives merges from ranks alone (tiktoken, Tekken), where any two neighbours
@@ -63,10 +63,31 @@ void ptk_build_free(void *memory);
  *   merges      room for ids_end entries; `*merge_count` are written, ascending by id
  *   reachable   per id: 1 when its bytes alone merge to it (single bytes always), otherwise 0
  *
- * -E2BIG when a token is longer than PTK_BUILD_RANK_TOKEN_MAX, -ENOENT when a byte has no token.
+ * -E2BIG when a token is longer than PTK_BUILD_TOKEN_MAX, -ENOENT when a byte has no token.
  */
 int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *vocab, size_t capacity,
                           const uint32_t *ranks, struct ptk_image_pair *merges, size_t *merge_count,
                           uint8_t *reachable);
+
+/*
+ * ptk_build_prune_merges says which merges can ever happen, by the same argument: a merge is of use only
+ * if it is the last step when its token is merged alone. Units are the bytes of a key (`byte_ids` given)
+ * or its characters (NULL); a merge whose token has a unit without id is kept.
+ *
+ *   pairs       table over all merges from ptk_build_pairs, `pair_capacity` slots
+ *   vocab       table over `keys` from ptk_build_vocab, `vocab_capacity` slots
+ *   keep        per merge: 1 to keep, 0 to leave out
+ *   reachable   per id: 0 when its units are known and do not merge to it, otherwise 1
+ */
+struct ptk_build_tables {
+    const struct ptk_image_pair *pairs;
+    size_t pair_capacity;
+    const uint32_t *vocab;
+    size_t vocab_capacity;
+    const uint32_t *byte_ids; /* 256, or NULL */
+};
+int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
+                           const struct ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
+                           uint8_t *reachable);
 
 #endif

@@ -48,12 +48,6 @@ int ptk_image_verify_config(const struct ptk_image *image, struct ptk_err *err)
         return REFUSE("image: added_len %u does not match the %u added tokens", config->added_len,
                       image->added_count);
     }
-    const bool has_truncation = (config->flags & PTK_IMAGE_FLAGS_HAS_TRUNCATION) != 0;
-    if (has_truncation && config->truncation_stride >= config->truncation_max &&
-        config->truncation_max != 0) {
-        return REFUSE("image: truncation stride %u is not below its maximum %u",
-                      config->truncation_stride, config->truncation_max);
-    }
     for (size_t i = 0; i < PTK_ARRAY_LEN(config->reserved); i++) {
         if (config->reserved[i] != 0) {
             return REFUSE("image: a reserved word of the configuration is not zero");
@@ -122,6 +116,9 @@ static bool all_zero(const uint8_t *bytes, size_t len)
     return any == 0;
 }
 
+/* Bytes that valid UTF-8 never holds. */
+static bool utf8_uses(uint8_t byte) { return byte < 0xf5 && byte != 0xc0 && byte != 0xc1; }
+
 int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len,
                             size_t token_bytes_len, size_t vocab_key_len, struct ptk_err *err)
 {
@@ -153,6 +150,7 @@ int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len
         return REFUSE("image: token_bytes_max or key_bytes_max is not the longest entry");
     }
 
+    const bool byte_gaps = (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0;
     uint32_t vocab_len = 0;
     uint32_t added_len = 0;
     for (uint32_t id = 0; id < config->ids_end; id++) {
@@ -180,6 +178,9 @@ int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len
             if (!id_or_none_ok(image, id)) {
                 return REFUSE("image: the token of byte %zu is not below ids_end", byte);
             }
+            continue;
+        }
+        if (id == PTK_IMAGE_NONE && (byte_gaps || !utf8_uses((uint8_t)byte))) {
             continue;
         }
         if (!id_ok(image, id) || image->vocab_key_offs[id + 1] - image->vocab_key_offs[id] != 1 ||
@@ -501,11 +502,6 @@ int ptk_image_verify_added(const struct ptk_image *image, struct ptk_err *err)
         if ((added->flags & ~PTK_IMAGE_ADDED_FLAGS_MASK) != 0 || added->reserved[0] != 0 ||
             added->reserved[1] != 0) {
             return REFUSE("image: added token %u has unknown flags", i);
-        }
-        const bool special = (added->flags & PTK_IMAGE_ADDED_FLAGS_SPECIAL) != 0;
-        const uint8_t id_flags = image->token_flags[added->id];
-        if (special != ((id_flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0)) {
-            return REFUSE("image: added token %u and its id disagree whether it is special", i);
         }
         if (added->match_len == 0 || added->match_len > PTK_IMAGE_KEY_MAX ||
             !string_ok(image, added->text_off, added->text_len) ||

@@ -560,6 +560,47 @@ def build_rank_merges(const uint32_t[::1] offs, const uint8_t[::1] keys,
     return merges[:count], reachable
 
 
+def prune_merges(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_t[::1] table,
+                 const uint32_t[:, ::1] pairs, const uint32_t[:, ::1] merges, byte_ids):
+    """(keep uint8 (merges,), reachable uint8 (ids,)): merges and ids that a text can ever yield.
+
+    `table` and `pairs` are those of build_vocab and build_pairs over the same merges; `byte_ids` is
+    uint32 (256,), or None where merging starts from characters.
+    """
+    cdef ptk_build_keys view = _keys(offs, keys)
+    cdef size_t count = <size_t>merges.shape[0], i
+    cdef const uint32_t[::1] bytes_view
+    cdef ptk_build_tables tables
+    cdef int code
+    if count == 0 or merges.shape[1] != 4 or pairs.shape[1] != 4:
+        raise ValueError("merges and pairs must have four columns and at least one row")
+    for i in range(count):
+        if merges[i, 3] >= view.ids_end:
+            raise ValueError("a merge makes an id that has no key")
+    tables.pairs = <const ptk_image_pair *>&pairs[0, 0]
+    tables.pair_capacity = <size_t>pairs.shape[0]
+    tables.vocab = &table[0]
+    tables.vocab_capacity = <size_t>table.shape[0]
+    tables.byte_ids = NULL
+    if byte_ids is not None:
+        bytes_view = byte_ids
+        if bytes_view.shape[0] != 256:
+            raise ValueError("byte_ids must have 256 entries")
+        tables.byte_ids = &bytes_view[0]
+    cdef cnp.npy_intp shape = <cnp.npy_intp>count
+    keep = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT8, 0)
+    shape = <cnp.npy_intp>view.ids_end
+    reachable = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT8, 0)
+    cdef uint8_t *keep_out = <uint8_t *>cnp.PyArray_DATA(keep)
+    cdef uint8_t *reachable_out = <uint8_t *>cnp.PyArray_DATA(reachable)
+    cdef const ptk_image_pair *first = <const ptk_image_pair *>&merges[0, 0]
+    with nogil:
+        code = ptk_build_prune_merges(&view, &tables, first, count, keep_out, reachable_out)
+    if code != 0:
+        raise MemoryError
+    return keep, reachable
+
+
 def image_checksum(const uint8_t[::1] image):
     """The checksum that belongs into the header of these bytes of an image."""
     if image.shape[0] < 128 or image.shape[0] % 64 != 0:

@@ -111,6 +111,17 @@ cdef extern from "image/ptk_image_build.h" nogil:
                               const uint32_t *ranks, ptk_image_pair *merges, size_t *merge_count,
                               uint8_t *reachable)
 
+    struct ptk_build_tables:
+        const ptk_image_pair *pairs
+        size_t pair_capacity
+        const uint32_t *vocab
+        size_t vocab_capacity
+        const uint32_t *byte_ids
+
+    int ptk_build_prune_merges(const ptk_build_keys *keys, const ptk_build_tables *tables,
+                               const ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
+                               uint8_t *reachable)
+
 cdef extern from "algo/ptk_tokenizer.h" nogil:
     struct ptk_tokenizer
     struct ptk_work

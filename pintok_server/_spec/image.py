@@ -91,13 +91,15 @@ class ImageSection(enum.IntEnum):
     TOKEN_TEXT = 4
     # u32[ids_end + 1]: where each id's decoded bytes begin in token_bytes.
     TOKEN_BYTES_OFFS = 5
-    # What each id decodes to when it stands in the middle of a text; followed by 64 zero bytes so
-    # that wide copies may overrun.
+    # decode_concat: the bytes of each id; otherwise the string that the decoder program starts from
+    # (without a decoder program the strings are joined by spaces). Followed by 64 zero bytes so that
+    # wide copies may overrun.
     TOKEN_BYTES = 6
     # u8[ids_end]: image_token_flags.
     TOKEN_FLAGS = 7
-    # u32[256]: byte_units: the id of each single byte; otherwise the id of its <0xNN> token.
-    # IMAGE_NONE where there is none.
+    # u32[256]: byte_units: the id of each single byte, IMAGE_NONE only for bytes that UTF-8 never
+    # uses or with the flag byte_gaps; otherwise the id of its <0xNN> token, IMAGE_NONE where there is
+    # none.
     BYTE_IDS = 8
     # image_pair[capacity]: merges by (left, right); capacity is a power of two; linear probing, see
     # ptk_pair_hash().
@@ -299,6 +301,9 @@ class ImageFlags(enum.IntFlag):
     HAS_PADDING = 0x80
     # Special tokens are never recognised inside a text (Tekken, sentencepiece control pieces).
     NO_SPECIALS_IN_TEXT = 0x100
+    # byte_units: some byte that UTF-8 uses has no token (byte_ids is IMAGE_NONE there); it yields the
+    # unknown token, or nothing without one.
+    BYTE_GAPS = 0x400
     # tiktoken: special tokens in a text are recognised only when parse_special is all; the
     # post-processor adds none.
     SPECIALS_OPT_IN = 0x200

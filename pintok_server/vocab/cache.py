@@ -1,0 +1,90 @@
+"""Compiled images on disk, one file per model and compiler, safe to share between processes.
+
+    <cache_dir>/images/<key>.ptkimage       key: fingerprint of the source and of the compiler
+
+A file appears whole by an atomic rename, so a reader sees nothing or an image. Two writers write
+the same bytes but for the certificate's date; the later rename stands. A damaged file is compiled
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from pintok import _native
+from pintok.errors import ModelError
+from pintok_server._spec import image as spec
+
+
+def default_dir() -> pathlib.Path:
+    """PINTOK_CACHE_DIR, or pintok below the user's cache directory."""
+    stated = os.environ.get("PINTOK_CACHE_DIR")
+    if stated:
+        return pathlib.Path(stated)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "pintok"
+
+
+def image_path(cache_dir: pathlib.Path, fingerprint: bytes) -> pathlib.Path:
+    """Where the image of a source belongs."""
+    key = hashlib.sha256(fingerprint + _compiler_digest()).hexdigest()[:40]
+    return cache_dir / "images" / f"{key}.ptkimage"
+
+
+def _compiler_digest() -> bytes:
+    """Of the compiler's own sources: another compiler may write another image of the same model."""
+    digest = hashlib.sha256()
+    package = pathlib.Path(__file__).resolve().parent
+    for path in (*sorted(package.glob("*.py")), pathlib.Path(_native.__file__)):
+        status = path.stat()
+        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.digest()
+
+
+def is_whole(path: pathlib.Path, fingerprint: bytes) -> bool:
+    """Whether a file is there, is an image of this version, and its checksum holds."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    if len(data) < spec.IMAGE_HEADER.size or len(data) % spec.IMAGE_SECTION_ALIGN:
+        return False
+    header = dict(
+        zip(
+            spec.IMAGE_HEADER_FIELDS,
+            spec.IMAGE_HEADER.unpack_from(data),
+            strict=True,
+        )
+    )
+    return bool(
+        header["magic"] == spec.IMAGE_MAGIC.encode()
+        and header["version"] == spec.IMAGE_VERSION
+        and header["image_len"] == len(data)
+        and header["fingerprint"] == fingerprint
+        and header["checksum"] == _native.image_checksum(np.frombuffer(data, dtype=np.uint8))
+    )
+
+
+def store(path: pathlib.Path, image: bytes) -> None:
+    """Put an image in its place, whole or not at all. Raises ModelError when that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(image)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            pathlib.Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ModelError(
+            f"{path.parent}: the compiled image cannot be stored: {error.strerror};"
+            " set PINTOK_CACHE_DIR to a directory that can be written"
+        ) from None
