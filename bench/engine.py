@@ -6,9 +6,9 @@
     bench/engine.py --models llama-3 --texts english code --sizes 1400 32768
 
 Outputs are compared first: a peer whose ids differ from the reference's on any text is marked with
-a star, and its times do not count as best. Then rounds: in each one every peer in turn gets the same
-texts, never seen before by the process (after a first megabyte of warm-up), and the order reverses
-each second round. Medians over rounds; ratios to the best exact peer.
+a star, and its times do not count as best. Then rounds: in each one every peer in turn gets the
+same texts, never seen before by the process (after a first megabyte of warm-up), and the order
+reverses each second round. Medians over rounds; ratios to the best exact peer.
 
 Models and texts come from PINTOK_TEST_DATA (or ../shared); without it the embedded default
 vocabulary and the interpreter's own library as text are used. Results go to bench/out/.

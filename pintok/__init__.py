@@ -3,6 +3,8 @@
     Tokenizer     in this process, over the native core
     Client        of a PinTok server, blocking
     AsyncClient   of a PinTok server, for asyncio
+    DecodeStream  ids that arrive one at a time, as text
+    ChatTemplate  messages to the text a model reads
 
 Names are imported when they are first used: the clients need numpy only, not the native core.
 """
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pintok._codec import ModelInfo
     from pintok.aclient import AsyncClient
+    from pintok.chat import ChatEncoding, ChatTemplate, ChatTemplateError
     from pintok.client import Client
     from pintok.encoding import Batch, Encoding, Truncation
     from pintok.errors import (
@@ -24,13 +27,18 @@ if TYPE_CHECKING:
         RefusedError,
         TransportError,
     )
+    from pintok.stream import DecodeStream
     from pintok.tokenizer import Tokenizer
 
 __all__ = [
     "AsyncClient",
     "Batch",
+    "ChatEncoding",
+    "ChatTemplate",
+    "ChatTemplateError",
     "Client",
     "DeadlineError",
+    "DecodeStream",
     "Encoding",
     "ModelError",
     "ModelInfo",
@@ -44,8 +52,12 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "aclient",
     "Batch": "encoding",
+    "ChatEncoding": "chat",
+    "ChatTemplate": "chat",
+    "ChatTemplateError": "chat",
     "Client": "client",
     "DeadlineError": "errors",
+    "DecodeStream": "stream",
     "Encoding": "encoding",
     "ModelError": "errors",
     "ModelInfo": "_codec",

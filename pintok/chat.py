@@ -1,8 +1,9 @@
 """Chat templates: a list of messages to the text that a model was trained to read.
 
-A template is untrusted code out of a model's repository. It runs in jinja2's immutable sandbox, sees
-nothing but plain JSON values, and renders exactly what `transformers` renders (5.x): trimmed blocks,
-loop controls, `generation` blocks, `raise_exception`, `strftime_now`, JSON without HTML escapes.
+A template is untrusted code out of a model's repository. It runs in jinja2's immutable sandbox,
+sees nothing but plain JSON values, and renders exactly what `transformers` renders (5.x): trimmed
+blocks, loop controls, `generation` blocks, `raise_exception`, `strftime_now`, JSON without HTML
+escapes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ChatTemplate:
     def from_source(
         cls, source: str | Sequence[Mapping[str, str]], *, special_tokens: Mapping[str, Any]
     ) -> ChatTemplate:
-        """From the `chat_template` of a tokenizer_config.json: one template, or a list of named ones."""
+        """From `chat_template` of a tokenizer_config.json: one template, or a list of named ones."""
         if isinstance(source, str):
             return cls({"default": source}, special_tokens)
         return cls({entry["name"]: entry["template"] for entry in source}, special_tokens)
@@ -92,8 +93,9 @@ class ChatTemplate:
     ) -> str:
         """The text of a conversation.
 
-        `now` is what `strftime_now` sees (the current local time by default); further keyword arguments
-        are variables of the template. Raises ChatTemplateError when the template refuses the messages.
+        `now` is what `strftime_now` sees (the current local time by default); further keyword
+        arguments are variables of the template. Raises ChatTemplateError when the template refuses
+        the messages.
         """
         source = self.select(template, tools=bool(tools))
         if add_generation_prompt and continue_final_message:
@@ -233,7 +235,7 @@ class _Dict:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %} ... {% endgeneration %}` marks what a model is trained on; it renders its body."""
+    """`{% generation %}` marks what a model is trained on; it renders its body."""
 
     tags = {"generation"}
 

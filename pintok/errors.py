@@ -2,7 +2,7 @@
 
 PinTokError
     ModelError          a model file is missing, damaged, or cannot be run exactly
-    RefusedError        a request was refused: `verdict` says why, in process and from a server alike
+    RefusedError        a request was refused: `verdict` says why, in process or from a server
     TransportError      no answer came: deadline, unreachable host, foreign protocol
 """
 

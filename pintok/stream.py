@@ -6,8 +6,8 @@ Two rules, after the reference that belongs to the model's source:
   U+FFFD (an unfinished character, or a true U+FFFD, which is held back as well);
 - tiktoken and Tekken: the bytes of each token go through an incremental UTF-8 decoder.
 
-Where the reference raises because earlier text would have to change, nothing is given until the text
-again continues what was given; and what the reference never gives at the end, `flush` gives.
+Where the reference raises because earlier text would have to change, nothing is given until the
+text again continues what was given; and what the reference never gives at the end, `flush` gives.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class DecodeStream:
         >>> "".join(stream.step(i) or "" for i in tokenizer.encode("Grüße, 世界")) + stream.flush()
         'Grüße, 世界'
 
-    `prefill` is what came before, a prompt for instance: it is not given again, but it decides how the
-    first ids read. Work per step is bounded by the ids since the last chunk.
+    `prefill` is what came before, a prompt for instance: it is not given again, but it decides how
+    the first ids read. Work per step is bounded by the ids since the last chunk.
     """
 
     __slots__ = ("_rule",)
@@ -58,7 +58,7 @@ class DecodeStream:
         return self._rule.step(token_id)
 
     def flush(self) -> str:
-        """What is left at the end of the stream, U+FFFD for unfinished characters; then starts anew."""
+        """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
         return self._rule.flush()
 
 

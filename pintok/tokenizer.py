@@ -6,8 +6,8 @@
     >>> tokenizer.decode(ids)
     'Hello, world!'
 
-A tokenizer is immutable and may be used by any number of threads; the GIL is released while the core
-works. Opening compiles the model once and caches the result by fingerprint.
+A tokenizer is immutable and may be used by any number of threads; the GIL is released while the
+core works. Opening compiles the model once and caches the result by fingerprint.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _NONE = 0xFFFFFFFF
 class Tokenizer:
     """Text to ids and back, equal to the reference implementation of the model.
 
-    Make one with `from_file` or `from_pretrained`. Methods raise `pintok.errors.RefusedError` with the
-    verdict's code where a server would answer with that verdict: invalid UTF-8, for instance.
+    Make one with `from_file` or `from_pretrained`. Methods raise `pintok.errors.RefusedError` with
+    the verdict's code where a server would answer with that verdict: invalid UTF-8, for instance.
     """
 
     __slots__ = ("_config", "_model", "name")
@@ -95,8 +95,8 @@ class Tokenizer:
         """The ids of a text, or of a pair: uint32, shape (n,).
 
         `parse_special="none"` treats special tokens written in the text as ordinary text, and
-        `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for models
-        whose source has no post-processor. Bytes must be UTF-8.
+        `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for
+        models whose source has no post-processor. Bytes must be UTF-8.
         """
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         try:
@@ -169,8 +169,8 @@ class Tokenizer:
     def decode(
         self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
     ) -> str:
-        """The text of the ids. Ids the vocabulary lacks are left out, bytes that are not UTF-8 become
-        U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32."""
+        """The text of the ids. Ids the vocabulary lacks are left out, bytes that are not UTF-8
+        become U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32."""
         options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
         try:
             return self._model.decode(id_array(ids), options)
@@ -200,9 +200,9 @@ class Tokenizer:
     ) -> ChatEncoding:
         """The text of a conversation by the model's own chat template, and its ids.
 
-        The template writes the special tokens, so none are added to the ids: no second BOS. Arguments as
-        `ChatTemplate.render`. Raises ChatTemplateError when the model has no template or the template
-        refuses the messages.
+        The template writes the special tokens, so none are added to the ids: no second BOS.
+        Arguments as `ChatTemplate.render`. Raises ChatTemplateError when the model has no template
+        or the template refuses the messages.
         """
         from pintok.chat import ChatEncoding
 
@@ -280,7 +280,7 @@ class Tokenizer:
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """What was compared with the reference when the model was compiled; empty when nothing was."""
+        """What was compared with the reference at compile time; empty when nothing was."""
         return json.loads(self._model.certificate or b"{}")
 
     def __repr__(self) -> str:

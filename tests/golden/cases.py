@@ -1,8 +1,8 @@
 """The reference cases as requests and expected answers.
 
 Every case of the golden files becomes one or more lines for `pintok encode --jsonl` or
-`pintok decode --jsonl`, with what must come back. The same lines drive the in-process tokenizer, the
-command and a server, so that all three are held to the same answers.
+`pintok decode --jsonl`, with what must come back. The same lines drive the in-process tokenizer,
+the command and a server, so that all three are held to the same answers.
 
 The data is not part of this repository: it is looked for in `PINTOK_TEST_DATA`, then in `../shared`
 beside the repository, and must hold `tokenizers/` and `goldens/`.
