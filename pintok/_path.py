@@ -48,7 +48,7 @@ def resolve(host: str, port: int) -> Address:
     name = str(sockaddr[0])
     if family == socket.AF_INET6:
         name = f"[{name}]"
-    return Address(family, sockaddr, f"{name}:{sockaddr[1]}")
+    return Address(family, sockaddr, f"{name}:{port}")
 
 
 def parse_server(server: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy.typing as npt
 
@@ -72,8 +72,7 @@ class _Channel(asyncio.DatagramProtocol):
         return channel
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -81,10 +80,9 @@ class _Channel(asyncio.DatagramProtocol):
         self._fail_all(TransportError("the client was closed"))
 
     @property
-    def socket(self) -> socket.socket:
+    def sock(self) -> socket.socket:
         assert self._transport is not None
-        sock: socket.socket = self._transport.get_extra_info("socket")
-        return sock
+        return cast(socket.socket, self._transport.get_extra_info("socket"))
 
     async def ask(
         self, op: WireOp, build: Callable[[int], bytes], backoff: Backoff, timeout: float
@@ -365,7 +363,7 @@ class AsyncClient:
             self._opening = None
             raise
         if self._identity.target.reply_len_max == 0:
-            usual = _path.payload_len(self.address, channel.socket)
+            usual = _path.payload_len(self.address, channel.sock)
             self._set_datagram_len_max(self._datagram_len_max or usual)
         return channel
 
