@@ -60,7 +60,7 @@ class ChatTemplate:
     def from_source(
         cls, source: str | Sequence[Mapping[str, str]], *, special_tokens: Mapping[str, Any]
     ) -> ChatTemplate:
-        """From `chat_template` of a tokenizer_config.json: one template, or a list of named ones."""
+        """From `chat_template` of a tokenizer_config.json: one template or a list of named ones."""
         if isinstance(source, str):
             return cls({"default": source}, special_tokens)
         return cls({entry["name"]: entry["template"] for entry in source}, special_tokens)
