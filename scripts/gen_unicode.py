@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Write the Unicode tables of a reference profile by asking the reference itself.
 
-The reference (`tokenizers`) mixes several Unicode versions: one for its regular expressions, one for
-Rust's `char` methods, older ones for normalization, punctuation and scripts. No published table set
-matches the mix, so every property is probed here, code point by code point, through the public
-components of the installed library. Surrogates are not characters and get class `Cs` and nothing else.
+The reference (`tokenizers`) mixes several Unicode versions: one for its regular expressions, one
+for Rust's `char` methods, older ones for normalization, punctuation and scripts. No published table
+set matches the mix, so every property is probed here, code point by code point, through the public
+components of the installed library. Surrogates are not characters and get class `Cs` alone.
 
     pip install tokenizers==0.23.3
     scripts/gen_unicode.py            writes native/gen/ptk_unicode_gen.h and one .c file a profile
@@ -17,8 +17,11 @@ version that the entry names; the tables of other profiles are left as they are.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import pathlib
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tokenizers
@@ -65,22 +68,24 @@ PROPERTIES = [
 # Scripts that the regular expressions know, by the names that Unicode gives them.
 SCRIPT_NAMES = """
 Adlam Ahom Anatolian_Hieroglyphs Arabic Armenian Avestan Balinese Bamum Bassa_Vah Batak Bengali
-Bhaiksuki Bopomofo Brahmi Braille Buginese Buhid Canadian_Aboriginal Carian Caucasian_Albanian Chakma
-Cham Cherokee Chorasmian Common Coptic Cuneiform Cypriot Cypro_Minoan Cyrillic Deseret Devanagari
-Dives_Akuru Dogra Duployan Egyptian_Hieroglyphs Elbasan Elymaic Ethiopic Garay Georgian Glagolitic
-Gothic Grantha Greek Gujarati Gunjala_Gondi Gurmukhi Gurung_Khema Han Hangul Hanifi_Rohingya Hanunoo
-Hatran Hebrew Hiragana Imperial_Aramaic Inherited Inscriptional_Pahlavi Inscriptional_Parthian
-Javanese Kaithi Kannada Katakana Kawi Kayah_Li Kharoshthi Khitan_Small_Script Khmer Khojki Khudawadi
-Kirat_Rai Lao Latin Lepcha Limbu Linear_A Linear_B Lisu Lycian Lydian Mahajani Makasar Malayalam
-Mandaic Manichaean Marchen Masaram_Gondi Medefaidrin Meetei_Mayek Mende_Kikakui Meroitic_Cursive
-Meroitic_Hieroglyphs Miao Modi Mongolian Mro Multani Myanmar Nabataean Nag_Mundari Nandinagari
-New_Tai_Lue Newa Nko Nushu Nyiakeng_Puachue_Hmong Ogham Ol_Chiki Ol_Onal Old_Hungarian Old_Italic
-Old_North_Arabian Old_Permic Old_Persian Old_Sogdian Old_South_Arabian Old_Turkic Old_Uyghur Oriya
-Osage Osmanya Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic
-Samaritan Saurashtra Sharada Shavian Siddham Sidetic SignWriting Sinhala Sogdian Sora_Sompeng Soyombo
-Sundanese Sunuwar Syloti_Nagri Syriac Tagalog Tagbanwa Tai_Le Tai_Tham Tai_Viet Tai_Yo Takri Tamil
-Tangsa Tangut Telugu Thaana Thai Tibetan Tifinagh Tirhuta Todhri Tolong_Siki Toto Tulu_Tigalari
-Ugaritic Unknown Vai Vithkuqi Wancho Warang_Citi Yezidi Yi Zanabazar_Square Beria_Erfe
+Bhaiksuki Bopomofo Brahmi Braille Buginese Buhid Canadian_Aboriginal Carian Caucasian_Albanian
+Chakma Cham Cherokee Chorasmian Common Coptic Cuneiform Cypriot Cypro_Minoan Cyrillic Deseret
+Devanagari Dives_Akuru Dogra Duployan Egyptian_Hieroglyphs Elbasan Elymaic Ethiopic Garay
+Georgian Glagolitic Gothic Grantha Greek Gujarati Gunjala_Gondi Gurmukhi Gurung_Khema Han Hangul
+Hanifi_Rohingya Hanunoo Hatran Hebrew Hiragana Imperial_Aramaic Inherited Inscriptional_Pahlavi
+Inscriptional_Parthian Javanese Kaithi Kannada Katakana Kawi Kayah_Li Kharoshthi
+Khitan_Small_Script Khmer Khojki Khudawadi Kirat_Rai Lao Latin Lepcha Limbu Linear_A Linear_B
+Lisu Lycian Lydian Mahajani Makasar Malayalam Mandaic Manichaean Marchen Masaram_Gondi
+Medefaidrin Meetei_Mayek Mende_Kikakui Meroitic_Cursive Meroitic_Hieroglyphs Miao Modi Mongolian
+Mro Multani Myanmar Nabataean Nag_Mundari Nandinagari New_Tai_Lue Newa Nko Nushu
+Nyiakeng_Puachue_Hmong Ogham Ol_Chiki Ol_Onal Old_Hungarian Old_Italic Old_North_Arabian
+Old_Permic Old_Persian Old_Sogdian Old_South_Arabian Old_Turkic Old_Uyghur Oriya Osage Osmanya
+Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic Samaritan
+Saurashtra Sharada Shavian Siddham Sidetic SignWriting Sinhala Sogdian Sora_Sompeng Soyombo
+Sundanese Sunuwar Syloti_Nagri Syriac Tagalog Tagbanwa Tai_Le Tai_Tham Tai_Viet Tai_Yo Takri
+Tamil Tangsa Tangut Telugu Thaana Thai Tibetan Tifinagh Tirhuta Todhri Tolong_Siki Toto
+Tulu_Tigalari Ugaritic Unknown Vai Vithkuqi Wancho Warang_Citi Yezidi Yi Zanabazar_Square
+Beria_Erfe
 """
 
 
@@ -328,6 +333,105 @@ def probe_split_scripts() -> list[int]:
     return classes
 
 
+def is_hangul(cp: int) -> bool:
+    return 0xAC00 <= cp < 0xAC00 + 11172
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Normalization:
+    """What the reference's normal forms do to code points; Hangul is left to arithmetic."""
+
+    canonical: dict[int, str]  # full decompositions
+    compatible: dict[int, str]
+    combining: dict[int, int]  # combining classes other than 0
+    pairs: dict[tuple[int, int], int]  # primary composites
+    checks: dict[str, set[int]]  # NFC ...: code points that are not themselves in any context
+
+
+def check_hangul(nfc: Callable[[str], str], nfd: Callable[[str], str]) -> None:
+    """Raise ProbeError unless syllables follow the standard's arithmetic."""
+    for index in range(11172):
+        syllable = chr(0xAC00 + index)
+        jamo = chr(0x1100 + index // 588) + chr(0x1161 + index % 588 // 28)
+        if index % 28:
+            jamo += chr(0x11A7 + index % 28)
+        if nfd(syllable) != jamo or nfc(jamo) != syllable:
+            raise ProbeError(f"U+{ord(syllable):04X} is not composed by arithmetic")
+
+
+def probe_combining(nfd: Callable[[str], str], *, plain: Sequence[int]) -> dict[int, int]:
+    """Combining classes of code points without decomposition, by the order that NFD gives them.
+
+    CPython's table only names candidates: a representative for each class, whose order among each
+    other is checked here. A code point has the class of the one representative that it never swaps
+    places with.
+    """
+    # A starter keeps the marks on its two sides apart; between 230 and 220 others change places.
+    nonstarters: list[int] = []
+    for chunk in chunks(plain):
+        text = "".join(f"a\u0301{chr(cp)}\u0316" for cp in chunk)
+        result = nfd(text)
+        if len(result) != len(text):
+            raise ProbeError("NFD of code points without decomposition changes their number")
+        nonstarters.extend(
+            cp for i, cp in enumerate(chunk) if result[4 * i : 4 * i + 4] != text[4 * i : 4 * i + 4]
+        )
+    heads: dict[int, str] = {}
+    for cp in nonstarters:
+        if value := unicodedata.combining(chr(cp)):
+            heads.setdefault(value, chr(cp))
+    ordered = [heads[value] for value in sorted(heads)]
+    for low, high in itertools.pairwise(ordered):
+        if nfd(high + low) != low + high or nfd(low + high) != low + high:
+            raise ProbeError(f"{low!a} and {high!a} are not ordered by combining class")
+    combining: dict[int, int] = {}
+    for cp in nonstarters:
+        c = chr(cp)
+        same = [
+            value
+            for value, head in heads.items()
+            if nfd(c + head) == c + head and nfd(head + c) == head + c
+        ]
+        if len(same) != 1:
+            raise ProbeError(f"U+{cp:04X} has the combining classes {same}")
+        combining[cp] = same[0]
+    return combining
+
+
+def probe_normalization() -> Normalization:
+    """Decompositions, combining classes and compositions of the reference."""
+    nfc = normalizers.NFC().normalize_str
+    nfd = normalizers.NFD().normalize_str
+    nfkc = normalizers.NFKC().normalize_str
+    check_hangul(nfc, nfd)
+    canonical = {cp: out for cp, out in maps_of(normalizers.NFD()).items() if not is_hangul(cp)}
+    compatible = {cp: out for cp, out in maps_of(normalizers.NFKD()).items() if not is_hangul(cp)}
+    plain = [cp for cp in SCALARS if cp not in compatible and not is_hangul(cp)]
+    combining = probe_combining(nfd, plain=plain)
+    pairs: dict[tuple[int, int], int] = {}
+    for cp, parts in canonical.items():
+        if nfc(parts) != chr(cp):
+            continue
+        first, second = nfc(parts[:-1]), parts[-1]
+        if len(parts) < 2 or len(first) != 1 or nfc(first + second) != chr(cp):
+            raise ProbeError(f"U+{cp:04X} is not composed of two code points")
+        pairs[ord(first), ord(second)] = cp
+    seconds = {second for _, second in pairs} | {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}
+    checks = {
+        "NFD": set(canonical) | set(filter(is_hangul, SCALARS)),
+        "NFKD": set(compatible) | set(filter(is_hangul, SCALARS)),
+    }
+    for name, normalize, decompose in (("NFC", nfc, canonical), ("NFKC", nfkc, compatible)):
+        checks[name] = {
+            cp
+            for cp in SCALARS
+            if cp in seconds
+            or normalize(chr(cp)) != chr(cp)
+            or ord(decompose.get(cp, "a")[0]) in seconds | set(combining)
+        }
+    return Normalization(canonical, compatible, combining, pairs, checks)
+
+
 # ---------------------------------------------------------------------------------------- packing
 
 
@@ -346,6 +450,81 @@ class Stages:
                 seen[block] = len(seen)
                 self.leaves.extend(block)
             self.blocks.append(seen[block])
+
+
+class Maps:
+    """Maps from code points to sequences; all of them share one pool of code points."""
+
+    LEN_BITS = 5
+    SHIFT = 6
+
+    def __init__(self) -> None:
+        self.pool: list[int] = []
+        self.found: dict[str, int] = {}
+
+    def add(self, name: str, sequences: dict[int, str]) -> tuple[str, str]:
+        """Pack one map; returns the C of its tables and the initializer that points to them."""
+        end = (max(sequences) >> self.SHIFT) + 1 << self.SHIFT
+        entries = [0]
+        index: dict[str, int] = {}
+        for text in sequences.values():
+            if text in index:
+                continue
+            if text not in self.found:
+                self.found[text] = len(self.pool)
+                self.pool.extend(map(ord, text))
+            if len(text) >> self.LEN_BITS:
+                raise ProbeError(f"{name}: {text!a} is too long for the table")
+            index[text] = len(entries)
+            entries.append(self.found[text] << self.LEN_BITS | len(text))
+        values = [index[sequences[cp]] if cp in sequences else 0 for cp in range(end)]
+        stages = Stages(values, shift=self.SHIFT)
+        tables = "\n".join(
+            [
+                c_array("uint16_t", f"{name}_blocks", stages.blocks),
+                c_array("uint16_t", f"{name}_leaves", stages.leaves),
+                c_array("uint32_t", f"{name}_entries", entries),
+            ]
+        )
+        init = (
+            f"    .{name} = {{{name}_blocks, {name}_leaves, {name}_entries, map_pool, 0x{end:X}}},"
+        )
+        return tables, init
+
+
+# Slots of the composition table: about half of them stay empty.
+PAIR_BITS = 11
+PAIR_FACTOR = 0x9E3779B97F4A7C15
+
+
+def pair_table(pairs: dict[tuple[int, int], int]) -> list[int]:
+    """Open addressing with linear probing; a slot is first << 42 | second << 21 | composite."""
+    slots = [0] * (1 << PAIR_BITS)
+    if len(pairs) * 3 > len(slots) * 2:
+        raise ProbeError(f"{len(pairs)} pairs fill the table of {len(slots)} slots")
+    for (first, second), composite in sorted(pairs.items()):
+        key = first << 21 | second
+        slot = (key * PAIR_FACTOR & 0xFFFFFFFFFFFFFFFF) >> (64 - PAIR_BITS)
+        while slots[slot]:
+            slot = (slot + 1) % len(slots)
+        slots[slot] = key << 21 | composite
+    return slots
+
+
+NORM_CHECKS = ["NFC", "NFD", "NFKC", "NFKD"]
+
+
+def norm_tables(norm: Normalization) -> tuple[list[int], Stages]:
+    """Distinct property words, and the table of their indexes."""
+    words = [norm.combining.get(cp, 0) for cp in range(CODE_POINTS)]
+    for bit, name in enumerate(NORM_CHECKS, start=8):
+        for cp in norm.checks[name]:
+            words[cp] |= 1 << bit
+    distinct = sorted(set(words))
+    if len(distinct) > 256:
+        raise ProbeError(f"{len(distinct)} normalization properties do not fit in a byte")
+    index = {word: i for i, word in enumerate(distinct)}
+    return distinct, Stages([index[word] for word in words], shift=NORM_SHIFT)
 
 
 def c_array(kind: str, name: str, values: Sequence[int], *, fmt: Callable[[int], str] = str) -> str:
@@ -374,7 +553,7 @@ def header_text() -> str:
         for bit, name in enumerate(CATEGORIES)
     )
     more = "\n".join(
-        f"#define {bit_name(name):<26} (UINT64_C(1) << {bit}) /* {doc} */"
+        f"/* {doc} */\n#define {bit_name(name):<26} (UINT64_C(1) << {bit})"
         for bit, (name, doc) in enumerate(PROPERTIES, start=len(CATEGORIES))
     )
     groups = "\n".join(
@@ -382,6 +561,10 @@ def header_text() -> str:
         + " | ".join(bit_name(c) for c in CATEGORIES if c[0] == group)
         + ")"
         for group in "LMNPSZC"
+    )
+    norm_bits = "\n".join(
+        f"#define PTK_UNICODE_NORM_{name:<5} (1u << {bit})"
+        for bit, name in enumerate(NORM_CHECKS, start=8)
     )
     externs = "\n".join(f"extern const struct ptk_unicode ptk_unicode_{p};" for p in PROFILES)
     return f"""\
@@ -403,6 +586,22 @@ def header_text() -> str:
 /* Other classes; several may hold. */
 {more}
 
+/*
+ * Normalization: bits 0 to 7 hold the combining class. A code point without the bit of a form is
+ * itself in that form, and in NFC and NFKC nothing before it can combine with it.
+ */
+#define PTK_UNICODE_NORM_CLASS 0xFFu
+{norm_bits}
+
+/* A map from code points to sequences of code points. */
+struct ptk_unicode_map {{
+    const uint16_t *blocks;  /* code point >> PTK_UNICODE_MAP_SHIFT -> block of leaves */
+    const uint16_t *leaves;  /* index in entries, 0: not in the map */
+    const uint32_t *entries; /* offset in pool << PTK_UNICODE_MAP_LEN_BITS | length */
+    const uint32_t *pool;
+    uint32_t end; /* code points from here on are not in the map */
+}};
+
 /* Tables of one profile; read through the functions of text/ptk_unicode.h only. */
 struct ptk_unicode {{
     const uint16_t *class_blocks; /* code point >> PTK_UNICODE_CLASS_SHIFT -> block of leaves */
@@ -415,10 +614,23 @@ struct ptk_unicode {{
     const uint8_t *split_script_leaves; /* classes of UnicodeScripts; 0 joins anything */
     uint32_t script_count;
     uint32_t class_count;
+    const uint16_t *norm_blocks; /* as above, with PTK_UNICODE_NORM_SHIFT */
+    const uint8_t *norm_leaves;  /* index in norm_words */
+    const uint16_t *norm_words;  /* combining class | PTK_UNICODE_NORM_* */
+    const uint64_t *pairs;       /* first << 42 | second << 21 | composite; 0: empty */
+    struct ptk_unicode_map canonical;
+    struct ptk_unicode_map compatible;
+    struct ptk_unicode_map lower;
 }};
 
 #define PTK_UNICODE_CLASS_SHIFT  {CLASS_SHIFT}
 #define PTK_UNICODE_SCRIPT_SHIFT {SCRIPT_SHIFT}
+#define PTK_UNICODE_NORM_SHIFT   {NORM_SHIFT}
+#define PTK_UNICODE_MAP_SHIFT    {Maps.SHIFT}
+#define PTK_UNICODE_MAP_LEN_BITS {Maps.LEN_BITS}
+#define PTK_UNICODE_MAP_LEN_MAX  {(1 << Maps.LEN_BITS) - 1}
+#define PTK_UNICODE_PAIR_BITS    {PAIR_BITS}
+#define PTK_UNICODE_PAIR_FACTOR  UINT64_C(0x{PAIR_FACTOR:X})
 
 {externs}
 
@@ -428,6 +640,7 @@ struct ptk_unicode {{
 
 CLASS_SHIFT = 7
 SCRIPT_SHIFT = 7
+NORM_SHIFT = 7
 
 
 def profile_text(profile: str) -> str:
@@ -446,7 +659,16 @@ def profile_text(profile: str) -> str:
     script_names, script = probe_scripts()
     scripts = Stages(script, shift=SCRIPT_SHIFT)
     split_scripts = Stages(probe_split_scripts(), shift=SCRIPT_SHIFT)
+    norm = probe_normalization()
+    norm_words, norms = norm_tables(norm)
+    maps = Maps()
+    packed = [
+        maps.add("canonical", norm.canonical),
+        maps.add("compatible", norm.compatible),
+        maps.add("lower", maps_of(normalizers.Lowercase())),
+    ]
     names = "\n".join(f'    "{name}",' for name in script_names)
+    map_inits = "\n".join(init for _, init in packed)
     parts = [
         f"""\
 /*
@@ -463,6 +685,12 @@ def profile_text(profile: str) -> str:
         c_array("uint8_t", "script_leaves", scripts.leaves),
         c_array("uint16_t", "split_script_blocks", split_scripts.blocks),
         c_array("uint8_t", "split_script_leaves", split_scripts.leaves),
+        c_array("uint16_t", "norm_words", norm_words),
+        c_array("uint16_t", "norm_blocks", norms.blocks),
+        c_array("uint8_t", "norm_leaves", norms.leaves),
+        c_array("uint64_t", "pairs", pair_table(norm.pairs), fmt=lambda v: f"0x{v:X}"),
+        c_array("uint32_t", "map_pool", maps.pool, fmt=lambda v: f"0x{v:X}"),
+        *(tables for tables, _ in packed),
         f"""\
 const struct ptk_unicode ptk_unicode_{profile} = {{
     .class_blocks = class_blocks,
@@ -475,6 +703,11 @@ const struct ptk_unicode ptk_unicode_{profile} = {{
     .split_script_leaves = split_script_leaves,
     .script_count = {len(script_names)},
     .class_count = {len(distinct)},
+    .norm_blocks = norm_blocks,
+    .norm_leaves = norm_leaves,
+    .norm_words = norm_words,
+    .pairs = pairs,
+{map_inits}
 }};
 """,
     ]

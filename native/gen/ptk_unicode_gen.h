@@ -56,24 +56,61 @@
     (PTK_UNICODE_CC | PTK_UNICODE_CF | PTK_UNICODE_CS | PTK_UNICODE_CO | PTK_UNICODE_CN)
 
 /* Other classes; several may hold. */
-#define PTK_UNICODE_SPACE          (UINT64_C(1) << 30) /* \s of the regular expressions. */
-#define PTK_UNICODE_HAN            (UINT64_C(1) << 31) /* \p{Han} of the regular expressions. */
-#define PTK_UNICODE_WORD           (UINT64_C(1) << 32) /* \w of the regular expressions. */
-#define PTK_UNICODE_WORD_POSIX     (UINT64_C(1) << 33) /* [[:word:]] of the regular expressions, which is not \w. */
-#define PTK_UNICODE_ALPHA          (UINT64_C(1) << 34) /* \p{Alphabetic} of the regular expressions. */
-#define PTK_UNICODE_UPPER          (UINT64_C(1) << 35) /* \p{Uppercase} of the regular expressions. */
-#define PTK_UNICODE_LOWER          (UINT64_C(1) << 36) /* \p{Lowercase} of the regular expressions. */
-#define PTK_UNICODE_WORD_RUST      (UINT64_C(1) << 37) /* Word character of the Whitespace pre-tokenizer and of single_word tokens. */
-#define PTK_UNICODE_WHITE          (UINT64_C(1) << 38) /* Rust's char::is_whitespace: Strip, WhitespaceSplit, Bert, Metaspace. */
-#define PTK_UNICODE_NUMERIC        (UINT64_C(1) << 39) /* Rust's char::is_numeric: Digits. */
-#define PTK_UNICODE_PUNCT          (UINT64_C(1) << 40) /* Punctuation and BertPreTokenizer. */
-#define PTK_UNICODE_BERT_REMOVED   (UINT64_C(1) << 41) /* Removed by BertNormalizer's clean_text. */
-#define PTK_UNICODE_BERT_SPACE     (UINT64_C(1) << 42) /* Turned into a space by BertNormalizer's clean_text. */
-#define PTK_UNICODE_BERT_HAN       (UINT64_C(1) << 43) /* Set off by spaces by BertNormalizer's handle_chinese_chars. */
-#define PTK_UNICODE_BERT_MARK      (UINT64_C(1) << 44) /* Removed by BertNormalizer's strip_accents, after NFD. */
-#define PTK_UNICODE_MARK           (UINT64_C(1) << 45) /* Removed by StripAccents. */
-#define PTK_UNICODE_NMT_REMOVED    (UINT64_C(1) << 46) /* Removed by Nmt. */
-#define PTK_UNICODE_NMT_SPACE      (UINT64_C(1) << 47) /* Turned into a space by Nmt. */
+/* \s of the regular expressions. */
+#define PTK_UNICODE_SPACE          (UINT64_C(1) << 30)
+/* \p{Han} of the regular expressions. */
+#define PTK_UNICODE_HAN            (UINT64_C(1) << 31)
+/* \w of the regular expressions. */
+#define PTK_UNICODE_WORD           (UINT64_C(1) << 32)
+/* [[:word:]] of the regular expressions, which is not \w. */
+#define PTK_UNICODE_WORD_POSIX     (UINT64_C(1) << 33)
+/* \p{Alphabetic} of the regular expressions. */
+#define PTK_UNICODE_ALPHA          (UINT64_C(1) << 34)
+/* \p{Uppercase} of the regular expressions. */
+#define PTK_UNICODE_UPPER          (UINT64_C(1) << 35)
+/* \p{Lowercase} of the regular expressions. */
+#define PTK_UNICODE_LOWER          (UINT64_C(1) << 36)
+/* Word character of the Whitespace pre-tokenizer and of single_word tokens. */
+#define PTK_UNICODE_WORD_RUST      (UINT64_C(1) << 37)
+/* Rust's char::is_whitespace: Strip, WhitespaceSplit, Bert, Metaspace. */
+#define PTK_UNICODE_WHITE          (UINT64_C(1) << 38)
+/* Rust's char::is_numeric: Digits. */
+#define PTK_UNICODE_NUMERIC        (UINT64_C(1) << 39)
+/* Punctuation and BertPreTokenizer. */
+#define PTK_UNICODE_PUNCT          (UINT64_C(1) << 40)
+/* Removed by BertNormalizer's clean_text. */
+#define PTK_UNICODE_BERT_REMOVED   (UINT64_C(1) << 41)
+/* Turned into a space by BertNormalizer's clean_text. */
+#define PTK_UNICODE_BERT_SPACE     (UINT64_C(1) << 42)
+/* Set off by spaces by BertNormalizer's handle_chinese_chars. */
+#define PTK_UNICODE_BERT_HAN       (UINT64_C(1) << 43)
+/* Removed by BertNormalizer's strip_accents, after NFD. */
+#define PTK_UNICODE_BERT_MARK      (UINT64_C(1) << 44)
+/* Removed by StripAccents. */
+#define PTK_UNICODE_MARK           (UINT64_C(1) << 45)
+/* Removed by Nmt. */
+#define PTK_UNICODE_NMT_REMOVED    (UINT64_C(1) << 46)
+/* Turned into a space by Nmt. */
+#define PTK_UNICODE_NMT_SPACE      (UINT64_C(1) << 47)
+
+/*
+ * Normalization: bits 0 to 7 hold the combining class. A code point without the bit of a form is
+ * itself in that form, and in NFC and NFKC nothing before it can combine with it.
+ */
+#define PTK_UNICODE_NORM_CLASS 0xFFu
+#define PTK_UNICODE_NORM_NFC   (1u << 8)
+#define PTK_UNICODE_NORM_NFD   (1u << 9)
+#define PTK_UNICODE_NORM_NFKC  (1u << 10)
+#define PTK_UNICODE_NORM_NFKD  (1u << 11)
+
+/* A map from code points to sequences of code points. */
+struct ptk_unicode_map {
+    const uint16_t *blocks;  /* code point >> PTK_UNICODE_MAP_SHIFT -> block of leaves */
+    const uint16_t *leaves;  /* index in entries, 0: not in the map */
+    const uint32_t *entries; /* offset in pool << PTK_UNICODE_MAP_LEN_BITS | length */
+    const uint32_t *pool;
+    uint32_t end; /* code points from here on are not in the map */
+};
 
 /* Tables of one profile; read through the functions of text/ptk_unicode.h only. */
 struct ptk_unicode {
@@ -87,10 +124,23 @@ struct ptk_unicode {
     const uint8_t *split_script_leaves; /* classes of UnicodeScripts; 0 joins anything */
     uint32_t script_count;
     uint32_t class_count;
+    const uint16_t *norm_blocks; /* as above, with PTK_UNICODE_NORM_SHIFT */
+    const uint8_t *norm_leaves;  /* index in norm_words */
+    const uint16_t *norm_words;  /* combining class | PTK_UNICODE_NORM_* */
+    const uint64_t *pairs;       /* first << 42 | second << 21 | composite; 0: empty */
+    struct ptk_unicode_map canonical;
+    struct ptk_unicode_map compatible;
+    struct ptk_unicode_map lower;
 };
 
 #define PTK_UNICODE_CLASS_SHIFT  7
 #define PTK_UNICODE_SCRIPT_SHIFT 7
+#define PTK_UNICODE_NORM_SHIFT   7
+#define PTK_UNICODE_MAP_SHIFT    6
+#define PTK_UNICODE_MAP_LEN_BITS 5
+#define PTK_UNICODE_MAP_LEN_MAX  31
+#define PTK_UNICODE_PAIR_BITS    11
+#define PTK_UNICODE_PAIR_FACTOR  UINT64_C(0x9E3779B97F4A7C15)
 
 extern const struct ptk_unicode ptk_unicode_tokenizers_0_23;
 

@@ -1,5 +1,6 @@
 /*
- * Sets of code points by name, for translating regular expressions; see ptk_unicode.h.
+ * Composition of pairs, and sets of code points by name for translating regular expressions; see
+ * ptk_unicode.h.
  */
 #include "text/ptk_unicode.h"
 
@@ -108,6 +109,39 @@ const struct ptk_unicode *ptk_unicode_open(enum ptk_image_profile profile)
     default:
         return NULL;
     }
+}
+
+static uint32_t compose_hangul(uint32_t first, uint32_t second)
+{
+    uint32_t l = first - PTK_HANGUL_L;
+    uint32_t v = second - PTK_HANGUL_V;
+    if (l < PTK_HANGUL_L_LEN && v < PTK_HANGUL_V_LEN) {
+        return PTK_HANGUL_S + (l * PTK_HANGUL_V_LEN + v) * PTK_HANGUL_T_LEN;
+    }
+    uint32_t s = first - PTK_HANGUL_S;
+    uint32_t t = second - PTK_HANGUL_T;
+    if (s < PTK_HANGUL_S_LEN && s % PTK_HANGUL_T_LEN == 0 && t > 0 && t < PTK_HANGUL_T_LEN) {
+        return first + t;
+    }
+    return 0;
+}
+
+uint32_t ptk_unicode_compose(const struct ptk_unicode *unicode, uint32_t first, uint32_t second)
+{
+    uint32_t syllable = compose_hangul(first, second);
+    if (syllable != 0) {
+        return syllable;
+    }
+    uint64_t key = (uint64_t)first << 21 | second;
+    size_t mask = ((size_t)1 << PTK_UNICODE_PAIR_BITS) - 1;
+    size_t slot = (size_t)(key * PTK_UNICODE_PAIR_FACTOR >> (64 - PTK_UNICODE_PAIR_BITS));
+    while (unicode->pairs[slot] != 0) { /* Ends: the table is never full. */
+        if (unicode->pairs[slot] >> 21 == key) {
+            return (uint32_t)(unicode->pairs[slot] & 0x1FFFFF);
+        }
+        slot = (slot + 1) & mask;
+    }
+    return 0;
 }
 
 /* The next character of a name that counts, in small; 0 at the end. */

@@ -53,6 +53,52 @@ static inline uint8_t ptk_unicode_split_script(const struct ptk_unicode *unicode
     return unicode->split_script_leaves[block << PTK_UNICODE_SCRIPT_SHIFT | leaf];
 }
 
+/*
+ * ptk_unicode_norm returns what the normal forms need to know of a code point: its combining class
+ * in the bits PTK_UNICODE_NORM_CLASS, and a bit PTK_UNICODE_NORM_NFC, ... for each form in which it
+ * is not certain to stay itself after any other text.
+ */
+static inline uint32_t ptk_unicode_norm(const struct ptk_unicode *unicode, uint32_t code_point)
+{
+    size_t block = unicode->norm_blocks[code_point >> PTK_UNICODE_NORM_SHIFT];
+    size_t leaf = code_point & ((1u << PTK_UNICODE_NORM_SHIFT) - 1);
+    return unicode->norm_words[unicode->norm_leaves[block << PTK_UNICODE_NORM_SHIFT | leaf]];
+}
+
+/*
+ * ptk_unicode_map returns the code points that `map` turns `code_point` into and their number, at
+ * most PTK_UNICODE_MAP_LEN_MAX; NULL where the map leaves it alone. Hangul is in no map.
+ */
+static inline const uint32_t *ptk_unicode_map(const struct ptk_unicode_map *map,
+                                              uint32_t code_point, uint32_t *len)
+{
+    if (code_point >= map->end) {
+        return NULL;
+    }
+    size_t block = map->blocks[code_point >> PTK_UNICODE_MAP_SHIFT];
+    size_t leaf = code_point & ((1u << PTK_UNICODE_MAP_SHIFT) - 1);
+    uint32_t idx = map->leaves[block << PTK_UNICODE_MAP_SHIFT | leaf];
+    if (idx == 0) {
+        return NULL;
+    }
+    uint32_t entry = map->entries[idx];
+    *len = entry & PTK_UNICODE_MAP_LEN_MAX;
+    return map->pool + (entry >> PTK_UNICODE_MAP_LEN_BITS);
+}
+
+/* Syllables of Hangul and their parts, which compose by arithmetic. */
+#define PTK_HANGUL_S     0xAC00u
+#define PTK_HANGUL_L     0x1100u
+#define PTK_HANGUL_V     0x1161u
+#define PTK_HANGUL_T     0x11A7u /* one before the first trailing part */
+#define PTK_HANGUL_L_LEN 19u
+#define PTK_HANGUL_V_LEN 21u
+#define PTK_HANGUL_T_LEN 28u /* "no trailing part" included */
+#define PTK_HANGUL_S_LEN (PTK_HANGUL_L_LEN * PTK_HANGUL_V_LEN * PTK_HANGUL_T_LEN)
+
+/* ptk_unicode_compose returns the primary composite of a pair, Hangul included, or 0. */
+uint32_t ptk_unicode_compose(const struct ptk_unicode *unicode, uint32_t first, uint32_t second);
+
 /* A set of code points: those with any bit of `mask`, or those of one script. */
 struct ptk_unicode_set {
     uint64_t mask;   /* 0: the set is a script */

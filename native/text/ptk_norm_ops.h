@@ -1,0 +1,125 @@
+/*
+ * Operations of normalizers, for ptk_norm.c only: each reads one text and writes the next.
+ *
+ * Alignment follows one rule for all operations. The reference describes a change as a list of new
+ * characters, each of which consumes some characters of the old text: one that replaces consumes
+ * its own, one that was inserted consumes none. A character that consumes any takes the alignment
+ * of the first one it consumes, one that consumes none that of the byte before the cursor.
+ */
+#ifndef PTK_NORM_OPS_H
+#define PTK_NORM_OPS_H
+
+#include "text/ptk_split.h"
+#include "text/ptk_text.h"
+#include "text/ptk_unicode.h"
+#include "text/ptk_utf8.h"
+
+enum ptk_norm_step {
+    PTK_NORM_STEP_SAME = 1,     /* the input is the result; the output holds nothing of use */
+    PTK_NORM_STEP_CHANGED = 2,  /* the output is the result */
+    PTK_NORM_STEP_FULL = 3,     /* the output is too small */
+    PTK_NORM_STEP_TOO_HARD = 4, /* a regular expression gave up */
+};
+
+/* The range that the character at `pos` (a boundary below `len`) came from. */
+static inline struct ptk_span ptk_norm_align_at(const struct ptk_split_text *in, size_t pos)
+{
+    if (in->align != NULL) {
+        return in->align[pos];
+    }
+    size_t begin = in->origin + pos;
+    return (struct ptk_span){(uint32_t)begin,
+                             (uint32_t)(begin + ptk_utf8_lead_len(in->bytes[pos]))};
+}
+
+/* The range that a character inserted at `pos` (a boundary) is given: that of the one before it. */
+static inline struct ptk_span ptk_norm_align_before(const struct ptk_split_text *in, size_t pos)
+{
+    if (pos == 0) {
+        return (struct ptk_span){(uint32_t)in->origin, (uint32_t)in->origin};
+    }
+    if (in->align != NULL) {
+        return in->align[pos - 1];
+    }
+    do {
+        pos--;
+    } while ((in->bytes[pos] & 0xC0) == 0x80);
+    return ptk_norm_align_at(in, pos);
+}
+
+/* Gives `len` bytes of the output from `pos` on one range. */
+static inline void ptk_norm_fill_align(struct ptk_text_buf *out, size_t pos, size_t len,
+                                       struct ptk_span align)
+{
+    for (size_t i = 0; i < len; i++) {
+        out->align[pos + i] = align;
+    }
+}
+
+/* Appends bytes that share one range. Returns false when the output is full. */
+static inline bool ptk_norm_put(struct ptk_text_buf *out, const uint8_t *bytes, size_t len,
+                                struct ptk_span align)
+{
+    if (out->cap - out->len < len) {
+        return false;
+    }
+    memcpy(out->bytes + out->len, bytes, len);
+    if (out->align != NULL) {
+        ptk_norm_fill_align(out, out->len, len, align);
+    }
+    out->len += len;
+    return true;
+}
+
+/* Appends `in->bytes[begin..end)`, whole characters, as they are. Returns false when full. */
+bool ptk_norm_copy(const struct ptk_split_text *in, size_t begin, size_t end,
+                   struct ptk_text_buf *out);
+
+/* NFC, NFD, NFKC, NFKD. */
+enum ptk_norm_step ptk_norm_form(const struct ptk_unicode *unicode, enum ptk_op_norm form,
+                                 const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/* Lower-cases every character by itself. */
+enum ptk_norm_step ptk_norm_lowercase(const struct ptk_unicode *unicode,
+                                      const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/*
+ * Removes the characters of the class `removed` and turns those of the class `spaced` into spaces.
+ * Neither class may hold printable ASCII other than the space itself.
+ */
+struct ptk_norm_clean {
+    uint64_t removed;
+    uint64_t spaced;
+};
+enum ptk_norm_step ptk_norm_clean(const struct ptk_unicode *unicode,
+                                  const struct ptk_norm_clean *clean,
+                                  const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/* Puts a space before and after every character of BertNormalizer's Chinese class. */
+enum ptk_norm_step ptk_norm_set_off(const struct ptk_unicode *unicode,
+                                    const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/* Takes white space off the ends: the text becomes a part of itself, nothing is written. */
+void ptk_norm_strip(const struct ptk_unicode *unicode, bool left, bool right,
+                    struct ptk_split_text *text);
+
+/* A string of the program. */
+struct ptk_norm_string {
+    const uint8_t *bytes;
+    size_t len;
+};
+
+/* Puts a string before a text that is not empty. */
+enum ptk_norm_step ptk_norm_prepend(const struct ptk_norm_string *string,
+                                    const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/* Each byte becomes its character of the byte-level alphabet. */
+enum ptk_norm_step ptk_norm_spell_bytes(const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/* Replaces every occurrence of `pattern`, from left to right; an empty one occurs at every
+ * boundary. */
+enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
+                                    const struct ptk_norm_string *content,
+                                    const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+#endif

@@ -1,0 +1,85 @@
+/*
+ * Replacing a string; see ptk_norm_ops.h. Text without an occurrence is not copied.
+ */
+#include "text/ptk_norm_ops.h"
+
+#include <emmintrin.h>
+
+/* Where `byte` first occurs from `pos` on, or the length of the text. */
+static size_t find_byte(const struct ptk_split_text *in, uint8_t byte, size_t pos)
+{
+    const __m128i wanted = _mm_set1_epi8((char)byte);
+    for (; pos + 16 <= in->len; pos += 16) {
+        __m128i block = _mm_loadu_si128((const __m128i *)(const void *)(in->bytes + pos));
+        uint32_t found = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(block, wanted));
+        if (found != 0) {
+            return pos + (size_t)__builtin_ctz(found);
+        }
+    }
+    while (pos < in->len && in->bytes[pos] != byte) {
+        pos++;
+    }
+    return pos;
+}
+
+/* Where a pattern that is not empty first occurs from `pos` on, or the length of the text. */
+static size_t find_string(const struct ptk_split_text *in, const struct ptk_norm_string *pattern,
+                          size_t pos)
+{
+    for (;;) { /* Ends: each round moves on, at the latest to the end. */
+        pos = find_byte(in, pattern->bytes[0], pos);
+        if (in->len - pos < pattern->len) {
+            return in->len;
+        }
+        if (memcmp(in->bytes + pos, pattern->bytes, pattern->len) == 0) {
+            return pos;
+        }
+        pos++;
+    }
+}
+
+/* The empty pattern occurs before every character and at the end, but not in an empty text. */
+static enum ptk_norm_step insert_everywhere(const struct ptk_norm_string *content,
+                                            const struct ptk_split_text *in,
+                                            struct ptk_text_buf *out)
+{
+    if (in->len == 0) {
+        return PTK_NORM_STEP_SAME;
+    }
+    size_t pos = 0;
+    while (pos < in->len) {
+        size_t len = ptk_utf8_lead_len(in->bytes[pos]);
+        if (!ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, pos)) ||
+            !ptk_norm_copy(in, pos, pos + len, out)) {
+            return PTK_NORM_STEP_FULL;
+        }
+        pos += len;
+    }
+    return ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, pos))
+               ? PTK_NORM_STEP_CHANGED
+               : PTK_NORM_STEP_FULL;
+}
+
+enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
+                                    const struct ptk_norm_string *content,
+                                    const struct ptk_split_text *in, struct ptk_text_buf *out)
+{
+    if (pattern->len == 0) {
+        return insert_everywhere(content, in, out);
+    }
+    size_t pos = find_string(in, pattern, 0);
+    if (pos == in->len) {
+        return PTK_NORM_STEP_SAME;
+    }
+    size_t copied = 0;
+    while (pos < in->len) {
+        size_t end = pos + pattern->len;
+        if (!ptk_norm_copy(in, copied, pos, out) ||
+            !ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, end))) {
+            return PTK_NORM_STEP_FULL;
+        }
+        copied = end;
+        pos = find_string(in, pattern, end);
+    }
+    return ptk_norm_copy(in, copied, in->len, out) ? PTK_NORM_STEP_CHANGED : PTK_NORM_STEP_FULL;
+}
