@@ -66,7 +66,8 @@ static bool must_stop(struct ptk_worker *worker, uint64_t idle_cycles, bool pend
     if (atomic_load_explicit(&worker->stop, memory_order_acquire) == 0) {
         return false;
     }
-    const bool quiet = idle_cycles > (uint64_t)PTK_WORKER_QUIET_US * worker->config.cycles_per_us;
+    const bool quiet =
+        idle_cycles > (uint64_t)worker->config.quiet_us * worker->config.cycles_per_us;
     return (quiet && !pending) ||
            ptk_clock_ns() >= atomic_load_explicit(&worker->deadline_ns, memory_order_relaxed);
 }
@@ -82,8 +83,9 @@ enum ptk_worker_turn ptk_worker_loop_end(struct ptk_worker *worker, uint64_t sta
     }
     const uint64_t idle_cycles = now - worker->last_busy;
     const uint32_t cycles_per_us = worker->config.cycles_per_us;
-    const bool sleepy = packets == 0 && !worker->config.spin &&
-                        idle_cycles > (uint64_t)PTK_WORKER_SPIN_US * cycles_per_us;
+    const uint32_t spin_us = worker->config.spin_us;
+    const bool sleepy = packets == 0 && spin_us != PTK_WORKER_SPIN_FOREVER_US &&
+                        idle_cycles >= (uint64_t)spin_us * cycles_per_us;
     if (sleepy || now >= worker->publish_at) {
         ptk_worker_publish(worker);
         worker->publish_at = now + (uint64_t)PTK_WORKER_PUBLISH_US * cycles_per_us;

@@ -18,17 +18,17 @@
 #define PTK_WORKER_PUBLISH_US 1000u
 
 /*
- * An adaptive worker spins this long after its last packet before it sleeps. A wake-up by the
+ * An adaptive poller spins this long after its last packet before it sleeps. A wake-up by the
  * scheduler costs 3 to 50 us; a longer spin would burn a shared core for little, a shorter one
  * would sleep between the packets of one client.
  */
-#define PTK_WORKER_SPIN_US 50u
+#define PTK_WORKER_SPIN_ADAPTIVE_US 50u
+
+/* Never sleep. */
+#define PTK_WORKER_SPIN_FOREVER_US UINT32_MAX
 
 /* A sleeping worker looks up this often, so that it takes over a changed model and sees a stop. */
 #define PTK_WORKER_SLEEP_MS 10
-
-/* A worker with nothing to do for this long after it was told to stop has answered everything. */
-#define PTK_WORKER_QUIET_US 5000u
 
 #define PTK_WORKER_NOT_PINNED 0xFFFFFFFFu
 #define PTK_WORKER_NO_QUEUE   0xFFFFFFFFu
@@ -38,7 +38,8 @@ struct ptk_worker_config {
     uint32_t cpu_id; /* PTK_WORKER_NOT_PINNED: anywhere */
     uint32_t queue;  /* PTK_WORKER_NO_QUEUE for a socket worker */
     uint32_t cycles_per_us;
-    bool spin; /* never sleep */
+    uint32_t spin_us;  /* without packets for this long, sleep */
+    uint32_t quiet_us; /* told to stop and without packets for this long, stop */
     struct ptk_engine *engine;
     struct ptk_stats_worker *stats; /* in the segment; zeroed */
 };

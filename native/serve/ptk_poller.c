@@ -170,8 +170,8 @@ static void count_reply(struct ptk_poller *poller, size_t packet_len, size_t pay
 }
 
 /* Parses a packet and counts it; false when it is refused. */
-static bool accept(struct ptk_poller *poller, const uint8_t *packet, size_t len,
-                   struct ptk_frame_view *view)
+static bool admit(struct ptk_poller *poller, const uint8_t *packet, size_t len,
+                  struct ptk_frame_view *view)
 {
     uint64_t *counters = poller->worker.counters;
     counters[PTK_WORKER_RX_PACKETS]++;
@@ -202,7 +202,7 @@ static size_t reply_linear(struct ptk_poller *poller, const uint8_t *packet, siz
                            size_t *payload_len)
 {
     struct ptk_frame_view view;
-    if (!accept(poller, packet, len, &view)) {
+    if (!admit(poller, packet, len, &view)) {
         return 0;
     }
     *payload_len =
@@ -219,7 +219,7 @@ static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t 
 {
     uint8_t *packet = poller->frame_memory + address;
     struct ptk_frame_view view;
-    if (!accept(poller, packet, len, &view)) {
+    if (!admit(poller, packet, len, &view)) {
         return false;
     }
     if (!tx_reserve(poller, 1)) {

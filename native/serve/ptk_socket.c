@@ -1,0 +1,344 @@
+/* Receive a batch, answer it, send the replies. */
+#include "serve/ptk_socket.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* The longest datagram there is, and the header that shows a longer one could not be. */
+#define DATAGRAM_CAP 65536u
+
+/* Requests the kernel may queue while the worker is busy with one. */
+#define RECEIVE_BUFFER_LEN (8 << 20)
+
+#define CONTROL_CAP                                                                                \
+    (CMSG_SPACE(sizeof(struct in6_pktinfo)) > CMSG_SPACE(sizeof(struct in_pktinfo))                \
+         ? CMSG_SPACE(sizeof(struct in6_pktinfo))                                                  \
+         : CMSG_SPACE(sizeof(struct in_pktinfo)))
+
+struct ptk_socket_buffers {
+    uint8_t datagrams[PTK_SOCKET_BATCH][DATAGRAM_CAP]; /* requests, then their replies in place */
+    union {
+        struct sockaddr_in ipv4;
+        struct sockaddr_in6 ipv6;
+    } senders[PTK_SOCKET_BATCH];
+    struct {
+        _Alignas(struct cmsghdr) uint8_t bytes[CONTROL_CAP];
+    } controls[PTK_SOCKET_BATCH];
+    struct iovec rx_vectors[PTK_SOCKET_BATCH];
+    struct iovec tx_vectors[PTK_SOCKET_BATCH];
+    struct mmsghdr rx[PTK_SOCKET_BATCH];
+    struct mmsghdr tx[PTK_SOCKET_BATCH];
+};
+
+/* Both ends of one datagram. */
+struct ends {
+    struct ptk_address source;
+    struct ptk_address target;
+    uint16_t source_port;
+    uint32_t interface_index;
+    bool ipv6;
+};
+
+size_t ptk_socket_memory_len(void)
+{
+    return sizeof(struct ptk_socket_buffers);
+}
+
+uint32_t ptk_socket_mtu(const struct ptk_socket_scope *scope, uint32_t interface_index)
+{
+    if (scope->mtu_fixed != 0) {
+        return scope->mtu_fixed;
+    }
+    for (uint32_t i = 0; i < scope->link_count; i++) {
+        if (scope->links[i].index == interface_index) {
+            return scope->links[i].mtu;
+        }
+    }
+    return PTK_SOCKET_MTU_UNKNOWN;
+}
+
+static int set_int(int fd, int level, int name, int value)
+{
+    return setsockopt(fd, level, name, &value, sizeof value);
+}
+
+/* Destination address of each datagram; no fragmentation of replies; a deep receive queue. */
+static int set_options(int fd, bool ipv6)
+{
+    if (set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1) != 0) {
+        return -errno;
+    }
+    if (ipv6 ? set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != 0 ||
+                   set_int(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) != 0 ||
+                   set_int(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE) != 0
+             : set_int(fd, IPPROTO_IP, IP_PKTINFO, 1) != 0 ||
+                   set_int(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE) != 0) {
+        return -errno;
+    }
+    if (set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_LEN) != 0) {
+        (void)set_int(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_LEN); /* Up to net.core.rmem_max. */
+    }
+    return 0;
+}
+
+static int open_one(bool ipv6, uint16_t port, int *out)
+{
+    const int fd = socket(ipv6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    const struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    const struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    const struct sockaddr *address = ipv6 ? (const void *)&any6 : (const void *)&any4;
+    int code = set_options(fd, ipv6);
+    if (code == 0 && bind(fd, address, ipv6 ? sizeof any6 : sizeof any4) != 0) {
+        code = -errno;
+    }
+    if (code != 0) {
+        (void)close(fd);
+        return code;
+    }
+    *out = fd;
+    return 0;
+}
+
+int ptk_socket_open(struct ptk_socket *sockets, const struct ptk_socket_scope *scope,
+                    const struct ptk_worker_config *worker, void *memory, struct ptk_err *err)
+{
+    memset(sockets, 0, sizeof *sockets);
+    ptk_worker_init(&sockets->worker, worker);
+    sockets->scope = scope;
+    sockets->buffers = memory;
+    for (int family = 0; family < 2; family++) {
+        sockets->fds[family] = -1;
+        const int code = open_one(family == 1, scope->port, &sockets->fds[family]);
+        if (code != 0 && code != -EAFNOSUPPORT && code != -EADDRNOTAVAIL) {
+            ptk_socket_close(sockets);
+            return ptk_err_set(err, code, "UDP port %u over %s: %s", scope->port,
+                               family == 1 ? "IPv6" : "IPv4", strerror(-code));
+        }
+    }
+    if (sockets->fds[0] < 0 && sockets->fds[1] < 0) {
+        return ptk_err_set(err, -EAFNOSUPPORT, "UDP port %u: this host has neither IPv4 nor IPv6",
+                           scope->port);
+    }
+    int receive_buffer_len = 0;
+    socklen_t option_len = sizeof receive_buffer_len;
+    const int fd = sockets->fds[sockets->fds[0] < 0];
+    if (getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer_len, &option_len) == 0) {
+        sockets->worker.gauges[PTK_WORKER_GAUGE_RECEIVE_BUFFER] = (uint64_t)receive_buffer_len;
+    }
+    return 0;
+}
+
+void ptk_socket_close(struct ptk_socket *sockets)
+{
+    for (int family = 0; family < 2; family++) {
+        if (sockets->fds[family] >= 0) {
+            (void)close(sockets->fds[family]);
+        }
+        sockets->fds[family] = -1;
+    }
+}
+
+static void prepare_receive(struct ptk_socket_buffers *buffers)
+{
+    for (uint32_t i = 0; i < PTK_SOCKET_BATCH; i++) {
+        buffers->rx_vectors[i].iov_base = buffers->datagrams[i];
+        buffers->rx_vectors[i].iov_len = DATAGRAM_CAP;
+        struct msghdr *header = &buffers->rx[i].msg_hdr;
+        memset(header, 0, sizeof *header);
+        header->msg_name = &buffers->senders[i];
+        header->msg_namelen = sizeof buffers->senders[i];
+        header->msg_iov = &buffers->rx_vectors[i];
+        header->msg_iovlen = 1;
+        header->msg_control = &buffers->controls[i];
+        header->msg_controllen = sizeof buffers->controls[i];
+    }
+}
+
+/* Reads the ends out of what recvmmsg left; false when the kernel did not say the destination. */
+static bool read_ends(const struct msghdr *header, bool ipv6, struct ends *ends)
+{
+    memset(ends, 0, sizeof *ends);
+    ends->ipv6 = ipv6;
+    const struct cmsghdr *control = CMSG_FIRSTHDR(header);
+    if (control == NULL) {
+        return false;
+    }
+    if (ipv6) {
+        const struct sockaddr_in6 *sender = header->msg_name;
+        struct in6_pktinfo info;
+        memcpy(&info, CMSG_DATA(control), sizeof info);
+        ends->source = ptk_address_from_ipv6(&sender->sin6_addr);
+        ends->target = ptk_address_from_ipv6(&info.ipi6_addr);
+        ends->source_port = ntohs(sender->sin6_port);
+        ends->interface_index = info.ipi6_ifindex;
+        return control->cmsg_level == IPPROTO_IPV6 && control->cmsg_type == IPV6_PKTINFO;
+    }
+    const struct sockaddr_in *sender = header->msg_name;
+    struct in_pktinfo info;
+    memcpy(&info, CMSG_DATA(control), sizeof info);
+    ends->source = ptk_address_from_ipv4(&sender->sin_addr);
+    ends->target = ptk_address_from_ipv4(&info.ipi_addr);
+    ends->source_port = ntohs(sender->sin_port);
+    ends->interface_index = (uint32_t)info.ipi_ifindex;
+    /* They differ for broadcast and multicast, which are not answered. */
+    return control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_PKTINFO &&
+           info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
+}
+
+/* The rules of net/ptk_frame.c, where the kernel has not applied them already. A sender on this
+ * host is welcome here, as long as it is not this server itself. */
+static bool admit(struct ptk_socket *sockets, const struct ends *ends)
+{
+    const struct ptk_socket_scope *scope = sockets->scope;
+    uint64_t *counters = sockets->worker.counters;
+    if (!ptk_address_unicast(&ends->target) ||
+        (scope->addresses != NULL && !ptk_address_set_has(scope->addresses, &ends->target))) {
+        counters[PTK_WORKER_REFUSED_DESTINATION]++;
+        return false;
+    }
+    const bool ourselves =
+        ends->source_port == scope->port && (ptk_address_equal(&ends->source, &ends->target) ||
+                                             ptk_address_set_has(scope->local, &ends->source));
+    if (ourselves || !ptk_address_unicast(&ends->source) ||
+        !ptk_port_answerable(ends->source_port)) {
+        counters[PTK_WORKER_REFUSED_SOURCE]++;
+        return false;
+    }
+    return true;
+}
+
+/* The control message of the received datagram becomes that of the reply: from the address asked.
+ */
+static void prepare_reply(struct ptk_socket_buffers *buffers, uint32_t from, uint32_t to,
+                          const struct ends *ends, size_t reply_len)
+{
+    buffers->tx_vectors[to].iov_base = buffers->datagrams[from];
+    buffers->tx_vectors[to].iov_len = reply_len;
+    struct msghdr *header = &buffers->tx[to].msg_hdr;
+    *header = buffers->rx[from].msg_hdr;
+    header->msg_iov = &buffers->tx_vectors[to];
+    header->msg_flags = 0;
+    struct cmsghdr *control = CMSG_FIRSTHDR(header);
+    if (ends->ipv6) {
+        struct in6_pktinfo info = {.ipi6_ifindex = 0};
+        memcpy(&info.ipi6_addr, ends->target.bytes, sizeof info.ipi6_addr);
+        if (IN6_IS_ADDR_LINKLOCAL(&info.ipi6_addr)) {
+            info.ipi6_ifindex =
+                ends->interface_index; /* Such an address means nothing without it. */
+        }
+        memcpy(CMSG_DATA(control), &info, sizeof info);
+        header->msg_controllen = CMSG_SPACE(sizeof info);
+    } else {
+        struct in_pktinfo info = {.ipi_ifindex = 0};
+        memcpy(&info.ipi_spec_dst, &ends->target.bytes[12], sizeof info.ipi_spec_dst);
+        memcpy(CMSG_DATA(control), &info, sizeof info);
+        header->msg_controllen = CMSG_SPACE(sizeof info);
+    }
+}
+
+static void send_replies(struct ptk_socket *sockets, int fd, uint32_t count)
+{
+    uint64_t *counters = sockets->worker.counters;
+    for (uint32_t sent = 0; sent < count;) {
+        const int done = sendmmsg(fd, &sockets->buffers->tx[sent], count - sent, MSG_DONTWAIT);
+        counters[PTK_WORKER_WAKEUPS_TX]++;
+        if (done <= 0) {
+            counters[PTK_WORKER_TX_ERRORS]++; /* This one reply is dropped, the next ones are tried.
+                                               */
+            sent++;
+            continue;
+        }
+        for (uint32_t i = sent; i < sent + (uint32_t)done; i++) {
+            counters[PTK_WORKER_TX_PACKETS]++;
+            counters[PTK_WORKER_TX_BYTES] += sockets->buffers->tx_vectors[i].iov_len;
+            counters[PTK_WORKER_REPLY_BYTES] += sockets->buffers->tx_vectors[i].iov_len;
+        }
+        sent += (uint32_t)done;
+    }
+}
+
+/* One batch of one socket. Returns the datagrams received. */
+static uint32_t step(struct ptk_socket *sockets, bool ipv6)
+{
+    struct ptk_socket_buffers *buffers = sockets->buffers;
+    uint64_t *counters = sockets->worker.counters;
+    const int fd = sockets->fds[ipv6];
+    if (fd < 0) {
+        return 0;
+    }
+    prepare_receive(buffers);
+    const int received = recvmmsg(fd, buffers->rx, PTK_SOCKET_BATCH, MSG_DONTWAIT, NULL);
+    counters[PTK_WORKER_WAKEUPS_RX]++;
+    if (received <= 0) {
+        return 0;
+    }
+    const uint64_t start = ptk_cycles();
+    uint32_t reply_count = 0;
+    for (uint32_t i = 0; i < (uint32_t)received; i++) {
+        const size_t len = buffers->rx[i].msg_len;
+        struct ends ends;
+        counters[PTK_WORKER_RX_PACKETS]++;
+        counters[PTK_WORKER_RX_BYTES] += len;
+        if (!read_ends(&buffers->rx[i].msg_hdr, ipv6, &ends)) {
+            counters[PTK_WORKER_REFUSED_DESTINATION]++;
+            continue;
+        }
+        if (!admit(sockets, &ends)) {
+            continue;
+        }
+        const size_t headers_len = ipv6 ? 48 : 28;
+        const size_t link_max = ptk_socket_mtu(sockets->scope, ends.interface_index) - headers_len;
+        const size_t reply_len =
+            ptk_worker_handle(&sockets->worker, buffers->datagrams[i], len, buffers->datagrams[i],
+                              ptk_min_size(link_max, PTK_ENGINE_DATAGRAM_LEN_MAX));
+        if (reply_len > 0) {
+            prepare_reply(buffers, i, reply_count, &ends, reply_len);
+            reply_count++;
+        }
+    }
+    send_replies(sockets, fd, reply_count);
+    const uint64_t end = ptk_cycles();
+    for (uint32_t i = 0; i < reply_count; i++) {
+        ptk_worker_latency(&sockets->worker, start, end);
+    }
+    return (uint32_t)received;
+}
+
+static void wait_for_packets(const struct ptk_socket *sockets)
+{
+    struct pollfd entries[2];
+    for (int family = 0; family < 2; family++) {
+        entries[family].fd = sockets->fds[family]; /* A negative one is ignored. */
+        entries[family].events = POLLIN;
+    }
+    (void)poll(entries, 2, PTK_WORKER_SLEEP_MS); /* The next receive finds out. */
+}
+
+void *ptk_socket_main(void *argument)
+{
+    struct ptk_socket *sockets = argument;
+    ptk_worker_enter(&sockets->worker);
+    for (;;) { /* Until the worker says stop. */
+        const uint64_t start = ptk_cycles();
+        ptk_worker_loop_begin(&sockets->worker);
+        const uint32_t packets = step(sockets, false) + step(sockets, true);
+        const enum ptk_worker_turn turn =
+            ptk_worker_loop_end(&sockets->worker, start, packets, false);
+        if (turn == PTK_WORKER_TURN_STOP) {
+            break;
+        }
+        if (turn == PTK_WORKER_TURN_SLEEP) {
+            wait_for_packets(sockets);
+        }
+    }
+    ptk_worker_leave(&sockets->worker);
+    return NULL;
+}
