@@ -348,15 +348,27 @@ static int read_all(int fd, uint8_t *dst, size_t len)
     return 0;
 }
 
-/* Memory for a copy, on a huge page boundary where one fits, so that the kernel can use huge pages. */
+#define HUGE_PAGE_LEN ((size_t)2 << 20)
+
+/* Memory for a copy, on a huge page boundary, so that the kernel can use huge pages. */
 static uint8_t *map_copy(size_t len)
 {
-    void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t padded_len = len + HUGE_PAGE_LEN;
+    uint8_t *memory =
+        mmap(NULL, padded_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         return MAP_FAILED;
     }
-    (void)madvise(memory, len, MADV_HUGEPAGE); /* a hint: small pages work too */
-    return memory;
+    uint8_t *aligned = (uint8_t *)ptk_align_up((uintptr_t)memory, HUGE_PAGE_LEN);
+    const size_t before = (size_t)(aligned - memory);
+    /* What is not needed goes back; a failure would only leave it reserved. */
+    if (before > 0) {
+        (void)munmap(memory, before);
+    }
+    const size_t page_end = ptk_align_up(len, 4096);
+    (void)munmap(aligned + page_end, padded_len - before - page_end);
+    (void)madvise(aligned, len, MADV_HUGEPAGE); /* a hint: small pages work too */
+    return aligned;
 }
 
 int ptk_image_open(const char *path, enum ptk_image_hold hold, struct ptk_image *out,

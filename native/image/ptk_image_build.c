@@ -15,6 +15,15 @@ size_t ptk_build_capacity(size_t count)
     return capacity;
 }
 
+size_t ptk_build_piece_capacity(size_t count)
+{
+    size_t capacity = 16;
+    while (capacity * 13 < count * 20) {
+        capacity *= 2;
+    }
+    return capacity;
+}
+
 void ptk_build_free(void *memory) { free(memory); }
 
 /* The longest run of used slots, counted around the end of the table; 0 used slots: 0. */
@@ -303,13 +312,20 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
     return rc;
 }
 
-int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
-                           const struct ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
-                           uint8_t *reachable)
+static struct merger pair_merger(const struct ptk_build_keys *keys,
+                                 const struct ptk_build_tables *tables)
 {
     struct merger merger = {vocab_view(keys, tables->vocab, tables->vocab_capacity), NULL};
     merger.view.pairs = tables->pairs;
     merger.view.pair_mask = (uint32_t)(tables->pair_capacity - 1);
+    return merger;
+}
+
+int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
+                           const struct ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
+                           uint8_t *reachable)
+{
+    const struct merger merger = pair_merger(keys, tables);
     struct parts *parts = malloc(sizeof *parts);
     struct ptk_image_pair *lasts = malloc(keys->ids_end * sizeof *lasts);
     uint8_t *certain = calloc(keys->ids_end, 1);
@@ -344,4 +360,44 @@ out:
     free(lasts);
     free(certain);
     return rc;
+}
+
+int ptk_build_seed_pieces(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
+                          const uint32_t *ids, size_t id_count, bool whole,
+                          struct ptk_image_piece *pieces, size_t *piece_count)
+{
+    const struct merger merger = pair_merger(keys, tables);
+    struct parts *parts = malloc(sizeof *parts);
+    if (parts == NULL) {
+        return -ENOMEM;
+    }
+    size_t count = 0;
+    for (size_t i = 0; i < id_count; i++) {
+        const uint8_t *bytes = keys->bytes + keys->offs[ids[i]];
+        const uint32_t len = keys->offs[ids[i] + 1] - keys->offs[ids[i]];
+        if (len == 0 || len > PTK_IMAGE_PIECE_KEY_MAX) {
+            continue;
+        }
+        if (whole) {
+            parts->id[0] = ids[i];
+            parts->count = 1;
+        } else {
+            struct ptk_image_pair last;
+            if (!start_parts(&merger, tables->byte_ids, bytes, len, parts)) {
+                continue;
+            }
+            (void)merge_alone(&merger, bytes, parts, &last); /* more than one part is fine here */
+        }
+        if (parts->count > PTK_IMAGE_PIECE_IDS_MAX) {
+            continue;
+        }
+        struct ptk_image_piece piece = {{0}, {0}};
+        memcpy(piece.key, bytes, len);
+        piece.key[15] = (uint8_t)(len | parts->count << 4);
+        memcpy(piece.ids, parts->id, parts->count * sizeof piece.ids[0]);
+        pieces[count++] = piece;
+    }
+    free(parts);
+    *piece_count = count;
+    return 0;
 }

@@ -11,8 +11,13 @@
 
 #include "image/ptk_image.h"
 
-/* ptk_build_capacity: slots for `count` entries, a power of two, at most half full. */
+/*
+ * ptk_build_capacity: slots for `count` entries, a power of two, at most half full.
+ * ptk_build_piece_capacity: the same for pieces, at most 13/20 full: buckets of two bear more, and the
+ * table is the largest of an image.
+ */
 size_t ptk_build_capacity(size_t count);
+size_t ptk_build_piece_capacity(size_t count);
 
 /* Keys of ids, as the sections vocab_key_offs and vocab_key hold them; an empty key is no entry. */
 struct ptk_build_keys {
@@ -89,5 +94,14 @@ struct ptk_build_tables {
 int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
                            const struct ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
                            uint8_t *reachable);
+
+/*
+ * ptk_build_seed_pieces merges the keys of `ids` as whole pieces and writes those whose ids are certain:
+ * 1 to 15 bytes, all units known, at most PTK_IMAGE_PIECE_IDS_MAX ids. With `whole` each key is its id,
+ * as ignore_merges has it. `pieces` has room for `id_count`; `*piece_count` are written, in order.
+ */
+int ptk_build_seed_pieces(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
+                          const uint32_t *ids, size_t id_count, bool whole,
+                          struct ptk_image_piece *pieces, size_t *piece_count);
 
 #endif

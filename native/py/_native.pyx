@@ -500,7 +500,7 @@ def build_vocab(const uint32_t[::1] offs, const uint8_t[::1] keys):
 def build_pieces(const uint8_t[:, ::1] pieces):
     """(table uint8 (capacity, 32), buckets read at most) of image_piece rows (n, 32)."""
     cdef size_t count = <size_t>pieces.shape[0]
-    cdef size_t capacity = ptk_build_capacity(count)
+    cdef size_t capacity = ptk_build_piece_capacity(count)
     cdef uint32_t probe_max = 0
     cdef const ptk_image_piece *first = <const ptk_image_piece *>&pieces[0, 0] if count > 0 else NULL
     cdef ptk_image_piece *table
@@ -560,33 +560,37 @@ def build_rank_merges(const uint32_t[::1] offs, const uint8_t[::1] keys,
     return merges[:count], reachable
 
 
-def prune_merges(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_t[::1] table,
-                 const uint32_t[:, ::1] pairs, const uint32_t[:, ::1] merges, byte_ids):
-    """(keep uint8 (merges,), reachable uint8 (ids,)): merges and ids that a text can ever yield.
+cdef ptk_build_tables _tables(const uint32_t[::1] table, const uint32_t[:, ::1] pairs,
+                              const uint32_t[::1] byte_ids) except *:
+    """The tables that merging one token alone reads; `byte_ids` None where it starts from characters."""
+    cdef ptk_build_tables out
+    if table.shape[0] < 2 or pairs.shape[0] < 2 or pairs.shape[1] != 4:
+        raise ValueError("tables must come from build_vocab and build_pairs")
+    out.vocab = &table[0]
+    out.vocab_capacity = <size_t>table.shape[0]
+    out.pairs = <const ptk_image_pair *>&pairs[0, 0]
+    out.pair_capacity = <size_t>pairs.shape[0]
+    out.byte_ids = NULL
+    if byte_ids is not None:
+        if byte_ids.shape[0] != 256:
+            raise ValueError("byte_ids must have 256 entries")
+        out.byte_ids = &byte_ids[0]
+    return out
 
-    `table` and `pairs` are those of build_vocab and build_pairs over the same merges; `byte_ids` is
-    uint32 (256,), or None where merging starts from characters.
-    """
+
+def prune_merges(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_t[::1] table,
+                 const uint32_t[:, ::1] pairs, const uint32_t[:, ::1] merges,
+                 const uint32_t[::1] byte_ids):
+    """(keep uint8 (merges,), reachable uint8 (ids,)): merges and ids that a text can ever yield."""
     cdef ptk_build_keys view = _keys(offs, keys)
+    cdef ptk_build_tables tables = _tables(table, pairs, byte_ids)
     cdef size_t count = <size_t>merges.shape[0], i
-    cdef const uint32_t[::1] bytes_view
-    cdef ptk_build_tables tables
     cdef int code
-    if count == 0 or merges.shape[1] != 4 or pairs.shape[1] != 4:
-        raise ValueError("merges and pairs must have four columns and at least one row")
+    if count == 0 or merges.shape[1] != 4:
+        raise ValueError("merges must have four columns and at least one row")
     for i in range(count):
         if merges[i, 3] >= view.ids_end:
             raise ValueError("a merge makes an id that has no key")
-    tables.pairs = <const ptk_image_pair *>&pairs[0, 0]
-    tables.pair_capacity = <size_t>pairs.shape[0]
-    tables.vocab = &table[0]
-    tables.vocab_capacity = <size_t>table.shape[0]
-    tables.byte_ids = NULL
-    if byte_ids is not None:
-        bytes_view = byte_ids
-        if bytes_view.shape[0] != 256:
-            raise ValueError("byte_ids must have 256 entries")
-        tables.byte_ids = &bytes_view[0]
     cdef cnp.npy_intp shape = <cnp.npy_intp>count
     keep = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT8, 0)
     shape = <cnp.npy_intp>view.ids_end
@@ -599,6 +603,31 @@ def prune_merges(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32
     if code != 0:
         raise MemoryError
     return keep, reachable
+
+
+def seed_pieces(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_t[::1] table,
+                const uint32_t[:, ::1] pairs, const uint32_t[::1] byte_ids,
+                const uint32_t[::1] ids, *, bint whole):
+    """image_piece rows, uint8 (n, 32), of those `ids` whose keys have certain ids as whole pieces."""
+    cdef ptk_build_keys view = _keys(offs, keys)
+    cdef ptk_build_tables tables = _tables(table, pairs, byte_ids)
+    cdef size_t count = <size_t>ids.shape[0], written = 0, i
+    cdef int code
+    for i in range(count):
+        if ids[i] >= view.ids_end:
+            raise ValueError("an id has no key")
+    cdef cnp.npy_intp shape[2]
+    shape[0] = <cnp.npy_intp>count
+    shape[1] = 32
+    out = cnp.PyArray_EMPTY(2, shape, cnp.NPY_UINT8, 0)
+    if count == 0:
+        return out
+    cdef ptk_image_piece *rows = <ptk_image_piece *>cnp.PyArray_DATA(out)
+    with nogil:
+        code = ptk_build_seed_pieces(&view, &tables, &ids[0], count, whole, rows, &written)
+    if code != 0:
+        raise MemoryError
+    return out[:written]
 
 
 def image_checksum(const uint8_t[::1] image):

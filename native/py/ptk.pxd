@@ -98,6 +98,7 @@ cdef extern from "image/ptk_image_build.h" nogil:
         uint32_t ids_end
 
     size_t ptk_build_capacity(size_t count)
+    size_t ptk_build_piece_capacity(size_t count)
     int ptk_build_pairs(const ptk_image_pair *merges, size_t merge_count, ptk_image_pair *table,
                         size_t capacity, uint32_t *probe_max)
     int ptk_build_vocab(const ptk_build_keys *keys, uint32_t *table, size_t capacity,
@@ -121,6 +122,10 @@ cdef extern from "image/ptk_image_build.h" nogil:
     int ptk_build_prune_merges(const ptk_build_keys *keys, const ptk_build_tables *tables,
                                const ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
                                uint8_t *reachable)
+
+    int ptk_build_seed_pieces(const ptk_build_keys *keys, const ptk_build_tables *tables,
+                              const uint32_t *ids, size_t id_count, bint whole,
+                              ptk_image_piece *pieces, size_t *piece_count)
 
 cdef extern from "algo/ptk_tokenizer.h" nogil:
     struct ptk_tokenizer

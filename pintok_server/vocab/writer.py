@@ -47,14 +47,12 @@ def write_image(
     description: Description,
     *,
     fingerprint: bytes,
-    pieces: npt.NDArray[np.uint8] | None = None,
     certificate: dict[str, Any] | None = None,
     meta: dict[str, Any] | None = None,
 ) -> bytes:
     """The image as bytes, checksum included.
 
-    `pieces` are rows of 32 bytes as the format's image_piece. Raises ModelError when the
-    description does not fit the format.
+    Raises ModelError when the description does not fit the format.
     """
     _check_limits(description)
     sections: dict[ImageSection, bytes] = {}
@@ -68,16 +66,16 @@ def write_image(
     except _native.SetupError as error:
         raise ModelError(f"vocabulary: {error.sentence}") from None
 
-    pair_probe_max = 0
+    pair_probe_max = piece_probe_max = 0
     reachable = np.ones(description.ids_end, dtype=np.uint8)
     if description.algorithm == ImageAlgorithm.BPE:
         merges, reachable = _merges(description, key_offs, key_array, vocab)
         pairs, pair_probe_max = _native.build_pairs(merges)
         sections[ImageSection.PAIRS] = pairs.tobytes()
-    piece_probe_max = 0
-    if pieces is not None and len(pieces):
-        table, piece_probe_max = _native.build_pieces(np.ascontiguousarray(pieces))
-        sections[ImageSection.PIECES] = table.tobytes()
+        pieces = _pieces(description, key_offs, key_array, vocab, pairs)
+        if len(pieces):
+            table, piece_probe_max = _native.build_pieces(pieces)
+            sections[ImageSection.PIECES] = table.tobytes()
     if description.algorithm in (
         ImageAlgorithm.UNIGRAM,
         ImageAlgorithm.WORDPIECE,
@@ -188,11 +186,52 @@ def _merges(
     if len(merges) == 0 or description.prefix or description.suffix:
         return merges, np.ones(description.ids_end, dtype=np.uint8)
     pairs, _ = _native.build_pairs(merges)
-    byte_units = description.flags & ImageFlags.BYTE_UNITS
     keep, reachable = _native.prune_merges(
-        key_offs, keys, vocab, pairs, merges, description.byte_ids if byte_units else None
+        key_offs, keys, vocab, pairs, merges, _start_ids(description)
     )
     return np.ascontiguousarray(merges[keep != 0]), reachable
+
+
+def _start_ids(description: Description) -> U32 | None:
+    """The ids of single bytes where merging starts from bytes; None where it does from characters."""
+    return description.byte_ids if description.flags & ImageFlags.BYTE_UNITS else None
+
+
+def _pieces(
+    description: Description,
+    key_offs: U32,
+    keys: npt.NDArray[np.uint8],
+    vocab: U32,
+    pairs: U32,
+) -> npt.NDArray[np.uint8]:
+    """Pieces whose ids are certain: the vocabulary's own short tokens, commonest first."""
+    # Without a pre-tokenizer a text is one piece; an affix makes a piece more than its bytes.
+    if not description.programs.pre_tokenizer or description.prefix or description.suffix:
+        return np.empty((0, spec.IMAGE_PIECE.size), dtype=np.uint8)
+    ids = [
+        token_id
+        for token_id, key in enumerate(description.keys)
+        if 0 < len(key) <= spec.IMAGE_PIECE_KEY_MAX and _is_utf8(key)
+    ]
+    return np.ascontiguousarray(
+        _native.seed_pieces(
+            key_offs,
+            keys,
+            vocab,
+            pairs,
+            _start_ids(description),
+            np.array(ids, dtype=np.uint32),
+            whole=bool(description.flags & ImageFlags.IGNORE_MERGES),
+        )
+    )
+
+
+def _is_utf8(key: bytes) -> bool:
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _token_flags(description: Description, reachable: npt.NDArray[np.uint8]) -> bytes:
