@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import ipaddress
 import pathlib
 import re
@@ -77,6 +78,10 @@ class Settings:
     idle: str
     rx_checksum: str
     require: tuple[str, ...]
+    models_max: int
+    cache: int
+    ring: int
+    frames: int | None
     http: HttpAddress | None
     instance: str | None
     runtime_dir: str | None
@@ -138,6 +143,23 @@ def parse_int(value: object, *, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{describe(value)} is not a whole number from {low} to {high}")
     return value
+
+
+def parse_len(value: object) -> int:
+    """Bytes, as a number or with K, M or G behind it; a power of two from 64 KiB to 1 GiB."""
+    length = value
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,10})([KMG]?)", value)):
+        length = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+    if type(length) is not int or not 1 << 16 <= length <= 1 << 30 or length & (length - 1):
+        raise ValueError(f"{describe(value)} is not a power of two from 64K to 1G")
+    return length
+
+
+def parse_ring(value: object) -> int:
+    length = parse_int(value, low=32, high=32768)
+    if length & (length - 1):
+        raise ValueError(f"{length} is not a power of two")
+    return length
 
 
 def parse_port(value: object) -> int:
@@ -217,6 +239,20 @@ def parse_http(value: object) -> HttpAddress | None:
     if not colon or not host:
         raise ValueError(f"{describe(value)} is not HOST:PORT")
     return HttpAddress(host=host, port=parse_int(port, low=0, high=65535))
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """The name and the revision of `ORG/NAME@REVISION`; a path has no revision.
+
+    >>> split_revision("Qwen/Qwen3-8B@main")
+    ('Qwen/Qwen3-8B', 'main')
+    >>> split_revision("/models/a@b")
+    ('/models/a@b', None)
+    """
+    name, at, revision = source.partition("@")
+    if not at or source.startswith((".", "/", "~")) or pathlib.Path(source).exists():
+        return source, None
+    return name, revision or None
 
 
 def choose_model(name: str, source: str) -> ModelChoice:
@@ -352,6 +388,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "require", parse_choices(*REQUIREMENTS), (), "LIST",
         f"Refuse to start without these: {', '.join(REQUIREMENTS)}.",
+    ),
+    Setting(
+        "models_max", functools.partial(parse_int, low=1, high=spec.MODEL_SLOTS_MAX), 8, "N",
+        "Model slots; each costs every poller a piece cache.",
+    ),
+    Setting(
+        "cache", parse_len, 1 << 20, "BYTES",
+        "Piece cache of each slot and poller, a power of two, as 512K or 2M. Default: 1M.",
+    ),
+    Setting(
+        "ring", parse_ring, 2048, "N", "Entries of the receive and transmit ring, a power of two.",
+    ),
+    Setting(
+        "frames", functools.partial(parse_int, low=64, high=1 << 20), None, "N",
+        "Frames of packet memory of each queue. Default: what the rings need.",
     ),
     Setting(
         "http", parse_http, parse_http(DEFAULT_HTTP), "HOST:PORT",
@@ -514,6 +565,10 @@ def check_together(settings: Settings) -> Settings:
         raise ConfigError("--zerocopy off and --require zerocopy contradict each other")
     if settings.xdp_mode == "skb" and "drv" in settings.require:
         raise ConfigError("--xdp-mode skb and --require drv contradict each other")
+    if len(settings.models) > settings.models_max:
+        raise ConfigError(
+            f"{len(settings.models)} models and --models-max {settings.models_max}: raise it"
+        )
     if settings.queues is not None and settings.cores is not None:
         if len(settings.queues) != len(settings.cores):
             raise ConfigError(

@@ -68,6 +68,11 @@ def datapath_options(settings: Settings) -> dict[str, Any]:
         "idle": settings.idle,
         "rx-checksum": settings.rx_checksum,
         "require": list(settings.require),
+        "models-max": settings.models_max,
+        "cache": settings.cache,
+        "ring": settings.ring,
+        "frames": settings.frames,
+        "drain-timeout-ms": round(settings.drain_timeout_s * 1000),
     }
 
 

@@ -16,8 +16,8 @@ import resource
 from collections.abc import Iterator
 from typing import Literal
 
-from pyroute2.ethtool import Ethtool  # type: ignore[import-untyped]
-from pyroute2.ethtool.ioctl import EthtoolError  # type: ignore[import-untyped]
+from pyroute2.ethtool import Ethtool
+from pyroute2.ethtool.ioctl import EthtoolError
 
 from pintok_server.control.config import Settings
 from pintok_server.control.cores import format_number_list, parse_number_list

@@ -38,6 +38,7 @@ from pintok_server.errors import DatapathError, InstanceError, StatisticsError
 READY_TIMEOUT_S = 60.0
 # A main thread that has not come round for this long is reported: it comes round every 0.1 s.
 HEARTBEAT_AGE_MAX_S = 3.0
+DRAIN_GRACE_S = 1.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 10.0
 # A datapath that served this long did not die of its start: the next restart is immediate again.
@@ -195,7 +196,9 @@ class Supervisor:
                 outcome = self._process.outcome() if ended else "is not ready"
                 self.stop()
                 raise DatapathError(
-                    lines[-1] if lines else f"the datapath {outcome} without a word"
+                    lines[-1].removeprefix("ptk-datapath: ")
+                    if lines
+                    else f"the datapath {outcome} without a word"
                 )
             try:
                 tick()
@@ -272,7 +275,8 @@ class Supervisor:
         if self._process is None:
             return True
         self._process.send(signal.SIGTERM)
-        deadline = time.monotonic() + self._drain_timeout_s
+        # The datapath keeps to this time itself; a little more shows that it does not.
+        deadline = time.monotonic() + self._drain_timeout_s + DRAIN_GRACE_S
         drained = self._process.wait(_POLL_S)
         while not drained and time.monotonic() < deadline and not hurry():
             drained = self._process.wait(10 * _POLL_S)

@@ -62,6 +62,10 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
         "idle": "spin",
         "rx_checksum": "verify",
         "require": "hugepages,xdp",
+        "models_max": "4",
+        "cache": "2M",
+        "ring": "512",
+        "frames": "4096",
         "http": "off",
         "instance": "x",
         "runtime_dir": "/tmp/x",
@@ -75,6 +79,7 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
     assert from_file.models == (ModelChoice("a", "/m/a"), ModelChoice("b", "/m/b"))
     assert from_file.address == ("10.0.0.1", "fe80::1")
     assert from_file.http is None
+    assert (from_file.cache, from_file.ring, from_file.frames) == (2 << 20, 512, 4096)
 
 
 def test_file_takes_lists_and_mappings(write) -> None:
@@ -110,6 +115,9 @@ def test_file_takes_lists_and_mappings(write) -> None:
         ("[" * 1000, "nested deeper"),
         ("\tx", "not valid YAML"),
         ("2: 3", "a key is not a text"),
+        ("cache: 3M", "not a power of two"),
+        ("cache: 1K", "not a power of two from 64K"),
+        ("ring: 100", "not a power of two"),
         ("drain_timeout_s: .nan", "not a number of seconds"),
         ("port: " + "9" * 5000, ""),
     ],
@@ -149,6 +157,7 @@ def test_variable_that_kubernetes_sets_is_explained() -> None:
         ({"zerocopy": "off", "require": "zerocopy"}, "contradict"),
         ({"xdp_mode": "skb", "require": "drv"}, "contradict"),
         ({"cores": "1-2", "queues": "0"}, "as many queues as cores"),
+        ({"models": ("a", "b"), "models_max": "1"}, "2 models and --models-max 1: raise it"),
     ],
 )
 def test_contradictions_are_refused(flags: dict[str, object], hint: str) -> None:

@@ -1,0 +1,379 @@
+"""JSON lines in, JSON lines out: what `pintok encode`, `decode` and `count` do with each line.
+
+    bytes of a line ──parse──> Job ──backend──> Result | Refusal ──> bytes of a line
+
+A line is a door: whatever it holds, the outcome is one line, an object with `error` where it
+cannot be served, and the lines after it are not touched. The tokenizer in process and a server
+are two backends behind the same jobs; what depends on the input alone is decided here, before
+either, so that both give equal lines.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import difflib
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pintok._wire import VERDICT_TEXTS, Verdict
+from pintok.client import Client
+from pintok.encoding import Encoding, ParseSpecial
+from pintok.errors import RefusedError
+
+if TYPE_CHECKING:
+    # The native core is needed only where there is no server.
+    from pintok.tokenizer import Tokenizer
+
+Operation = Literal["encode", "decode", "count"]
+
+# Lines that are served together. Large enough to fill a window of datagrams, small enough that the
+# first answers leave soon.
+GROUP_MAX = 2048
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a line is not served: a code (a verdict's name where there is one) and a text."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, verdict: int) -> Refusal:
+        """The refusal that a verdict of the protocol is: the same in process and from a server."""
+        if verdict in VERDICT_TEXTS:
+            return cls(Verdict(verdict).name.lower(), VERDICT_TEXTS[verdict])
+        return cls("error", f"unknown verdict {verdict}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What a text or an id list is to be treated with; the command line gives the defaults."""
+
+    add_special_tokens: bool = True
+    parse_special: ParseSpecial = "all"
+    encode_special_tokens: bool = False
+    bos: bool = False
+    eos: bool = False
+    offsets: bool = False
+    type_ids: bool = False
+    special_tokens_mask: bool = False
+    skip_special_tokens: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the batch calls of tokenizer and client take these options."""
+        return not (
+            self.encode_special_tokens
+            or self.bos
+            or self.eos
+            or self.offsets
+            or self.type_ids
+            or self.special_tokens_mask
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One line, checked: texts as bytes that may still turn out not to be UTF-8, or ids."""
+
+    options: Options
+    text: bytes = b""
+    pair: bytes | None = None
+    ids: npt.NDArray[np.uint32] | None = None
+
+
+_FLAGS: dict[Operation, tuple[str, ...]] = {
+    "encode": (
+        "add_special_tokens",
+        "encode_special_tokens",
+        "bos",
+        "eos",
+        "offsets",
+        "type_ids",
+        "special_tokens_mask",
+    ),
+    "count": ("add_special_tokens", "encode_special_tokens", "bos", "eos"),
+    "decode": ("skip_special_tokens",),
+}
+_FIELDS: dict[Operation, tuple[str, ...]] = {
+    "encode": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["encode"]),
+    "count": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["count"]),
+    "decode": ("ids", *_FLAGS["decode"]),
+}
+_ID_MAX = 0xFFFFFFFF
+
+
+class _Refused(Exception):
+    """Carries a refusal out of the parsing of one line."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
+def _bad(code: str, message: str) -> _Refused:
+    return _Refused(Refusal(code, message))
+
+
+def parse_line(line: bytes, operation: Operation, *, defaults: Options) -> Job | Refusal:
+    """The job that a line of JSON asks for, or why it cannot be one."""
+    try:
+        fields = _parse_object(line)
+        _refuse_slips(fields, operation)
+        options = _parse_options(fields, operation, defaults)
+        if operation == "decode":
+            return Job(options, ids=_parse_ids(fields))
+        text = _parse_text(fields, "text")
+        if text is None:
+            raise _bad("bad_field", "there is neither text nor text_b64")
+        return Job(options, text=text, pair=_parse_text(fields, "pair"))
+    except _Refused as refused:
+        return refused.refusal
+
+
+def _parse_object(line: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise _Refused(Refusal.of(Verdict.BAD_UTF8)) from None
+    except json.JSONDecodeError as error:
+        raise _bad("bad_json", f"not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):
+        raise _bad(
+            "bad_json", "not JSON that can be read: too deep, or a number too long"
+        ) from None
+    if not isinstance(fields, dict):
+        raise _bad("bad_json", "the line is not a JSON object")
+    return fields
+
+
+def _refuse_slips(fields: dict[str, Any], operation: Operation) -> None:
+    """Fields of the caller's own are allowed, but not one that is a misspelt option."""
+    known = _FIELDS[operation]
+    for name in fields:
+        # No slip is twice as long as what was meant; comparing a long name would cost its square.
+        if name not in known and len(name) <= 40 and (meant := _meant(name, operation)):
+            shown = name.encode("utf-8", "replace").decode()
+            raise _bad("bad_field", f"there is no field {shown!r}: {meant} is meant?")
+
+
+@functools.lru_cache(maxsize=256)
+def _meant(name: str, operation: Operation) -> str | None:
+    near = difflib.get_close_matches(name, _FIELDS[operation], n=1, cutoff=0.85)
+    return near[0] if near else None
+
+
+def _parse_options(fields: dict[str, Any], operation: Operation, defaults: Options) -> Options:
+    changes: dict[str, Any] = {}
+    for name in _FLAGS[operation]:
+        if name in fields:
+            if not isinstance(fields[name], bool):
+                raise _bad("bad_field", f"{name} is neither true nor false")
+            changes[name] = fields[name]
+    if operation != "decode" and "parse_special" in fields:
+        if fields["parse_special"] not in ("all", "none"):
+            raise _bad("bad_field", "parse_special is neither 'all' nor 'none'")
+        changes["parse_special"] = fields["parse_special"]
+    if not changes:
+        return defaults
+    options = dataclasses.replace(defaults, **changes)
+    if options.encode_special_tokens and options.parse_special == "none":
+        raise _bad("bad_field", "encode_special_tokens needs parse_special 'all'")
+    return options
+
+
+def _parse_text(fields: dict[str, Any], name: str) -> bytes | None:
+    """The bytes of `name` or of its base64 form; None when neither is there."""
+    coded = fields.get(f"{name}_b64")
+    text = fields.get(name)
+    if text is None and coded is None:
+        if name in fields or f"{name}_b64" in fields:
+            raise _bad("bad_field", f"{name} is null")
+        return None
+    if text is not None and coded is not None:
+        raise _bad("bad_field", f"both {name} and {name}_b64 are there")
+    if coded is not None:
+        if not isinstance(coded, str):
+            raise _bad("bad_field", f"{name}_b64 is not a string")
+        try:
+            return base64.b64decode(coded, validate=True)
+        except (binascii.Error, ValueError):
+            raise _bad("bad_field", f"{name}_b64 is not base64") from None
+    if not isinstance(text, str):
+        raise _bad("bad_field", f"{name} is not a string")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        # A lone surrogate has no UTF-8.
+        raise _Refused(Refusal.of(Verdict.BAD_UTF8)) from None
+
+
+def _parse_ids(fields: dict[str, Any]) -> npt.NDArray[np.uint32]:
+    ids = fields.get("ids")
+    if not isinstance(ids, list):
+        raise _bad("bad_field", "ids is not there, or is not a list")
+    if not all(type(item) is int and 0 <= item <= _ID_MAX for item in ids):
+        raise _Refused(Refusal.of(Verdict.BAD_ID))
+    return np.array(ids, dtype=np.uint32)
+
+
+class Backend:
+    """Serves jobs with a tokenizer in process or a client: both have the same methods."""
+
+    def __init__(self, engine: Tokenizer | Client) -> None:
+        self._engine = engine
+
+    def serve(
+        self, operation: Operation, jobs: Iterable[Job | Refusal]
+    ) -> Iterator[dict[str, Any]]:
+        """One object for each job, in order. Refusals pass through as error objects.
+
+        Raises TransportError when the server does not answer: then the fault is not the line's.
+        """
+        for group in _groups(jobs):
+            if isinstance(group[0], Refusal):
+                yield from (error_object(job) for job in group if isinstance(job, Refusal))
+            else:
+                yield from self._serve_group(operation, [j for j in group if isinstance(j, Job)])
+
+    def _serve_group(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+        batch = _BATCHES[operation]
+        if len(jobs) > 1 and jobs[0].options.plain and jobs[0].pair is None:
+            try:
+                yield from batch(self._engine, jobs)
+                return
+            except RefusedError:
+                # One of them is at fault; alone, each gets its own answer.
+                pass
+        single = _SINGLES[operation]
+        for job in jobs:
+            try:
+                answer = single(self._engine, job)
+            except RefusedError as refused:
+                answer = error_object(Refusal.of(refused.verdict))
+            yield answer
+
+
+def error_object(refusal: Refusal) -> dict[str, Any]:
+    """The line of a refusal."""
+    return {"error": {"code": refusal.code, "message": refusal.message}}
+
+
+def _groups(jobs: Iterable[Job | Refusal]) -> Iterator[list[Job | Refusal]]:
+    """Runs of jobs that one batch call can serve."""
+
+    def kind(job: Job | Refusal) -> object:
+        return None if isinstance(job, Refusal) else (job.options, job.pair is None)
+
+    for _, run in itertools.groupby(jobs, key=kind):
+        while group := list(itertools.islice(run, GROUP_MAX)):
+            yield group
+
+
+def _encode(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
+    options = job.options
+    if not (options.offsets or options.type_ids or options.special_tokens_mask):
+        return {"ids": _ids_of(engine, job).tolist()}
+    full: Encoding = engine.encode_full(
+        job.text,
+        pair=job.pair,
+        add_special_tokens=options.add_special_tokens,
+        parse_special=options.parse_special,
+        encode_special_tokens=options.encode_special_tokens,
+        bos=options.bos,
+        eos=options.eos,
+    )
+    answer: dict[str, Any] = {"ids": full.ids.tolist()}
+    for name in ("offsets", "type_ids", "special_tokens_mask"):
+        if getattr(options, name):
+            answer[name] = getattr(full, name).tolist()
+    return answer
+
+
+def _ids_of(engine: Tokenizer | Client, job: Job) -> npt.NDArray[np.uint32]:
+    options = job.options
+    return engine.encode(
+        job.text,
+        pair=job.pair,
+        add_special_tokens=options.add_special_tokens,
+        parse_special=options.parse_special,
+        encode_special_tokens=options.encode_special_tokens,
+        bos=options.bos,
+        eos=options.eos,
+    )
+
+
+def _count(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
+    options = job.options
+    if not options.plain:
+        return {"count": len(_ids_of(engine, job))}
+    count = engine.count(
+        job.text,
+        pair=job.pair,
+        add_special_tokens=options.add_special_tokens,
+        parse_special=options.parse_special,
+    )
+    return {"count": count}
+
+
+def _decode(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
+    assert job.ids is not None
+    skip = job.options.skip_special_tokens
+    return {"text": engine.decode(job.ids, skip_special_tokens=skip)}
+
+
+def _encode_batch(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+    options = jobs[0].options
+    batch = engine.encode_batch(
+        [job.text for job in jobs],
+        add_special_tokens=options.add_special_tokens,
+        parse_special=options.parse_special,
+    )
+    return ({"ids": ids.tolist()} for ids in batch)
+
+
+def _count_batch(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+    if not isinstance(engine, Client):
+        # In process there are no datagrams to share.
+        return iter([_count(engine, job) for job in jobs])
+    options = jobs[0].options
+    counts = engine.count_batch(
+        [job.text for job in jobs],
+        add_special_tokens=options.add_special_tokens,
+        parse_special=options.parse_special,
+    )
+    return ({"count": count} for count in counts)
+
+
+def _decode_batch(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+    skip = jobs[0].options.skip_special_tokens
+    id_lists = [job.ids for job in jobs if job.ids is not None]
+    texts = engine.decode_batch(id_lists, skip_special_tokens=skip)
+    return ({"text": text} for text in texts)
+
+
+_SINGLES: dict[Operation, Callable[[Tokenizer | Client, Job], dict[str, Any]]] = {
+    "encode": _encode,
+    "count": _count,
+    "decode": _decode,
+}
+_BATCHES: dict[Operation, Callable[[Tokenizer | Client, list[Job]], Iterator[dict[str, Any]]]] = {
+    "encode": _encode_batch,
+    "count": _count_batch,
+    "decode": _decode_batch,
+}
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def format_line(answer: dict[str, Any]) -> bytes:
+    """An answer as a line of UTF-8."""
+    return _encoder.encode(answer).encode("utf-8") + b"\n"

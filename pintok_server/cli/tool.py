@@ -1,0 +1,378 @@
+"""`pintok`: encode, decode and count from the command line, in process or through a server.
+
+    pintok encode --model gpt2.json --jsonl < requests.jsonl
+    pintok encode --server 10.0.0.7 --lines notes.txt
+    pintok ping --server 10.0.0.7
+
+Without --server the model is compiled and run in this process; with it, --model names a model of
+the server, and nothing but the network client is used. Both ways give equal output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from pintok._path import parse_server
+from pintok.client import Client
+from pintok.errors import DeadlineError, PinTokError
+from pintok_server.cli.lines import (
+    Backend,
+    Job,
+    Operation,
+    Options,
+    Refusal,
+    format_line,
+    parse_line,
+)
+from pintok_server.cli.run import command_errors, version_option
+
+if TYPE_CHECKING:
+    from pintok.tokenizer import Tokenizer
+
+# Read at once from a pipe that has more; what is there already is served without waiting for more.
+_READ_LEN = 1 << 20
+
+
+def _engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--datagram-len-max",
+            type=click.IntRange(240, 65507),
+            metavar="BYTES",
+            help="Largest datagram to exchange with the server. Default: an Ethernet frame's.",
+        ),
+        click.option(
+            "--timeout", type=click.FloatRange(0, 3600, min_open=True), default=5.0,
+            metavar="SECONDS", show_default=True, help="How long to wait for the server.",
+        ),
+        click.option(
+            "--server", metavar="HOST[:PORT]",
+            help="Use this server instead of a tokenizer in this process.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _text_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--jsonl", is_flag=True, help="One JSON object a line in, one a line out."),
+        click.option("--lines", is_flag=True, help="Every line is a text of its own."),
+        click.option(
+            "--model", metavar="MODEL",
+            help="A directory, a file, ORG/NAME on the hub, or 'default' (embedded, also the "
+            "default). With --server: name or slot of a model there.",
+        ),
+        click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(allow_dash=True)),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _encode_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--add-special-tokens/--no-add-special-tokens", default=True, show_default=True,
+            help="Add the special tokens that the model's post-processor adds.",
+        ),
+        click.option(
+            "--parse-special", type=click.Choice(["all", "none"]), default="all",
+            show_default=True, help="Special tokens written in the text: find them, or none.",
+        ),
+        click.option("--bos", is_flag=True, help="Begin with the model's beginning-of-text id."),
+        click.option("--eos", is_flag=True, help="End with the model's end-of-text id."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.group(
+    "pintok", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@version_option
+def main() -> None:
+    """Text to LLM token ids and back, in process or through a PinTok server."""
+
+
+@main.command()
+@_text_options
+@_encode_options
+@_engine_options
+@command_errors
+def encode(
+    files: tuple[str, ...],
+    model: str | None,
+    server: str | None,
+    timeout: float,
+    datagram_len_max: int | None,
+    jsonl: bool,
+    lines: bool,
+    **options: Any,
+) -> None:
+    """Text to ids: of standard input or of each FILE, one line of ids each.
+
+    With --jsonl a line holds text or text_b64, and optionally pair or pair_b64, add_special_tokens,
+    parse_special, encode_special_tokens, bos, eos, offsets, type_ids, special_tokens_mask; the
+    answer holds ids and what else was asked for, or error with code and message.
+    """
+    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+        _serve("encode", engine, files, Options(**options), jsonl=jsonl, lines=lines)
+
+
+@main.command()
+@_text_options
+@_encode_options
+@_engine_options
+@command_errors
+def count(
+    files: tuple[str, ...],
+    model: str | None,
+    server: str | None,
+    timeout: float,
+    datagram_len_max: int | None,
+    jsonl: bool,
+    lines: bool,
+    **options: Any,
+) -> None:
+    """The number of ids, of standard input or of each FILE; input and options as in encode."""
+    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+        _serve("count", engine, files, Options(**options), jsonl=jsonl, lines=lines)
+
+
+@main.command()
+@_text_options
+@click.option("--skip-special-tokens", is_flag=True, help="Leave special tokens out.")
+@_engine_options
+@command_errors
+def decode(
+    files: tuple[str, ...],
+    model: str | None,
+    server: str | None,
+    timeout: float,
+    datagram_len_max: int | None,
+    jsonl: bool,
+    lines: bool,
+    **options: Any,
+) -> None:
+    """Ids to text: ids of standard input or of each FILE, separated by white space or commas.
+
+    The text is written as it is, without a line end of its own, so that decode undoes encode. With
+    --jsonl a line holds ids and optionally skip_special_tokens; the answer holds text, or error.
+    """
+    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+        _serve("decode", engine, files, Options(**options), jsonl=jsonl, lines=lines)
+
+
+@main.command()
+@click.option("--count", "-c", "total", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--interval", type=click.FloatRange(0, 60), default=0.2, show_default=True,
+              metavar="SECONDS")  # fmt: skip
+@click.option("--size", type=click.IntRange(32, 65507), default=32, show_default=True,
+              metavar="BYTES", help="Length of the datagram, 32 of it header.")  # fmt: skip
+@click.option("--server", metavar="HOST[:PORT]", default="127.0.0.1", show_default=True)
+@click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=1.0,
+              metavar="SECONDS", show_default=True)  # fmt: skip
+@command_errors
+def ping(total: int, interval: float, size: int, server: str, timeout: float) -> None:
+    """Ask a server whether it answers, and how fast. Exit status 1 when it never did."""
+    times_s: list[float] = []
+    with _open_client(None, server, timeout, None) as client:
+        for number in range(total):
+            if number:
+                time.sleep(interval)
+            try:
+                times_s.append(client.ping(datagram_len=size))
+                click.echo(f"{client.address.text}: {size} bytes, {times_s[-1] * 1e6:.0f} us")
+            except DeadlineError as error:
+                click.echo(str(error))
+        if times_s:
+            low, mean, high = min(times_s), sum(times_s) / len(times_s), max(times_s)
+            click.echo(
+                f"{len(times_s)} of {total} answered; min/mean/max "
+                f"{low * 1e6:.0f}/{mean * 1e6:.0f}/{high * 1e6:.0f} us"
+            )
+    if not times_s:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--server", metavar="HOST[:PORT]", default="127.0.0.1", show_default=True)
+@click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=5.0,
+              metavar="SECONDS", show_default=True)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@command_errors
+def models(server: str, timeout: float, as_json: bool) -> None:
+    """The models of a server: slot, name, ids in use, fingerprint."""
+    with _open_client(None, server, timeout, None) as client:
+        found = client.models()
+    if as_json:
+        rows = [
+            {
+                "slot": info.model_id,
+                "name": info.name,
+                "vocab_size": info.vocab_len,
+                "ids_end": info.ids_end,
+                "bos_id": info.bos_id,
+                "eos_id": info.eos_id,
+                "fingerprint": info.fingerprint,
+            }
+            for info in found
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max((len(info.name) for info in found), default=0)
+    for info in found:
+        click.echo(
+            f"{info.model_id:3d}  {info.name:{width}}  {info.vocab_len:7d} ids  {info.fingerprint}"
+        )
+
+
+@contextlib.contextmanager
+def _open_engine(
+    model: str | None, server: str | None, timeout: float, datagram_len_max: int | None
+) -> Iterator[Tokenizer | Client]:
+    if server is not None:
+        with _open_client(model, server, timeout, datagram_len_max) as client:
+            yield client
+        return
+    if datagram_len_max is not None:
+        raise click.UsageError("--datagram-len-max is for --server")
+    # Imported here: a client needs neither the native core nor the compiler.
+    from pintok.tokenizer import Tokenizer
+    from pintok_server.control.config import split_revision
+
+    source, revision = split_revision(model or "default")
+    yield Tokenizer.from_pretrained(source, revision=revision)
+
+
+@contextlib.contextmanager
+def _open_client(
+    model: str | None, server: str, timeout: float, datagram_len_max: int | None
+) -> Iterator[Client]:
+    try:
+        host, port = parse_server(server)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    choice: int | str = 0
+    if model is not None:
+        choice = int(model) if re.fullmatch("[0-9]{1,5}", model) else model
+    with Client(
+        host, port, model=choice, timeout=timeout, datagram_len_max=datagram_len_max
+    ) as client:
+        yield client
+
+
+def _serve(
+    operation: Operation,
+    engine: Tokenizer | Client,
+    files: tuple[str, ...],
+    options: Options,
+    *,
+    jsonl: bool,
+    lines: bool,
+) -> None:
+    """Read the inputs, write the answers; exit status 1 when a plain input was refused."""
+    if jsonl and lines:
+        raise click.UsageError("--jsonl and --lines exclude each other")
+    backend = Backend(engine)
+    failed = False
+    out = sys.stdout.buffer
+    for name, stream in _inputs(files):
+        if jsonl or lines:
+            for block in _blocks(stream):
+                if jsonl:
+                    jobs = (parse_line(line, operation, defaults=options) for line in block)
+                else:
+                    jobs = (_plain_job(line, operation, options) for line in block)
+                for answer in backend.serve(operation, jobs):
+                    if jsonl:
+                        out.write(format_line(answer))
+                    else:
+                        failed |= _write_plain(out, answer, name, line_end=True)
+                out.flush()
+        else:
+            job = _plain_job(stream.read(), operation, options)
+            for answer in backend.serve(operation, [job]):
+                label = name if operation == "count" and len(files) > 1 else None
+                end = operation != "decode"
+                failed |= _write_plain(out, answer, name, line_end=end, label=label)
+            out.flush()
+    if failed:
+        sys.exit(1)
+
+
+def _inputs(files: tuple[str, ...]) -> Iterator[tuple[str, IO[bytes]]]:
+    for file in files or ("-",):
+        if file == "-":
+            yield "standard input", sys.stdin.buffer
+            continue
+        try:
+            stream = open(file, "rb")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise PinTokError(f"{file}: cannot be read: {error.strerror}") from None
+        with stream:
+            yield file, stream
+
+
+def _blocks(stream: IO[bytes]) -> Iterator[list[bytes]]:
+    """The lines of a stream, those that are there already together, without their ends."""
+    rest: list[bytes] = []
+    read = getattr(stream, "read1", stream.read)
+    while data := read(_READ_LEN):
+        head, newline, tail = data.rpartition(b"\n")
+        if not newline:
+            rest.append(data)
+            continue
+        rest.append(head)
+        yield b"".join(rest).split(b"\n")
+        rest = [tail] if tail else []
+    if rest:
+        yield [b"".join(rest)]
+
+
+def _plain_job(data: bytes, operation: Operation, options: Options) -> Job | Refusal:
+    """The job of a text as it is, or of ids as digits."""
+    if operation != "decode":
+        return Job(options, text=data)
+    words = data.replace(b",", b" ").split()
+    if not all(word.isdigit() and len(word) <= 10 and int(word) <= 0xFFFFFFFF for word in words):
+        return Refusal("bad_id", "the ids are not whole numbers from 0 to 4294967295")
+    return Job(options, ids=np.array([int(word) for word in words], dtype=np.uint32))
+
+
+def _write_plain(
+    out: IO[bytes],
+    answer: dict[str, Any],
+    name: str,
+    *,
+    line_end: bool,
+    label: str | None = None,
+) -> bool:
+    """Write one answer without JSON; a refusal goes to standard error and returns True."""
+    if "error" in answer:
+        click.echo(f"pintok: {name}: {answer['error']['message']}", err=True)
+        if line_end:
+            # The line stays, empty, so that answers and inputs keep the same numbers.
+            out.write(b"\n")
+        return True
+    if "ids" in answer:
+        text = " ".join(map(str, answer["ids"]))
+    else:
+        text = str(answer.get("count", answer.get("text")))
+    if label is not None:
+        text = f"{text}\t{label}"
+    out.write(text.encode("utf-8") + (b"\n" if line_end else b""))
+    return False
+
+
+if __name__ == "__main__":
+    main()

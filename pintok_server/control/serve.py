@@ -1,0 +1,140 @@
+"""`pintok-server serve`: from settings to a served port, until a signal.
+
+    lock · compile models · HTTP · adopt or start the datapath · report · watch · drain
+
+The control process may be killed at any of these points: what it holds is given back by the kernel,
+and a datapath that serves goes on serving until the next control process finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from pintok_server.control.config import Settings
+from pintok_server.control.datapath import datapath_options
+from pintok_server.control.http import Health, HttpServer
+from pintok_server.control.log import Log
+from pintok_server.control.models import CompiledModel, compile_models
+from pintok_server.control.report import report_start
+from pintok_server.control.runtime import LoadedModel, create_run_dir, hold_lock, run_dir_of
+from pintok_server.control.supervisor import Plan, Supervisor
+from pintok_server.errors import ServerError
+
+
+class Interrupted(ServerError):
+    """A signal asked the server to stop before it served."""
+
+
+class StopSignals:
+    """SIGTERM and SIGINT as a count and a descriptor that becomes readable."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.name = ""
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[StopSignals]:
+        """Take the two signals while the block runs."""
+        old = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(old_fd)
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            self._reader.close()
+            self._writer.close()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.name = signal.Signals(number).name
+
+    def check(self) -> None:
+        """Raise Interrupted when a signal came."""
+        if self.count:
+            raise Interrupted(f"{self.name} before the server was ready")
+
+    def wait(self, pidfd: int | None, timeout_s: float) -> None:
+        """Sleep until a signal comes, the process of `pidfd` ends, or the time is over."""
+        poller = select.poll()
+        poller.register(self._reader, select.POLLIN)
+        if pidfd is not None:
+            poller.register(pidfd, select.POLLIN)
+        poller.poll(max(timeout_s, 0) * 1000)
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
+
+
+def load_order(models: list[CompiledModel]) -> list[LoadedModel]:
+    """The models in their slots: the first is the default model."""
+    return [
+        LoadedModel(
+            slot=slot,
+            name=model.name,
+            source=model.source,
+            image=str(model.image),
+            fingerprint=model.fingerprint,
+        )
+        for slot, model in enumerate(models)
+    ]
+
+
+def serve(settings: Settings, *, replace: bool, log: Log) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    Raises a PinTokError with one sentence when the server cannot start, or when the datapath had to
+    be killed at the end.
+    """
+    name = settings.instance_name
+    run_dir = run_dir_of(name, runtime_dir=settings.runtime_dir)
+    create_run_dir(run_dir)
+    busy = f"another pintok-server looks after instance {name} ({run_dir.path})"
+    with (
+        hold_lock(run_dir.control_lock, wait=False, busy=busy),
+        StopSignals().installed() as signals,
+        contextlib.ExitStack() as stack,
+    ):
+        started = time.monotonic()
+        options = datapath_options(settings)
+        models = compile_models(settings.models, log=log)
+        signals.check()
+        supervisor = Supervisor(
+            Plan(options=options, models=load_order(models)),
+            run_dir=run_dir,
+            drain_timeout_s=settings.drain_timeout_s,
+            log=log,
+        )
+        http = None
+        if settings.http is not None:
+            health = Health(supervisor, draining=lambda: signals.count > 0)
+            http = HttpServer(settings.http, health)
+            stack.callback(http.close)
+        supervisor.start(replace=replace, tick=signals.check)
+        report_start(
+            supervisor,
+            settings=settings,
+            certificates={model.fingerprint: model.certificate_line for model in models},
+            http=http.address if http is not None else None,
+            run_dir=run_dir,
+            log=log,
+            elapsed_s=time.monotonic() - started,
+        )
+        while not signals.count:
+            signals.wait(supervisor.pidfd, supervisor.watch())
+        log.say("drain", f"{signals.name}: draining")
+        if not supervisor.stop(hurry=lambda: signals.count > 1):
+            raise ServerError("the datapath did not drain in time and was killed")
+        log.say("stopped", "stopped")
