@@ -66,6 +66,7 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_
         .prefix_len = config->prefix_len,
         .suffix_len = config->suffix_len,
         .bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
+        .gaps = (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0,
         .ascending = true,
     };
     if ((uint64_t)config->prefix_len + config->suffix_len > PTK_BPE_AFFIX_MAX) {
@@ -151,6 +152,19 @@ static bool put_bytes(const struct ptk_bpe *bpe, struct unit_writer *writer, con
     return true;
 }
 
+static void put_unknown(const struct ptk_bpe *bpe, struct unit_writer *writer, size_t len)
+{
+    const struct ptk_image_config *config = bpe->image->config;
+    if (config->unk_id == PTK_IMAGE_NONE) {
+        return;
+    }
+    if ((config->flags & PTK_IMAGE_FLAGS_FUSE_UNK) == 0) {
+        flush_unknown(bpe, writer);
+    }
+    writer->unknown = true;
+    writer->unknown_len += len;
+}
+
 /*
  * One character that the vocabulary may have, with its affixes in `key`. Unknown characters wait in
  * the writer, and byte tokens pass them by: the reference does so, and order is part of the result.
@@ -169,14 +183,7 @@ static void put_char(const struct ptk_bpe *bpe, struct unit_writer *writer, cons
         put_bytes(bpe, writer, key, key_len)) {
         return;
     }
-    if (config->unk_id == PTK_IMAGE_NONE) {
-        return;
-    }
-    if ((config->flags & PTK_IMAGE_FLAGS_FUSE_UNK) == 0) {
-        flush_unknown(bpe, writer);
-    }
-    writer->unknown = true;
-    writer->unknown_len += len;
+    put_unknown(bpe, writer, len);
 }
 
 static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
@@ -603,7 +610,7 @@ static void merge_heap(const struct ptk_image *image, struct ptk_bpe_scratch *sc
 
 /* ---- the piece --------------------------------------------------------------------------------- */
 
-static size_t merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
+static void merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
 {
     symbols_init(bpe->image, scratch, count);
     if (bpe->ascending) {
@@ -611,13 +618,35 @@ static size_t merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     } else {
         merge_heap(bpe->image, scratch, count);
     }
+}
+
+/* Merges the units in the scratch; `with_ends` says that their ends are to be merged too. */
+static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count,
+                    bool with_ends)
+{
+    if (count < 2 || bpe->image->pairs == NULL) {
+        return count;
+    }
     size_t kept = 0;
-    for (size_t i = 0; i < count; i = scratch->partner[i] + (size_t)1) {
-        scratch->ids[kept] = scratch->ids[i];
-        if (!bpe->bytes) {
-            scratch->ends[kept] = scratch->ends[scratch->partner[i]];
+    if (count > PTK_BPE_SHORT_MAX) {
+        merge_long(bpe, scratch, count);
+        for (size_t i = 0; i < count; i = scratch->partner[i] + (size_t)1) {
+            scratch->ids[kept] = scratch->ids[i];
+            if (with_ends) {
+                scratch->ends[kept] = scratch->ends[scratch->partner[i]];
+            }
+            kept++;
         }
-        kept++;
+        return kept;
+    }
+    uint8_t start[PTK_BPE_SHORT_MAX];
+    for (size_t i = 0; i < count; i++) {
+        start[i] = (uint8_t)i;
+    }
+    kept = merge_short(bpe->image, scratch->ids, start, count);
+    for (size_t i = 0; i < kept && with_ends; i++) {
+        const size_t next = i + 1 < kept ? start[i + 1] : count;
+        scratch->ends[i] = scratch->ends[next - 1];
     }
     return kept;
 }
@@ -625,34 +654,75 @@ static size_t merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
 size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
                       const uint8_t *piece, size_t len)
 {
-    size_t count = len;
-    if (bpe->bytes) {
-        if (len > scratch->unit_cap) {
-            return SIZE_MAX;
-        }
-        const uint32_t *byte_ids = bpe->image->byte_ids;
-        for (size_t i = 0; i < len; i++) {
-            scratch->ids[i] = byte_ids[piece[i]];
-        }
-    } else {
-        count = make_units(bpe, scratch, piece, len);
-    }
-    if (count < 2 || count == SIZE_MAX || bpe->image->pairs == NULL) {
-        return count;
-    }
-    if (count > PTK_BPE_SHORT_MAX) {
-        return merge_long(bpe, scratch, count);
-    }
-    uint8_t start[PTK_BPE_SHORT_MAX];
-    for (size_t i = 0; i < count; i++) {
-        start[i] = (uint8_t)i;
-    }
-    const size_t kept = merge_short(bpe->image, scratch->ids, start, count);
     if (!bpe->bytes) {
-        for (size_t i = 0; i < kept; i++) {
-            const size_t next = i + 1 < kept ? start[i + 1] : count;
-            scratch->ends[i] = scratch->ends[next - 1];
+        const size_t count = make_units(bpe, scratch, piece, len);
+        return count == SIZE_MAX ? SIZE_MAX : merge(bpe, scratch, count, true);
+    }
+    if (len > scratch->unit_cap) {
+        return SIZE_MAX;
+    }
+    const uint32_t *byte_ids = bpe->image->byte_ids;
+    for (size_t i = 0; i < len; i++) {
+        scratch->ids[i] = byte_ids[piece[i]];
+    }
+    return merge(bpe, scratch, len, false);
+}
+
+/* ---- bytes without a token ----------------------------------------------------------------------- */
+
+bool ptk_bpe_has_gap(const struct ptk_bpe *bpe, const uint8_t *piece, size_t len)
+{
+    bool gap = false;
+    for (size_t i = 0; i < len; i++) {
+        gap |= bpe->image->byte_ids[piece[i]] == PTK_IMAGE_NONE;
+    }
+    return gap;
+}
+
+/* UTF-8 length of a byte's character in the byte-level alphabet. */
+static size_t alphabet_len(uint8_t byte) { return byte > 0x20 && byte < 0x7f ? 1 : 2; }
+
+/* A byte of a piece and where its character of the alphabet begins. */
+struct alphabet_cursor {
+    uint32_t byte;
+    size_t begin;
+};
+
+/* The byte whose character holds a position; positions must ascend. */
+static uint32_t byte_at(struct alphabet_cursor *cursor, const uint8_t *piece, size_t pos)
+{
+    while (cursor->begin + alphabet_len(piece[cursor->byte]) <= pos) {
+        cursor->begin += alphabet_len(piece[cursor->byte]);
+        cursor->byte++;
+    }
+    return cursor->byte;
+}
+
+size_t ptk_bpe_encode_gaps(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                           const uint8_t *piece, size_t len, uint32_t *begins)
+{
+    if (len > scratch->unit_cap) {
+        return SIZE_MAX;
+    }
+    struct unit_writer writer = {.scratch = scratch};
+    for (size_t i = 0; i < len; i++) {
+        const uint32_t id = bpe->image->byte_ids[piece[i]];
+        if (id == PTK_IMAGE_NONE) {
+            put_unknown(bpe, &writer, alphabet_len(piece[i]));
+        } else {
+            flush_unknown(bpe, &writer);
+            put_unit(&writer, id, alphabet_len(piece[i]));
         }
     }
-    return kept;
+    flush_unknown(bpe, &writer);
+    const size_t count = merge(bpe, scratch, writer.count, true);
+    struct alphabet_cursor cursor = {0, 0};
+    size_t begin = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t end = scratch->ends[i];
+        begins[i] = byte_at(&cursor, piece, begin);
+        scratch->ends[i] = byte_at(&cursor, piece, end - 1) + 1;
+        begin = end;
+    }
+    return count;
 }

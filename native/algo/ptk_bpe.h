@@ -28,6 +28,7 @@ struct ptk_bpe {
     uint32_t prefix_len;
     uint32_t suffix_len;
     bool bytes;     /* units are bytes */
+    bool gaps;      /* and some byte has no token */
     bool ascending; /* every merge has a higher rank than the merges that make its halves */
 };
 
@@ -65,6 +66,16 @@ void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t 
  */
 size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
                       const uint8_t *piece, size_t len);
+
+/*
+ * With bytes as units and gaps: ptk_bpe_has_gap says whether a piece has a byte without a token. Such a
+ * piece goes to ptk_bpe_encode_gaps, which does the same and also writes begins[i] and scratch->ends[i],
+ * the bytes behind each id as the reference counts them: in characters of the byte-level alphabet,
+ * without those that were dropped. The arrays have unit_cap entries.
+ */
+bool ptk_bpe_has_gap(const struct ptk_bpe *bpe, const uint8_t *piece, size_t len);
+size_t ptk_bpe_encode_gaps(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                           const uint8_t *piece, size_t len, uint32_t *begins);
 
 /*
  * ptk_bpe_steps: symbols and list entries looked at since the thread began, the measure by which tests

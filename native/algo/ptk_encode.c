@@ -372,7 +372,23 @@ static enum ptk_verdict encode_part(const struct job *job, const source_text *pa
 
 static enum ptk_verdict normalize_part(const struct job *job, const source_text *part)
 {
-    return cut_at_tokens(job, &job->tokenizer->added_normalized, part, encode_part);
+    const struct ptk_tokenizer *tokenizer = job->tokenizer;
+    if (!tokenizer->normalizes) {
+        return cut_at_tokens(job, &tokenizer->added_normalized, part, encode_part);
+    }
+    const struct ptk_norm_section section = {
+        .bytes = part->bytes,
+        .len = part->len,
+        .origin = part->origin,
+        .align = job->sink->offsets != NULL || tokenizer->needs_align,
+    };
+    source_text normalized;
+    const enum ptk_verdict verdict =
+        ptk_norm_run(tokenizer->norm, job->work->norm, &section, &normalized);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    return cut_at_tokens(job, &tokenizer->added_normalized, &normalized, encode_part);
 }
 
 static enum ptk_verdict encode_sequence(const struct job *job, const uint8_t *bytes, size_t len)
@@ -620,11 +636,11 @@ static enum ptk_verdict truncated_lens(const struct job *job, const struct item 
     return ptk_post_truncate(truncation, item->pair, special_count(item), kept);
 }
 
-/* Whether truncation cannot matter: without a normalizer an id stands for a byte of text at least. */
+/* Whether truncation cannot matter: over unchanged text an id stands for a byte at least. */
 static bool surely_short(const struct ptk_tokenizer *tokenizer, const struct item *item)
 {
     const struct ptk_encode_request *request = item->request;
-    return tokenizer->scan && tokenizer->model.keys_tell &&
+    return tokenizer->scan && !tokenizer->normalizes && tokenizer->model.keys_tell &&
            request->truncation->strategy <= 2 && request->truncation->direction <= 1 &&
            request->text_len + request->pair_len + special_count(item) <=
                request->truncation->max_length;
@@ -727,7 +743,7 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     struct sink sink = {.ids = out->ids, .offsets = out->offsets, .cap = out->cap};
     struct job job = job_init(tokenizer, work, cache, request->options);
     job.sink = &sink;
-    job.need_ends = out->offsets != NULL && !tokenizer->model.keys_tell;
+    job.need_ends = out->offsets != NULL && !tokenizer->model.ids_tell;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
     if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
         struct ptk_post_lens full;

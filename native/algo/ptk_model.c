@@ -9,6 +9,8 @@ int ptk_model_init(struct ptk_model *model, const struct ptk_image *image, struc
         .image = image,
         .algorithm = (enum ptk_image_algorithm)config->algorithm,
         .keys_tell = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
+        .ids_tell = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0 &&
+                    (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) == 0,
         .ignore_merges = (config->flags & PTK_IMAGE_FLAGS_IGNORE_MERGES) != 0,
     };
     switch (model->algorithm) {
@@ -85,6 +87,11 @@ bool ptk_model_encode(const struct ptk_model *model, struct ptk_model_scratch *s
     *out = (struct ptk_model_ids){.ids = bpe->ids, .ends = bpe->ends};
     switch (model->algorithm) {
     case PTK_IMAGE_ALGORITHM_BPE:
+        if (PTK_UNLIKELY(model->bpe.gaps) && ptk_bpe_has_gap(&model->bpe, piece, len)) {
+            out->count = ptk_bpe_encode_gaps(&model->bpe, bpe, piece, len, scratch->begins);
+            out->begins = scratch->begins;
+            return out->count != SIZE_MAX;
+        }
         out->count = ptk_bpe_encode(&model->bpe, bpe, piece, len);
         out->ends = model->keys_tell ? NULL : bpe->ends;
         return out->count != SIZE_MAX;

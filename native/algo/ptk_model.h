@@ -11,7 +11,8 @@
 struct ptk_model {
     const struct ptk_image *image;
     enum ptk_image_algorithm algorithm;
-    bool keys_tell;     /* an id's key is the bytes of the piece that it stands for */
+    bool keys_tell;     /* ids come without ends where their keys are the bytes of the piece */
+    bool ids_tell;      /* that is so for every piece: its ids alone say where each ends */
     bool ignore_merges; /* a whole piece in the vocabulary is that token */
     union {
         struct ptk_bpe bpe;
@@ -36,7 +37,7 @@ void ptk_model_scratch_init(struct ptk_model_scratch *scratch, void *memory, siz
 struct ptk_model_ids {
     const uint32_t *ids;
     const uint32_t *begins; /* of the piece's bytes behind each id; NULL: the end of the one before */
-    const uint32_t *ends;   /* NULL when keys_tell: add up the lengths of the keys */
+    const uint32_t *ends;   /* NULL: add up the lengths of the keys */
     size_t count;
 };
 

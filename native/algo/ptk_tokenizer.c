@@ -22,8 +22,14 @@ static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
     }
     ptk_added_init(&tokenizer->added_raw, image, image->added_raw, unicode);
     ptk_added_init(&tokenizer->added_normalized, image, image->added_normalized, unicode);
-    if (image->normalizer.len > 0) {
-        return ptk_err_set(err, -ENOTSUP, "normalizers are not supported by this build");
+    const struct ptk_norm_config norm = {
+        .program = image->normalizer.bytes,
+        .program_len = image->normalizer.len,
+        .profile = profile,
+    };
+    const int code = ptk_norm_open(&norm, &tokenizer->norm, err);
+    if (code != 0) {
+        return code;
     }
     const struct ptk_split_config split = {
         .program = image->pre_tokenizer.bytes,
@@ -70,6 +76,8 @@ int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out
         ptk_tokenizer_close(tokenizer);
         return code;
     }
+    tokenizer->normalizes = !ptk_norm_is_empty(tokenizer->norm);
+    tokenizer->needs_align = ptk_split_needs_align(tokenizer->split);
     tokenizer->scan = ptk_split_is_scan(tokenizer->split);
     *out = tokenizer;
     return 0;
@@ -81,6 +89,7 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
         return;
     }
     ptk_post_fini(&tokenizer->post);
+    ptk_norm_close(tokenizer->norm);
     ptk_split_close(tokenizer->split);
     free(tokenizer);
 }
@@ -91,9 +100,8 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
 struct layout {
     size_t model;
     size_t split;
-    size_t normalized;
+    size_t norm;
     size_t pre_tokenized;
-    size_t normalized_align;
     size_t pre_tokenized_align;
     size_t end;
     size_t text_cap;
@@ -107,6 +115,12 @@ static size_t place(struct layout *layout, size_t len)
     return at;
 }
 
+/* Alignment is always there: some pre-tokenizers need it without anybody asking for offsets. */
+static struct ptk_norm_limits norm_limits(const struct layout *layout)
+{
+    return (struct ptk_norm_limits){.text_len_max = layout->text_cap, .align = true};
+}
+
 static struct layout work_layout(const struct ptk_work_limits *limits)
 {
     struct layout layout = {
@@ -117,9 +131,9 @@ static struct layout work_layout(const struct ptk_work_limits *limits)
     const size_t align_len = layout.text_cap * sizeof(struct ptk_span);
     layout.model = place(&layout, ptk_model_scratch_len(layout.unit_cap));
     layout.split = place(&layout, ptk_split_work_len(layout.text_cap));
-    layout.normalized = place(&layout, layout.text_cap);
+    const struct ptk_norm_limits norm = norm_limits(&layout);
+    layout.norm = place(&layout, ptk_norm_work_len(&norm));
     layout.pre_tokenized = place(&layout, layout.text_cap);
-    layout.normalized_align = place(&layout, limits->offsets ? align_len : 0);
     layout.pre_tokenized_align = place(&layout, limits->offsets ? align_len : 0);
     return layout;
 }
@@ -136,11 +150,8 @@ struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limit
     *work = (struct ptk_work){.limits = *limits, .text_cap = layout.text_cap};
     ptk_model_scratch_init(&work->model, base + layout.model, layout.unit_cap);
     work->split = ptk_split_work_init(base + layout.split, layout.text_cap);
-    work->normalized = (struct ptk_text_buf){
-        .bytes = base + layout.normalized,
-        .align = limits->offsets ? (struct ptk_span *)(void *)(base + layout.normalized_align) : NULL,
-        .cap = layout.text_cap,
-    };
+    const struct ptk_norm_limits norm = norm_limits(&layout);
+    work->norm = ptk_norm_work_init(base + layout.norm, &norm);
     work->pre_tokenized = (struct ptk_text_buf){
         .bytes = base + layout.pre_tokenized,
         .align =
@@ -165,8 +176,11 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
                                       const uint32_t *ids, size_t ids_len, uint32_t options,
                                       uint8_t *text, size_t cap, size_t *text_len)
 {
+    /* The arrays of a model's scratch behind those of its result: 16 bytes a unit, two units a byte. */
+    uint8_t *spare = (uint8_t *)work->model.bpe.partner;
+    _Static_assert(TEXT_GROWTH <= 16, "the spare arrays hold a text");
     const struct ptk_decode_scratch scratch = {
-        .bytes = {work->normalized.bytes, work->pre_tokenized.bytes},
+        .bytes = {spare, work->pre_tokenized.bytes},
         .ends = {work->model.bpe.ids, work->model.bpe.ends},
         .text_cap = work->text_cap,
         .end_cap = work->model.bpe.unit_cap,

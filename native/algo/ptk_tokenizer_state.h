@@ -10,6 +10,7 @@
 #include "algo/ptk_model.h"
 #include "algo/ptk_post.h"
 #include "algo/ptk_tokenizer.h"
+#include "text/ptk_norm.h"
 #include "text/ptk_split.h"
 
 /* Longest text a work may be made for: every position fits 31 bits, grown threefold too. */
@@ -23,20 +24,23 @@ struct ptk_tokenizer {
     struct ptk_cache_seed seed;
     struct ptk_added added_raw;
     struct ptk_added added_normalized;
+    struct ptk_norm *norm;
     struct ptk_split *split;
     struct ptk_model model;
     struct ptk_post post;
     struct ptk_decoder decoder;
-    bool scan; /* the pre-tokenizer is one scanner over unchanged text */
+    bool normalizes;  /* norm does anything */
+    bool needs_align; /* pieces depend on where normalized text came from */
+    bool scan;        /* the pre-tokenizer is one scanner over unchanged text */
 };
 
 struct ptk_work {
     PTK_ALIGNED_LINE struct ptk_work_limits limits;
     size_t text_cap; /* of the text buffers: room for normalized text */
     struct ptk_model_scratch model;
+    struct ptk_norm_work *norm;
     struct ptk_split_work *split;
-    struct ptk_text_buf normalized;
-    struct ptk_text_buf pre_tokenized;
+    struct ptk_text_buf pre_tokenized; /* what the pre-tokenizer makes of the text */
     uint32_t ends[PTK_CHUNK_PIECES];         /* ends of a chunk of pieces */
     struct ptk_span spans[PTK_CHUNK_PIECES]; /* the same where pieces may have gaps */
 };
