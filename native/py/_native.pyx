@@ -630,6 +630,53 @@ def seed_pieces(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_
     return out[:written]
 
 
+def normalize(const uint8_t[::1] program, uint32_t profile, const uint8_t[::1] text):
+    """What a normalizer program makes of one text of valid UTF-8, as bytes.
+
+    Raises SetupError for a program that cannot run, Refused where it gives the text up.
+    """
+    cdef ptk_norm_config config
+    cdef ptk_norm_limits limits
+    cdef ptk_norm_section section
+    cdef ptk_split_text result
+    cdef ptk_norm *norm = NULL
+    cdef ptk_verdict verdict = PTK_VERDICT_OK
+    cdef ptk_err err
+    cdef void *memory
+    cdef int code, attempt
+    if text.shape[0] == 0 or program.shape[0] == 0:
+        return bytes(text)
+    memset(&config, 0, sizeof(config))
+    memset(&limits, 0, sizeof(limits))
+    memset(&section, 0, sizeof(section))
+    config.program = &program[0]
+    config.program_len = <size_t>program.shape[0]
+    config.profile = profile
+    section.bytes = &text[0]
+    section.len = <size_t>text.shape[0]
+    code = ptk_norm_open(&config, &norm, &err)
+    if code != 0:
+        raise SetupError(code, err.text.decode())
+    try:
+        limits.text_len_max = 4096
+        for attempt in range(12):
+            memory = aligned_alloc(64, _round_up(ptk_norm_work_len(&limits)))
+            if memory == NULL:
+                raise MemoryError
+            try:
+                verdict = ptk_norm_run(norm, ptk_norm_work_init(memory, &limits), &section, &result)
+                if verdict == PTK_VERDICT_OK:
+                    return <bytes>result.bytes[:result.len]
+            finally:
+                free(memory)
+            if verdict != PTK_VERDICT_TEXT_TOO_LONG:
+                break
+            limits.text_len_max *= 4
+        raise Refused(<int>verdict)
+    finally:
+        ptk_norm_close(norm)
+
+
 def image_checksum(const uint8_t[::1] image):
     """The checksum that belongs into the header of these bytes of an image."""
     if image.shape[0] < 128 or image.shape[0] % 64 != 0:

@@ -66,6 +66,37 @@ cdef extern from "text/ptk_text.h" nogil:
         uint32_t begin
         uint32_t end
 
+cdef extern from "text/ptk_split.h" nogil:
+    struct ptk_split_text:
+        const uint8_t *bytes
+        size_t len
+
+cdef extern from "text/ptk_norm.h" nogil:
+    struct ptk_norm
+    struct ptk_norm_work
+
+    struct ptk_norm_config:
+        const uint8_t *program
+        size_t program_len
+        uint32_t profile
+
+    struct ptk_norm_limits:
+        size_t text_len_max
+        bint align
+
+    struct ptk_norm_section:
+        const uint8_t *bytes
+        size_t len
+        size_t origin
+        bint align
+
+    int ptk_norm_open(const ptk_norm_config *config, ptk_norm **out, ptk_err *err)
+    void ptk_norm_close(ptk_norm *norm)
+    size_t ptk_norm_work_len(const ptk_norm_limits *limits)
+    ptk_norm_work *ptk_norm_work_init(void *memory, const ptk_norm_limits *limits)
+    ptk_verdict ptk_norm_run(const ptk_norm *norm, ptk_norm_work *work,
+                             const ptk_norm_section *section, ptk_split_text *result)
+
 cdef extern from "image/ptk_image.h" nogil:
     enum ptk_image_hold:
         PTK_IMAGE_HOLD_COPY

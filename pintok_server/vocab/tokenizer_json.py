@@ -396,20 +396,7 @@ def _read_added(root: Json, vocab: dict[str, int], normalizer: bytes) -> _Added:
             normalized=normalized,
             match=match,
         )
-    _check_matches(out)
     return out
-
-
-def _check_matches(added: _Added) -> None:
-    """Two tokens that match the same text in the same stage: the reference refuses them too."""
-    seen: dict[tuple[bool, bytes], bytes] = {}
-    for token in added.tokens.values():
-        other = seen.setdefault((token.normalized, token.match), token.content)
-        if other is not token.content:
-            raise ModelError(
-                f"added_tokens: {shorten(other.decode())} and {shorten(token.content.decode())}"
-                " are the same after normalization"
-            )
 
 
 # --- Settings ------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def _merges(
 
 
 def _start_ids(description: Description) -> U32 | None:
-    """The ids of single bytes where merging starts from bytes; None where it does from characters."""
+    """The ids of single bytes where merging starts from bytes, None where from characters."""
     return description.byte_ids if description.flags & ImageFlags.BYTE_UNITS else None
 
 
@@ -282,7 +282,11 @@ _Level = list[tuple[bytes, int]]  # (what is matched, index of the added token)
 
 
 def _match_nodes(added: Sequence[AddedToken], *, normalized: bool) -> bytes:
-    """The match trie, breadth first: children of a node follow those of the one before it."""
+    """The match trie, breadth first: children of a node follow those of the one before it.
+
+    Of tokens that normalization makes equal the reference matches one that its hash order decides,
+    anew in each process; here it is the one with the highest id.
+    """
     keys: _Level = sorted(
         (token.match or token.content, index)
         for index, token in enumerate(added)
@@ -297,9 +301,10 @@ def _match_nodes(added: Sequence[AddedToken], *, normalized: bool) -> bytes:
     while level:
         below: list[tuple[int, _Level]] = []
         for byte, group in level:
-            ending = group[0][1] if len(group[0][0]) == depth else _NONE
+            ends = [index for key, index in group if len(key) == depth]
+            ending = ends[-1] if ends else _NONE
             children: dict[int, _Level] = {}
-            for entry in group[ending != _NONE :]:
+            for entry in group[len(ends) :]:
                 children.setdefault(entry[0][depth], []).append(entry)
             first = next_child if children else _NONE
             out.append(spec.IMAGE_MATCH_NODE.pack(first, len(children), byte, 0, ending, depth))
