@@ -8,14 +8,15 @@
  *          gaps, so that a piece is its end, and the state between two calls is one position.
  *          ptk_split_is_scan() says when this holds: for nearly every byte-level BPE model.
  *   run    Any program: pieces may be dropped, text may be inserted or changed. The pieces are kept
- *          as bits over the text, refined in place by one operation after the other, and read out in
- *          order with ptk_split_next().
+ *          as bits over the text, refined in place by one operation after the other, and read out
+ * in order with ptk_split_next().
  *
  * Both ways read out in chunks of the caller's size, so that the list of pieces stays in the first
  * cache and an encode can pause between two chunks. Opening is set-up. Running allocates nothing,
  * makes no system call and keeps its state in memory of the caller.
  *
- * Threads: a split is immutable and shared; a work and the pieces read from it belong to one thread.
+ * Threads: a split is immutable and shared; a work and the pieces read from it belong to one
+ * thread.
  */
 #ifndef PTK_SPLIT_H
 #define PTK_SPLIT_H
@@ -30,7 +31,8 @@ struct ptk_split_work;
 
 /* What a program is translated from. */
 struct ptk_split_config {
-    const uint8_t *program; /* section pre_tokenizer, or NULL with program_len 0: no pre-tokenizer */
+    const uint8_t
+        *program; /* section pre_tokenizer, or NULL with program_len 0: no pre-tokenizer */
     size_t program_len;
     enum ptk_image_profile profile;
     enum ptk_image_source source; /* decides the regular-expression dialect of split_regex */
@@ -57,25 +59,26 @@ bool ptk_split_is_scan(const struct ptk_split *split);
 bool ptk_split_changes_text(const struct ptk_split *split);
 
 /*
- * ptk_split_needs_align says whether the pieces themselves depend on where in the original text they
- * begin (Metaspace `first` behind another split). Then a normalizer that changes the text must keep
- * the alignment even if nobody asked for offsets.
+ * ptk_split_needs_align says whether the pieces themselves depend on where in the original text
+ * they begin (Metaspace `first` behind another split). Then a normalizer that changes the text must
+ * keep the alignment even if nobody asked for offsets.
  */
 bool ptk_split_needs_align(const struct ptk_split *split);
 
 /*
- * ptk_split_scan writes the ends of the next pieces of `text[*pos..len)`, at most `cap`, moves `*pos`
- * to the last end written and returns their number; 0 when `*pos` is `len`. A piece begins where the
- * one before it ends; the first one begins at `*pos`, which must be 0 or the end of a piece.
- * Assumes that the program is a scan, that `text` is valid UTF-8, that `len` fits 32 bits and
- * `cap` > 0. Reads only `text[0..len)`. A chunk of 256 to 1024 pieces keeps the cost of stopping small.
+ * ptk_split_scan writes the ends of the next pieces of `text[*pos..len)`, at most `cap`, moves
+ * `*pos` to the last end written and returns their number; 0 when `*pos` is `len`. A piece begins
+ * where the one before it ends; the first one begins at `*pos`, which must be 0 or the end of a
+ * piece. Assumes that the program is a scan, that `text` is valid UTF-8, that `len` fits 32 bits
+ * and `cap` > 0. Reads only `text[0..len)`. A chunk of 256 to 1024 pieces keeps the cost of
+ * stopping small.
  */
 size_t ptk_split_scan(const struct ptk_split *split, const uint8_t *text, size_t len, size_t *pos,
                       uint32_t *ends, size_t cap);
 
 /*
- * ptk_split_work_len says how many bytes of memory a thread needs to run any split on texts of up to
- * `text_len_max` bytes, before and after the split changes them (2^31 at most).
+ * ptk_split_work_len says how many bytes of memory a thread needs to run any split on texts of up
+ * to `text_len_max` bytes, before and after the split changes them (2^31 at most).
  * ptk_split_work_init lays the work out in `memory` (64-byte aligned, owned by the caller).
  */
 size_t ptk_split_work_len(size_t text_len_max);
@@ -84,9 +87,9 @@ struct ptk_split_work *ptk_split_work_init(void *memory, size_t text_len_max);
 /*
  * One section of a text: what lies between two added tokens, normalized.
  *
- * `align` is NULL, or has for each byte the range of the original text that it came from, as offsets
- * into the whole original text. Where it is NULL, the bytes are taken as the unchanged bytes that
- * begin at `origin` of the original text.
+ * `align` is NULL, or has for each byte the range of the original text that it came from, as
+ * offsets into the whole original text. Where it is NULL, the bytes are taken as the unchanged
+ * bytes that begin at `origin` of the original text.
  */
 struct ptk_split_text {
     const uint8_t *bytes;
@@ -97,28 +100,28 @@ struct ptk_split_text {
 
 /* The pieces of one run, to be read in order. Valid until the work's next run. */
 struct ptk_split_pieces {
-    struct ptk_split_text text; /* the bytes that the pieces are ranges of: the input's or `out`'s */
+    struct ptk_split_text
+        text; /* the bytes that the pieces are ranges of: the input's or `out`'s */
     const struct ptk_split_work *work;
     size_t pos; /* where the next piece is looked for */
 };
 
 /*
  * ptk_split_run cuts one section into pieces. `out` receives the text when the program changes it
- * (with alignment if `out->align` is not NULL) and may be NULL when ptk_split_changes_text() is false;
- * `in` and `out` must not overlap. Returns
- *   PTK_VERDICT_OK
- *   PTK_VERDICT_TEXT_TOO_LONG  the text, or what the program makes of it, exceeds the work or `out`
- *   PTK_VERDICT_UNSUPPORTED    a regular expression exceeded its limits on this text
- * and nothing usable but OK's pieces. Assumes valid UTF-8.
+ * (with alignment if `out->align` is not NULL) and may be NULL when ptk_split_changes_text() is
+ * false; `in` and `out` must not overlap. Returns PTK_VERDICT_OK PTK_VERDICT_TEXT_TOO_LONG  the
+ * text, or what the program makes of it, exceeds the work or `out` PTK_VERDICT_UNSUPPORTED    a
+ * regular expression exceeded its limits on this text and nothing usable but OK's pieces. Assumes
+ * valid UTF-8.
  */
 enum ptk_verdict ptk_split_run(const struct ptk_split *split, struct ptk_split_work *work,
                                const struct ptk_split_text *in, struct ptk_text_buf *out,
                                struct ptk_split_pieces *pieces);
 
 /*
- * ptk_split_next writes the next pieces, at most `cap`, as ranges of `pieces->text.bytes` in ascending
- * order, and returns their number; 0 when there are no more. Pieces are never empty; bytes between two
- * pieces were dropped.
+ * ptk_split_next writes the next pieces, at most `cap`, as ranges of `pieces->text.bytes` in
+ * ascending order, and returns their number; 0 when there are no more. Pieces are never empty;
+ * bytes between two pieces were dropped.
  */
 size_t ptk_split_next(struct ptk_split_pieces *pieces, struct ptk_span *spans, size_t cap);
 

@@ -6,8 +6,8 @@ when they cut every text alike.
 
 The same text can mean different things to the two regex engines of the references: in Oniguruma
 (tokenizer.json) ``{1,3}+`` repeats a repetition and ``$`` also matches before a line end, in
-tiktoken's engine ``{1,3}+`` is possessive and ``$`` is the end of the text. Hence one table for what
-both read alike and one for tiktoken's own spellings.
+tiktoken's engine ``{1,3}+`` is possessive and ``$`` is the end of the text. Hence one table for
+what both read alike and one for tiktoken's own spellings.
 """
 
 from __future__ import annotations
