@@ -432,6 +432,95 @@ def probe_normalization() -> Normalization:
     return Normalization(canonical, compatible, combining, pairs, checks)
 
 
+# Classes of grapheme clusters: a number and flags. Regional indicators are not told from others:
+# see probe_graphemes.
+GRAPHEME_NAMES = """
+OTHER CONTROL EXTEND ZWJ SPACING PREPEND HANGUL_L HANGUL_V HANGUL_T HANGUL_LV HANGUL_LVT
+"""
+GRAPHEMES = GRAPHEME_NAMES.split()
+GRAPHEME_FLAGS = ["PICTOGRAPH", "CONSONANT", "LINKER", "CONJUNCT"]
+GRAPHEME_BITS = 4
+
+
+def grapheme_counter() -> Callable[[str], str]:
+    """A normalizer that turns every grapheme cluster of less than six bytes into one character.
+
+    Precompiled hands such a cluster to its map as a whole, and longer ones character by character.
+    The map made here has every byte but zero as a key and one character as the value of all, so
+    that the length of the result tells clusters apart. U+0000 may part what is probed.
+    """
+    units = [0] * 1024
+    units[0] = 256 << 10  # The root's children begin at 256.
+    for byte in range(1, 256):
+        units[256 + byte] = 512 << 10 | 1 << 8 | byte  # A key ends; its value is unit 768 + byte.
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    charsmap = len(trie).to_bytes(4, "little") + trie + b"1\0"
+    return normalizers.Precompiled(charsmap).normalize_str
+
+
+def probe_graphemes() -> list[int]:
+    """The grapheme cluster class of every code point, as far as Precompiled can show it.
+
+    Only clusters below six bytes are visible, and where a longer one ends matters only for what
+    follows it. A regional indicator has four bytes, and six with anything that joins it, so that
+    pairs of them cannot be seen.
+    """
+    normalize = grapheme_counter()
+
+    def counts(before: str, cps: Sequence[int], after: str) -> dict[int, int]:
+        """How many clusters, or characters of long clusters, `before` + cp + `after` has."""
+        found: dict[int, int] = {}
+        for chunk in chunks(cps, size=1024):
+            text = "\0".join(f"{before}{chr(cp)}{after}" for cp in chunk)
+            parts = normalize(text).split("\0")
+            found.update((cp, len(part)) for cp, part in zip(chunk, parts, strict=True))
+        return found
+
+    def having(count: int, before: str, cps: Sequence[int], after: str) -> set[int]:
+        return {cp for cp, found in counts(before, cps, after).items() if found == count}
+
+    mark, zwj, letter, virama = "\u0300", "\u200d", "\u0915", "\u094d"
+    cps = SCALARS[1:]
+    joins = having(1, "x", cps, "")
+    extend = having(5, "\u00a9", sorted(joins), f"{zwj}\u2603{mark}") - {ord(zwj)}
+    others = sorted(set(cps) - joins)
+    control = having(2, "", others, mark * 2)
+    prepend = having(1, "", others, "x") - control
+    three = [cp for cp in others if 0x800 <= cp < 0x10000 and cp not in control | prepend]
+    after_l = having(3, "\u1100", three, mark)
+    after_v = having(3, "\u1161", three, mark)
+    before_v = having(3, "", three, f"\u1161{mark}")
+    before_l = having(3, "", three, f"\u1100{mark}") & after_l
+    members = {
+        "CONTROL": control | {0},
+        "EXTEND": extend,
+        "ZWJ": {ord(zwj)},
+        "SPACING": joins - extend - {ord(zwj)},
+        "PREPEND": prepend,
+        "HANGUL_L": before_l,
+        "HANGUL_V": after_l & after_v,
+        "HANGUL_T": after_v - after_l,
+        "HANGUL_LV": after_l & before_v - before_l - after_v,
+        "HANGUL_LVT": after_l - before_v - after_v - before_l,
+    }
+    flags = {
+        "PICTOGRAPH": having(3, f"\u00a9{zwj}", others, ""),
+        "CONSONANT": having(4, letter + virama, three, mark),
+        "LINKER": having(4, letter, sorted(joins), letter + mark),
+        "CONJUNCT": having(5, letter, sorted(joins), virama + letter + mark),
+    }
+    classes = [0] * CODE_POINTS
+    for index, name in enumerate(GRAPHEMES):
+        for cp in members.get(name, ()):
+            if classes[cp]:
+                raise ProbeError(f"U+{cp:04X} has two grapheme classes")
+            classes[cp] = index
+    for bit, name in enumerate(GRAPHEME_FLAGS, start=GRAPHEME_BITS):
+        for cp in flags[name]:
+            classes[cp] |= 1 << bit
+    return classes
+
+
 # ---------------------------------------------------------------------------------------- packing
 
 
@@ -566,6 +655,12 @@ def header_text() -> str:
         f"#define PTK_UNICODE_NORM_{name:<5} (1u << {bit})"
         for bit, name in enumerate(NORM_CHECKS, start=8)
     )
+    grapheme_names = [(name, str(value)) for value, name in enumerate(GRAPHEMES)] + [
+        (name, f"(1u << {bit})") for bit, name in enumerate(GRAPHEME_FLAGS, start=GRAPHEME_BITS)
+    ]
+    grapheme_bits = "\n".join(
+        f"#define PTK_UNICODE_GRAPHEME_{name:<10} {value}" for name, value in grapheme_names
+    )
     externs = "\n".join(f"extern const struct ptk_unicode ptk_unicode_{p};" for p in PROFILES)
     return f"""\
 /*
@@ -593,6 +688,10 @@ def header_text() -> str:
 #define PTK_UNICODE_NORM_CLASS 0xFFu
 {norm_bits}
 
+/* Grapheme clusters: bits 0 to {GRAPHEME_BITS - 1} hold the class, the others are flags. */
+#define PTK_UNICODE_GRAPHEME_CLASS {(1 << GRAPHEME_BITS) - 1}u
+{grapheme_bits}
+
 /* A map from code points to sequences of code points. */
 struct ptk_unicode_map {{
     const uint16_t *blocks;  /* code point >> PTK_UNICODE_MAP_SHIFT -> block of leaves */
@@ -618,6 +717,8 @@ struct ptk_unicode {{
     const uint8_t *norm_leaves;  /* index in norm_words */
     const uint16_t *norm_words;  /* combining class | PTK_UNICODE_NORM_* */
     const uint64_t *pairs;       /* first << 42 | second << 21 | composite; 0: empty */
+    const uint16_t *grapheme_blocks; /* as above, with PTK_UNICODE_GRAPHEME_SHIFT */
+    const uint8_t *grapheme_leaves;  /* PTK_UNICODE_GRAPHEME_* */
     struct ptk_unicode_map canonical;
     struct ptk_unicode_map compatible;
     struct ptk_unicode_map lower;
@@ -626,6 +727,7 @@ struct ptk_unicode {{
 #define PTK_UNICODE_CLASS_SHIFT  {CLASS_SHIFT}
 #define PTK_UNICODE_SCRIPT_SHIFT {SCRIPT_SHIFT}
 #define PTK_UNICODE_NORM_SHIFT   {NORM_SHIFT}
+#define PTK_UNICODE_GRAPHEME_SHIFT {GRAPHEME_SHIFT}
 #define PTK_UNICODE_MAP_SHIFT    {Maps.SHIFT}
 #define PTK_UNICODE_MAP_LEN_BITS {Maps.LEN_BITS}
 #define PTK_UNICODE_MAP_LEN_MAX  {(1 << Maps.LEN_BITS) - 1}
@@ -641,6 +743,7 @@ struct ptk_unicode {{
 CLASS_SHIFT = 7
 SCRIPT_SHIFT = 7
 NORM_SHIFT = 7
+GRAPHEME_SHIFT = 7
 
 
 def profile_text(profile: str) -> str:
@@ -661,6 +764,7 @@ def profile_text(profile: str) -> str:
     split_scripts = Stages(probe_split_scripts(), shift=SCRIPT_SHIFT)
     norm = probe_normalization()
     norm_words, norms = norm_tables(norm)
+    graphemes = Stages(probe_graphemes(), shift=GRAPHEME_SHIFT)
     maps = Maps()
     packed = [
         maps.add("canonical", norm.canonical),
@@ -688,6 +792,8 @@ def profile_text(profile: str) -> str:
         c_array("uint16_t", "norm_words", norm_words),
         c_array("uint16_t", "norm_blocks", norms.blocks),
         c_array("uint8_t", "norm_leaves", norms.leaves),
+        c_array("uint16_t", "grapheme_blocks", graphemes.blocks),
+        c_array("uint8_t", "grapheme_leaves", graphemes.leaves),
         c_array("uint64_t", "pairs", pair_table(norm.pairs), fmt=lambda v: f"0x{v:X}"),
         c_array("uint32_t", "map_pool", maps.pool, fmt=lambda v: f"0x{v:X}"),
         *(tables for tables, _ in packed),
@@ -707,6 +813,8 @@ const struct ptk_unicode ptk_unicode_{profile} = {{
     .norm_leaves = norm_leaves,
     .norm_words = norm_words,
     .pairs = pairs,
+    .grapheme_blocks = grapheme_blocks,
+    .grapheme_leaves = grapheme_leaves,
 {map_inits}
 }};
 """,

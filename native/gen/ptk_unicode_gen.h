@@ -103,6 +103,24 @@
 #define PTK_UNICODE_NORM_NFKC  (1u << 10)
 #define PTK_UNICODE_NORM_NFKD  (1u << 11)
 
+/* Grapheme clusters: bits 0 to 3 hold the class, the others are flags. */
+#define PTK_UNICODE_GRAPHEME_CLASS 15u
+#define PTK_UNICODE_GRAPHEME_OTHER      0
+#define PTK_UNICODE_GRAPHEME_CONTROL    1
+#define PTK_UNICODE_GRAPHEME_EXTEND     2
+#define PTK_UNICODE_GRAPHEME_ZWJ        3
+#define PTK_UNICODE_GRAPHEME_SPACING    4
+#define PTK_UNICODE_GRAPHEME_PREPEND    5
+#define PTK_UNICODE_GRAPHEME_HANGUL_L   6
+#define PTK_UNICODE_GRAPHEME_HANGUL_V   7
+#define PTK_UNICODE_GRAPHEME_HANGUL_T   8
+#define PTK_UNICODE_GRAPHEME_HANGUL_LV  9
+#define PTK_UNICODE_GRAPHEME_HANGUL_LVT 10
+#define PTK_UNICODE_GRAPHEME_PICTOGRAPH (1u << 4)
+#define PTK_UNICODE_GRAPHEME_CONSONANT  (1u << 5)
+#define PTK_UNICODE_GRAPHEME_LINKER     (1u << 6)
+#define PTK_UNICODE_GRAPHEME_CONJUNCT   (1u << 7)
+
 /* A map from code points to sequences of code points. */
 struct ptk_unicode_map {
     const uint16_t *blocks;  /* code point >> PTK_UNICODE_MAP_SHIFT -> block of leaves */
@@ -128,6 +146,8 @@ struct ptk_unicode {
     const uint8_t *norm_leaves;  /* index in norm_words */
     const uint16_t *norm_words;  /* combining class | PTK_UNICODE_NORM_* */
     const uint64_t *pairs;       /* first << 42 | second << 21 | composite; 0: empty */
+    const uint16_t *grapheme_blocks; /* as above, with PTK_UNICODE_GRAPHEME_SHIFT */
+    const uint8_t *grapheme_leaves;  /* PTK_UNICODE_GRAPHEME_* */
     struct ptk_unicode_map canonical;
     struct ptk_unicode_map compatible;
     struct ptk_unicode_map lower;
@@ -136,6 +156,7 @@ struct ptk_unicode {
 #define PTK_UNICODE_CLASS_SHIFT  7
 #define PTK_UNICODE_SCRIPT_SHIFT 7
 #define PTK_UNICODE_NORM_SHIFT   7
+#define PTK_UNICODE_GRAPHEME_SHIFT 7
 #define PTK_UNICODE_MAP_SHIFT    6
 #define PTK_UNICODE_MAP_LEN_BITS 5
 #define PTK_UNICODE_MAP_LEN_MAX  31

@@ -42,6 +42,7 @@ enum step_kind {
     STEP_PREPEND = 6,
     STEP_SPELL_BYTES = 7,
     STEP_REPLACE = 8,
+    STEP_MAP = 9,
 };
 
 struct step {
@@ -52,6 +53,7 @@ struct step {
     struct ptk_norm_clean clean;
     struct ptk_norm_string pattern;
     struct ptk_norm_string content;
+    struct ptk_norm_charsmap charsmap;
 };
 
 struct ptk_norm {
@@ -118,7 +120,7 @@ static int next_op(const struct ptk_norm_config *config, size_t *pos, struct op 
     return 0;
 }
 
-/* Reads a STRING parameter of valid UTF-8 at `*pos` of the parameters. */
+/* Reads a STRING parameter at `*pos` of the parameters. */
 static int next_string(const struct op *op, size_t *pos, struct ptk_norm_string *string,
                        struct ptk_err *err)
 {
@@ -130,9 +132,6 @@ static int next_string(const struct op *op, size_t *pos, struct ptk_norm_string 
     string->bytes = op->params + *pos + 4;
     if (string->len > left - 4) {
         return refuse(op, err, "string is cut off");
-    }
-    if (!ptk_utf8_valid(string->bytes, string->len)) {
-        return refuse(op, err, "string is not valid UTF-8");
     }
     *pos += 4 + string->len;
     return 0;
@@ -231,17 +230,39 @@ static int add_plain(struct ptk_norm *norm, const struct op *op, struct ptk_err 
     return 0;
 }
 
-/* Translates an operation whose parameters are strings. */
+/* Translates a map. */
+static int add_map(struct ptk_norm *norm, const struct op *op, struct ptk_err *err)
+{
+    struct ptk_norm_string string = {0};
+    if (op->flags != 0) {
+        return refuse(op, err, "unknown flags");
+    }
+    int rc = read_strings(op, &string, 1, err);
+    if (rc != 0) {
+        return rc;
+    }
+    struct step *step = add_step(norm, STEP_MAP);
+    const char *wrong = ptk_norm_charsmap_verify(string.bytes, string.len, &step->charsmap);
+    return wrong == NULL ? 0 : refuse(op, err, wrong);
+}
+
+/* Translates an operation whose parameters are strings of UTF-8. */
 static int add_with_strings(struct ptk_norm *norm, const struct op *op, struct ptk_err *err)
 {
-    struct ptk_norm_string strings[2];
+    struct ptk_norm_string strings[2] = {0};
     bool prepends = op->kind == PTK_OP_NORM_PREPEND;
     if (op->flags != 0) {
         return refuse(op, err, "unknown flags");
     }
-    int rc = read_strings(op, strings, prepends ? 1 : 2, err);
+    size_t count = prepends ? 1 : 2;
+    int rc = read_strings(op, strings, count, err);
     if (rc != 0) {
         return rc;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!ptk_utf8_valid(strings[i].bytes, strings[i].len)) {
+            return refuse(op, err, "string is not valid UTF-8");
+        }
     }
     if (prepends) {
         add_step(norm, STEP_PREPEND)->content = strings[0];
@@ -276,8 +297,9 @@ static int add_op(struct ptk_norm *norm, const struct op *op, struct ptk_err *er
     case PTK_OP_NORM_PREPEND:
     case PTK_OP_NORM_REPLACE_STRING:
         return add_with_strings(norm, op, err);
-    case PTK_OP_NORM_REPLACE_REGEX:
     case PTK_OP_NORM_PRECOMPILED:
+        return add_map(norm, op, err);
+    case PTK_OP_NORM_REPLACE_REGEX:
         return ptk_err_set(err, -ENOTSUP,
                            "normalizer operation %zu (%s): not supported by this build", op->idx,
                            op_name(op->kind));
@@ -387,6 +409,8 @@ static enum ptk_norm_step run_step(const struct ptk_norm *norm, const struct ste
         return ptk_norm_spell_bytes(text, out);
     case STEP_REPLACE:
         return ptk_norm_replace(&step->pattern, &step->content, text, out);
+    case STEP_MAP:
+        return ptk_norm_map(norm->unicode, &step->charsmap, text, out);
     }
     PTK_ASSERT(!"a step of no kind");
     return PTK_NORM_STEP_SAME;

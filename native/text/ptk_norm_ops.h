@@ -122,4 +122,28 @@ enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
                                     const struct ptk_norm_string *content,
                                     const struct ptk_split_text *in, struct ptk_text_buf *out);
 
+/*
+ * A sentencepiece map of character sequences. Offset 0: u32 length of the trie in bytes; 4: the
+ * trie, a double array of u32; then strings, each ended by a zero byte, that values of the trie
+ * point to.
+ */
+struct ptk_norm_charsmap {
+    const uint8_t *units;
+    size_t unit_count;
+    const uint8_t *strings;
+    size_t strings_len;
+};
+
+/*
+ * ptk_norm_charsmap_verify reads a map from `bytes` and checks that no key leads out of the trie
+ * and no value out of the strings. Set-up: allocates while it runs. Returns NULL, or what is wrong.
+ */
+const char *ptk_norm_charsmap_verify(const uint8_t *bytes, size_t len,
+                                     struct ptk_norm_charsmap *charsmap);
+
+/* Maps grapheme clusters of less than six bytes, and the characters of all others, one by one. */
+enum ptk_norm_step ptk_norm_map(const struct ptk_unicode *unicode,
+                                const struct ptk_norm_charsmap *charsmap,
+                                const struct ptk_split_text *in, struct ptk_text_buf *out);
+
 #endif

@@ -66,6 +66,17 @@ static inline uint32_t ptk_unicode_norm(const struct ptk_unicode *unicode, uint3
 }
 
 /*
+ * ptk_unicode_grapheme returns the class of a code point by which grapheme clusters are told apart
+ * (PTK_UNICODE_GRAPHEME_CLASS, then PTK_UNICODE_GRAPHEME_OTHER, ...) and its flags.
+ */
+static inline uint32_t ptk_unicode_grapheme(const struct ptk_unicode *unicode, uint32_t code_point)
+{
+    size_t block = unicode->grapheme_blocks[code_point >> PTK_UNICODE_GRAPHEME_SHIFT];
+    size_t leaf = code_point & ((1u << PTK_UNICODE_GRAPHEME_SHIFT) - 1);
+    return unicode->grapheme_leaves[block << PTK_UNICODE_GRAPHEME_SHIFT | leaf];
+}
+
+/*
  * ptk_unicode_map returns the code points that `map` turns `code_point` into and their number, at
  * most PTK_UNICODE_MAP_LEN_MAX; NULL where the map leaves it alone. Hangul is in no map.
  */

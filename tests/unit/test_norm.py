@@ -85,7 +85,57 @@ def test_recorded_cases(driver: NormDriver, component: str, cases: list[Json]) -
             assert got == field(case, "out"), case["n"]
 
 
+def charsmap(pairs: dict[bytes, str]) -> bytes:
+    """A sentencepiece map: a double array with one block of 256 units a node, and its strings."""
+    strings = b""
+    children: list[dict[int, int]] = [{}]
+    values: dict[int, int] = {}
+    for key, value in pairs.items():
+        node = 0
+        for byte in key:
+            if byte not in children[node]:
+                children.append({})
+                children[node][byte] = len(children) - 1
+            node = children[node][byte]
+        values[node] = len(strings)
+        strings += value.encode() + b"\0"
+    # Block n + 1 belongs to node n; unit n * 256 + 256 + byte leads to its child.
+    units = [0] * (256 * (len(children) + 1))
+    units[0] = 256 << 10
+    for parent, edges in enumerate(children):
+        for byte, child in edges.items():
+            at = 256 * (parent + 1) + byte
+            base = 256 * (child + 1)
+            distance = at ^ base
+            units[at] = distance << 10 | (child in values) << 8 | byte
+    for node, value in values.items():
+        units[256 * (node + 1)] = 1 << 31 | value
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    return len(trie).to_bytes(4, "little") + trie + strings
+
+
+# Keys: a character, a cluster, a prefix of another key. Values: longer, shorter, empty.
+MAPPED = {
+    b"\xef\xac\x81": "fi",
+    "e\u0301".encode(): "\u00e9",
+    "a\u0301".encode(): "xyz",
+    "\u0301".encode(): "",
+    b"b": "",
+    b"c": "long string",
+    "\u00a9\u200d".encode(): "!",
+    b"\r\n": "\n",
+    "\u0915".encode(): "k",
+    "\u1161".encode(): "\u314f",
+    "\u0600".encode(): "#",
+    "\u0600x".encode(): "never: the shorter key wins",
+    "d\u0308".encode(): "D",
+}
+
 COMPONENTS: list[Json] = [
+    {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(charsmap(MAPPED)).decode(),
+    },
     {"type": "NFC"},
     {"type": "NFD"},
     {"type": "NFKC"},
@@ -200,6 +250,7 @@ def doubtful_characters() -> list[str]:
         cp for cp in SCALARS if unicodedata.decomposition(chr(cp)) or unicodedata.combining(chr(cp))
     ]
     extra = [*range(0x180), *range(0x1100, 0x1200), 0xAC00, 0xAC01, 0xD7A3, 0x4E00, 0x2581]
+    extra += [*map(ord, "".join(key.decode() for key in MAPPED)), 0x200D, 0x2603, 0x94D, 0x600]
     return [chr(cp) for cp in cps + extra * 4]
 
 
