@@ -384,6 +384,8 @@ class ModelInfo:
     id_formats: frozenset[str]
     models_end: int
     """Largest model id in use plus one."""
+    source: int
+    """The format the model was compiled from: a value of the image's `image_source`."""
 
 
 def parse_info(reply: Reply) -> ModelInfo:
@@ -411,6 +413,7 @@ def parse_info(reply: Reply) -> ModelInfo:
         ops=frozenset(op.name.lower() for op in WireOp if fields["ops"] >> op & 1),
         id_formats=frozenset(f.name.lower() for f in IdFormat if fields["id_formats"] >> f & 1),
         models_end=fields["models_end"],
+        source=fields["source"],
     )
 
 

@@ -101,6 +101,11 @@ def surrogate_refusal(error: UnicodeEncodeError) -> RefusedError:
     return RefusedError(Verdict.BAD_UTF8, detail=f"lone surrogate at character {error.start}")
 
 
+def join_surrogates(text: str) -> str:
+    """The text with pairs of surrogates joined and lone ones as U+FFFD: tiktoken's rule."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def utf8(text: str | bytes) -> bytes:
     """The UTF-8 of a text. Raises RefusedError (bad_utf8) for lone surrogates."""
     if isinstance(text, bytes):

@@ -409,7 +409,7 @@ WIRE_INFO_FIELDS: Final = (
     "name_off",
     "name_len",
     "models_end",
-    "reserved",
+    "source",
 )
 WIRE_INFO_OFFSETS: Final = {
     "fingerprint": 0,
@@ -426,5 +426,5 @@ WIRE_INFO_OFFSETS: Final = {
     "name_off": 72,
     "name_len": 74,
     "models_end": 76,
-    "reserved": 78,
+    "source": 78,
 }

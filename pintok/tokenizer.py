@@ -16,7 +16,7 @@ import datetime
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from pintok import _native
 from pintok._options import (
     encode_options,
     id_array,
+    join_surrogates,
     offset_options,
     surrogate_refusal,
     truncation_limits,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
     from pintok.chat import ChatEncoding, ChatTemplate, Message
 
 _NONE = 0xFFFFFFFF
+_TIKTOKEN = 2  # image_source
 
 
 class Tokenizer:
@@ -99,12 +101,7 @@ class Tokenizer:
         models whose source has no post-processor. Bytes must be UTF-8.
         """
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
-        try:
-            return self._model.encode(text, pair, options, truncation_limits(truncation))
-        except _native.Refused as refused:
-            raise RefusedError(refused.verdict) from None
-        except UnicodeEncodeError as error:
-            raise surrogate_refusal(error) from None
+        return self._run(self._model.encode, text, pair, options, truncation_limits(truncation))
 
     def encode_full(
         self,
@@ -122,13 +119,8 @@ class Tokenizer:
         """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         options |= offset_options(offset_unit)
-        try:
-            arrays = self._model.encode_full(text, pair, options, truncation_limits(truncation))
-        except _native.Refused as refused:
-            raise RefusedError(refused.verdict) from None
-        except UnicodeEncodeError as error:
-            raise surrogate_refusal(error) from None
-        return Encoding(*arrays)
+        limits = truncation_limits(truncation)
+        return Encoding(*self._run(self._model.encode_full, text, pair, options, limits))
 
     def encode_batch(
         self,
@@ -140,14 +132,15 @@ class Tokenizer:
     ) -> Batch:
         """The ids of many texts in one array; the first text that is refused raises."""
         options = encode_options(add_special_tokens, parse_special)
+        limits = truncation_limits(truncation)
+        items = list(texts)
         try:
-            return Batch(
-                *self._model.encode_batch(list(texts), options, truncation_limits(truncation))
-            )
+            return Batch(*self._model.encode_batch(items, options, limits))
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
         except UnicodeEncodeError as error:
-            raise surrogate_refusal(error) from None
+            items = [self._joined(text, error) for text in items]
+        return Batch(*self._model.encode_batch(items, options, limits))
 
     def count(
         self,
@@ -159,12 +152,28 @@ class Tokenizer:
     ) -> int:
         """How many ids `encode` would give, without making them."""
         options = encode_options(add_special_tokens, parse_special)
+        count: int = self._run(self._model.count, text, pair, options)
+        return count
+
+    def _run(
+        self, call: Callable[..., Any], text: str | bytes, pair: str | bytes | None, *rest: Any
+    ) -> Any:
+        """A call of the core, its refusals as public exceptions."""
         try:
-            return self._model.count(text, pair, options)
+            return call(text, pair, *rest)
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
         except UnicodeEncodeError as error:
+            text = self._joined(text, error)
+            pair = None if pair is None else self._joined(pair, error)
+        return self._run(call, text, pair, *rest)
+
+    def _joined(self, text: str | bytes, error: UnicodeEncodeError) -> str | bytes:
+        """A text that has surrogates by the rule of the reference: tiktoken joins and replaces
+        them, the others refuse them."""
+        if self.source != _TIKTOKEN:
             raise surrogate_refusal(error) from None
+        return join_surrogates(text) if isinstance(text, str) else text
 
     def decode(
         self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False

@@ -483,8 +483,9 @@ struct ptk_wire_info {
     uint16_t name_len;
     /* Largest model_id in use plus one; the slots below may have gaps. */
     uint16_t models_end;
-    /* Zero. */
-    uint16_t reserved;
+    /* image_source: the format the model was compiled from, and with it the rules for streams
+     * and for text that is not Unicode. */
+    uint16_t source;
 };
 _Static_assert(sizeof(struct ptk_wire_info) == 80, "ptk_wire_info size");
 _Static_assert(offsetof(struct ptk_wire_info, fingerprint) == 0, "ptk_wire_info.fingerprint");
@@ -501,6 +502,6 @@ _Static_assert(offsetof(struct ptk_wire_info, id_formats) == 68, "ptk_wire_info.
 _Static_assert(offsetof(struct ptk_wire_info, name_off) == 72, "ptk_wire_info.name_off");
 _Static_assert(offsetof(struct ptk_wire_info, name_len) == 74, "ptk_wire_info.name_len");
 _Static_assert(offsetof(struct ptk_wire_info, models_end) == 76, "ptk_wire_info.models_end");
-_Static_assert(offsetof(struct ptk_wire_info, reserved) == 78, "ptk_wire_info.reserved");
+_Static_assert(offsetof(struct ptk_wire_info, source) == 78, "ptk_wire_info.source");
 
 #endif

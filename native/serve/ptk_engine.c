@@ -180,6 +180,7 @@ static size_t build_info(const struct ptk_engine *engine, const struct job *job)
         .name_off = sizeof info,
         .name_len = (uint16_t)model->name_len,
         .models_end = (uint16_t)engine->models_end,
+        .source = (uint16_t)model->image->header->source,
     };
     const uint32_t narrowest = ptk_wire_id_format_auto(config->ids_end);
     for (uint32_t id_format = narrowest; id_format < PTK_ID_FORMAT_U32; id_format++) {

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pintok._options import join_surrogates
 from pintok._wire import VERDICT_TEXTS, Verdict
 from pintok.client import Client
 from pintok.encoding import Encoding, ParseSpecial
 from pintok.errors import RefusedError
+from pintok_server._spec.image import ImageSource
 
 if TYPE_CHECKING:
     # The native core is needed only where there is no server.
@@ -88,6 +90,8 @@ class Job:
     options: Options
     text: bytes = b""
     pair: bytes | None = None
+    surrogates: bool = False
+    """A text had surrogates: the bytes are what tiktoken makes of them, other models refuse it."""
     ids: npt.NDArray[np.uint32] | None = None
 
 
@@ -131,10 +135,11 @@ def parse_line(line: bytes, operation: Operation, *, defaults: Options) -> Job |
         options = _parse_options(fields, operation, defaults)
         if operation == "decode":
             return Job(options, ids=_parse_ids(fields))
-        text = _parse_text(fields, "text")
+        text, text_joined = _parse_text(fields, "text")
+        pair, pair_joined = _parse_text(fields, "pair")
         if text is None:
             raise _bad("bad_field", "there is neither text nor text_b64")
-        return Job(options, text=text, pair=_parse_text(fields, "pair"))
+        return Job(options, text=text, pair=pair, surrogates=text_joined or pair_joined)
     except _Refused as refused:
         return refused.refusal
 
@@ -190,30 +195,31 @@ def _parse_options(fields: dict[str, Any], operation: Operation, defaults: Optio
     return options
 
 
-def _parse_text(fields: dict[str, Any], name: str) -> bytes | None:
-    """The bytes of `name` or of its base64 form; None when neither is there."""
+def _parse_text(fields: dict[str, Any], name: str) -> tuple[bytes | None, bool]:
+    """The bytes of `name` or of its base64 form (None when neither is there), and whether they are
+    what tiktoken makes of surrogates."""
     coded = fields.get(f"{name}_b64")
     text = fields.get(name)
     if text is None and coded is None:
         if name in fields or f"{name}_b64" in fields:
             raise _bad("bad_field", f"{name} is null")
-        return None
+        return None, False
     if text is not None and coded is not None:
         raise _bad("bad_field", f"both {name} and {name}_b64 are there")
     if coded is not None:
         if not isinstance(coded, str):
             raise _bad("bad_field", f"{name}_b64 is not a string")
         try:
-            return base64.b64decode(coded, validate=True)
+            return base64.b64decode(coded, validate=True), False
         except (binascii.Error, ValueError):
             raise _bad("bad_field", f"{name}_b64 is not base64") from None
     if not isinstance(text, str):
         raise _bad("bad_field", f"{name} is not a string")
     try:
-        return text.encode("utf-8")
+        return text.encode("utf-8"), False
     except UnicodeEncodeError:
-        # A lone surrogate has no UTF-8.
-        raise _Refused(Refusal.of(Verdict.BAD_UTF8)) from None
+        # A lone surrogate has no UTF-8: what to do depends on the model.
+        return join_surrogates(text).encode("utf-8"), True
 
 
 def _parse_ids(fields: dict[str, Any]) -> npt.NDArray[np.uint32]:
@@ -230,6 +236,14 @@ class Backend:
 
     def __init__(self, engine: Tokenizer | Client) -> None:
         self._engine = engine
+        self._source: int | None = None
+
+    def _joins_surrogates(self) -> bool:
+        """Whether the model's reference takes text with surrogates."""
+        if self._source is None:
+            engine = self._engine
+            self._source = engine.info().source if isinstance(engine, Client) else engine.source
+        return self._source == ImageSource.TIKTOKEN
 
     def serve(
         self, operation: Operation, jobs: Iterable[Job | Refusal]
@@ -245,6 +259,9 @@ class Backend:
                 yield from self._serve_group(operation, [j for j in group if isinstance(j, Job)])
 
     def _serve_group(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+        if jobs[0].surrogates and not self._joins_surrogates():
+            yield from (error_object(Refusal.of(Verdict.BAD_UTF8)) for _ in jobs)
+            return
         batch = _BATCHES[operation]
         if len(jobs) > 1 and jobs[0].options.plain and jobs[0].pair is None:
             try:
@@ -271,7 +288,15 @@ def _groups(jobs: Iterable[Job | Refusal]) -> Iterator[list[Job | Refusal]]:
     """Runs of jobs that one batch call can serve."""
 
     def kind(job: Job | Refusal) -> object:
-        return None if isinstance(job, Refusal) else (job.options, job.pair is None)
+        return (
+            None
+            if isinstance(job, Refusal)
+            else (
+                job.options,
+                job.pair is None,
+                job.surrogates,
+            )
+        )
 
     for _, run in itertools.groupby(jobs, key=kind):
         while group := list(itertools.islice(run, GROUP_MAX)):
@@ -280,6 +305,9 @@ def _groups(jobs: Iterable[Job | Refusal]) -> Iterator[list[Job | Refusal]]:
 
 def _encode(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
     options = job.options
+    if job.pair is not None or options.offsets:
+        # Whoever asks about two texts, or about places in the text, needs to know what is whose.
+        options = dataclasses.replace(options, type_ids=True, special_tokens_mask=True)
     if not (options.offsets or options.type_ids or options.special_tokens_mask):
         return {"ids": _ids_of(engine, job).tolist()}
     full: Encoding = engine.encode_full(

@@ -34,6 +34,7 @@ from pintok_server.cli.lines import (
     parse_line,
 )
 from pintok_server.cli.run import command_errors, version_option
+from pintok_server.control.config import parse_model, split_revision
 
 if TYPE_CHECKING:
     from pintok.tokenizer import Tokenizer
@@ -248,7 +249,6 @@ def _open_engine(
         raise click.UsageError("--datagram-len-max is for --server")
     # Imported here: a client needs neither the native core nor the compiler.
     from pintok.tokenizer import Tokenizer
-    from pintok_server.control.config import split_revision
 
     source, revision = split_revision(model or "default")
     yield Tokenizer.from_pretrained(source, revision=revision)
@@ -260,11 +260,13 @@ def _open_client(
 ) -> Iterator[Client]:
     try:
         host, port = parse_server(server)
+        # The name that a server gives this model when it is started with the same words.
+        named = parse_model(model).name if model is not None else 0
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    choice: int | str = 0
-    if model is not None:
-        choice = int(model) if re.fullmatch("[0-9]{1,5}", model) else model
+    choice: int | str = named
+    if model is not None and re.fullmatch("[0-9]{1,5}", model):
+        choice = int(model)
     with Client(
         host, port, model=choice, timeout=timeout, datagram_len_max=datagram_len_max
     ) as client:

@@ -282,7 +282,7 @@ def parse_model(text: str) -> ModelChoice:
         if not source:
             raise ValueError(f"{describe(text)} names no source: write NAME=SOURCE")
         return choose_model(name, source)
-    path = pathlib.PurePath(text)
+    path = pathlib.PurePath(text.removesuffix(".gz"))
     is_file = path.suffix in _FILE_SUFFIXES
     if not text.startswith((".", "/", "~")) and not is_file:
         return choose_model(text, text)

@@ -306,7 +306,8 @@ def test_short_texts_share_datagrams(server: ByteServer, connect: Connect) -> No
     with connect(server) as client:
         batch = client.encode_batch(texts, add_special_tokens=False)
         assert [bytes(ids.astype(np.uint8)).decode() for ids in batch] == texts
-        assert len(server.received) < 40
+        # A slow moment may make the client repeat one: those are equal to the byte.
+        assert len(set(server.received)) < 40
         assert max(map(len, server.received)) <= client.datagram_len_max
         assert client.encode_batch([]).ids.tolist() == []
         assert client.decode_batch([list(text.encode()) for text in texts]) == texts
