@@ -9,10 +9,12 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -46,45 +48,52 @@ def _compiler_digest() -> bytes:
     return digest.digest()
 
 
-def is_whole(path: pathlib.Path, fingerprint: bytes) -> bool:
-    """Whether a file is there, is an image of this version, and its checksum holds."""
+def load(path: pathlib.Path, fingerprint: bytes) -> bytes | None:
+    """A stored image if it is there, whole and of this version; None when it must be compiled.
+
+    The contents are proved by whoever opens the image; here only damage is found.
+    """
     try:
         data = path.read_bytes()
     except OSError:
-        return False
+        return None
     if len(data) < spec.IMAGE_HEADER.size or len(data) % spec.IMAGE_SECTION_ALIGN:
-        return False
-    header = dict(
-        zip(
-            spec.IMAGE_HEADER_FIELDS,
-            spec.IMAGE_HEADER.unpack_from(data),
-            strict=True,
-        )
-    )
-    return bool(
+        return None
+    header = dict(zip(spec.IMAGE_HEADER_FIELDS, spec.IMAGE_HEADER.unpack_from(data), strict=True))
+    whole = (
         header["magic"] == spec.IMAGE_MAGIC.encode()
         and header["version"] == spec.IMAGE_VERSION
         and header["image_len"] == len(data)
         and header["fingerprint"] == fingerprint
         and header["checksum"] == _native.image_checksum(np.frombuffer(data, dtype=np.uint8))
     )
+    return data if whole else None
 
 
-def store(path: pathlib.Path, image: bytes) -> None:
-    """Put an image in its place, whole or not at all. Raises ModelError when that fails."""
+@contextlib.contextmanager
+def temporary(path: pathlib.Path, image: bytes) -> Iterator[pathlib.Path]:
+    """An image as a file beside its later place, for as long as the block runs.
+
+    Raises ModelError when it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(image)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            pathlib.Path(temporary).unlink(missing_ok=True)
-            raise
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(image)
     except OSError as error:
         raise ModelError(
             f"{path.parent}: the compiled image cannot be stored: {error.strerror};"
             " set PINTOK_CACHE_DIR to a directory that can be written"
         ) from None
+    try:
+        yield pathlib.Path(name)
+    finally:
+        pathlib.Path(name).unlink(missing_ok=True)
+
+
+def store(path: pathlib.Path, image: bytes) -> None:
+    """Put an image in its place, whole or not at all. Raises ModelError when that fails."""
+    with temporary(path, image) as file:
+        os.chmod(file, 0o644)
+        os.replace(file, path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 from typing import Any
 
 from pintok import hub
-from pintok_server._spec.image import ImageSource
-from pintok_server.vocab import cache, sources, writer
+from pintok_server._spec.image import ImageSection, ImageSource
+from pintok_server.vocab import cache, certificate, sources, writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,16 +40,31 @@ def load_image(
 ) -> CompiledModel:
     """Compile a model, or take its image from the cache.
 
-    `model` is a file, a directory, `default`, or `ORG/NAME` of the Hugging Face Hub. Raises
-    ModelError with one sentence when it cannot be had, read, or run exactly.
+    `model` is a file, a directory, `default`, or `ORG/NAME` of the Hugging Face Hub. With `certify`
+    the image is compared with the reference library where that is installed, once; `corpus` adds
+    the lines of a file to what is compared. Raises ModelError with one sentence when the model
+    cannot be had, read, or run exactly.
     """
     resolved = hub.resolve(os.fspath(model), revision=revision)
     source = sources.read(resolved.path, name=resolved.name)
     fingerprint = source.fingerprint()
     directory = pathlib.Path(cache_dir) if cache_dir is not None else cache.default_dir()
     path = cache.image_path(directory, fingerprint)
-    if not cache.is_whole(path, fingerprint):
-        image = writer.write_image(sources.describe(source), fingerprint=fingerprint)
+    image = cache.load(path, fingerprint)
+    stored = {} if image is None else writer.read_certificate(image)
+    corpus_path = None if corpus is None else pathlib.Path(corpus)
+    corpus_sha256 = certificate.corpus_sha256(corpus_path)
+    current = certificate.is_current(stored, source, corpus_sha256)
+    if image is None or (certify and not current):
+        description = sources.describe(source)
+        image = image or writer.write_image(
+            description, fingerprint=fingerprint, meta=_meta(source)
+        )
+        if certify:
+            with cache.temporary(path, image) as candidate:
+                stored = certificate.certify(candidate, source, description, corpus=corpus_path)
+            body = json.dumps(stored).encode()
+            image = writer.replace_section(image, ImageSection.CERTIFICATE, body)
         cache.store(path, image)
     return CompiledModel(
         path=path,
@@ -56,5 +72,17 @@ def load_image(
         fingerprint=fingerprint,
         tag=int.from_bytes(fingerprint[:4], "little") or 1,
         source=ImageSource(source.kind).name.lower(),
-        image_len=path.stat().st_size,
+        image_len=len(image),
+        certificate=stored,
     )
+
+
+def _meta(source: sources.Source) -> dict[str, Any]:
+    """What the image says about where it came from."""
+    return {
+        "name": source.name,
+        "files": [
+            {"name": file.path.name, "role": file.role, "sha256": file.sha256}
+            for file in source.files
+        ],
+    }

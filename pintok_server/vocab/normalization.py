@@ -1,4 +1,4 @@
-"""What the content of a `normalized` added token becomes: the model's own normalizer applied to it."""
+"""What the content of a `normalized` added token becomes: the model's normalizer applied to it."""
 
 from __future__ import annotations
 

@@ -64,8 +64,6 @@ class Source:
     kind: ImageSource
     name: str
     files: tuple[SourceFile, ...]
-    root: Any = None
-    """The parsed JSON of the main file, where it is JSON."""
 
     def file(self, role: str) -> SourceFile | None:
         """The file with a role."""
@@ -75,6 +73,10 @@ class Source:
     def main(self) -> SourceFile:
         """The file that defines the model."""
         return self.files[0]
+
+    def parse(self) -> Any:
+        """The JSON of the main file. Raises ModelError when it is none."""
+        return tokenizer_json.parse_json(self.main.data, self.main.path.name)
 
     def fingerprint(self, profile: ImageProfile = ImageProfile.TOKENIZERS_0_23) -> bytes:
         """SHA-256 over contents, profile and format version: the identity of the model."""
@@ -148,14 +150,19 @@ def _recognise(path: pathlib.Path, name: str) -> Source:
         if file is not None
     ]
     plain_name = path.name.removesuffix(".gz")
+    # By name where that tells, since parsing tens of megabytes only to know is slow.
+    if plain_name == "tokenizer.json":
+        return Source(ImageSource.TOKENIZER_JSON, name, (main, *config))
+    if plain_name == "tekken.json":
+        return Source(ImageSource.TEKKEN, name, (main,))
     if main.data.lstrip()[:1] == b"{":
         root = tokenizer_json.parse_json(main.data, plain_name)
         if "model" in root:
-            return Source(ImageSource.TOKENIZER_JSON, name, (main, *config), root)
+            return Source(ImageSource.TOKENIZER_JSON, name, (main, *config))
         if "pat_str" in root:
             return _with_ranks(main, root, name, config)
         if isinstance(root.get("config"), dict) and "vocab" in root:
-            return Source(ImageSource.TEKKEN, name, (main,), root)
+            return Source(ImageSource.TEKKEN, name, (main,))
         raise ModelError(f"{path}: JSON, but neither tokenizer.json, encoding.json nor tekken.json")
     if plain_name.endswith((".tiktoken", ".model")) and _is_ranks(main.data):
         encoding = _beside(path, "encoding.json", "tokenizer")
@@ -164,9 +171,8 @@ def _recognise(path: pathlib.Path, name: str) -> Source:
                 f"{path}: ranks without a pattern; an encoding.json beside it must name pat_str"
                 " and special_tokens"
             )
-        root = tokenizer_json.parse_json(encoding.data, "encoding.json")
         ranks = SourceFile(path, "ranks", main.data)
-        return Source(ImageSource.TIKTOKEN, name, (encoding, ranks, *config), root)
+        return Source(ImageSource.TIKTOKEN, name, (encoding, ranks, *config))
     if plain_name.endswith(".model"):
         return Source(ImageSource.SENTENCEPIECE, name, (main,))
     if plain_name.endswith(".txt"):
@@ -186,26 +192,27 @@ def _with_ranks(main: SourceFile, root: Any, name: str, config: list[SourceFile]
     ranks = _beside(main.path, ranks_file, "ranks")
     if ranks is None:
         raise ModelError(f"{main.path.parent / ranks_file}: named by encoding.json, but not there")
-    return Source(ImageSource.TIKTOKEN, name, (main, ranks, *config), root)
+    return Source(ImageSource.TIKTOKEN, name, (main, ranks, *config))
 
 
 def describe(source: Source) -> Description:
     """Understand a source. Raises ModelError naming what is missing or cannot be expressed."""
     meta = _meta(source)
     if source.kind == ImageSource.TOKENIZER_JSON:
-        return tokenizer_json.load(source.root, meta=meta)
+        return tokenizer_json.load(source.parse(), meta=meta)
     if source.kind == ImageSource.TIKTOKEN:
         ranks = source.file("ranks")
         assert ranks is not None
-        return tiktoken_ranks.load(source.root, ranks.data, meta=meta)
+        return tiktoken_ranks.load(source.parse(), ranks.data, meta=meta)
     if source.kind == ImageSource.TEKKEN:
-        return tekken.load(source.root, meta=meta)
+        return tekken.load(source.parse(), meta=meta)
     if source.kind == ImageSource.VOCAB_TXT:
-        return vocab_txt.load(source.main.data, config=_json_of(source, "config"), meta=meta)
+        return vocab_txt.load(source.main.data, config=json_of(source, "config"), meta=meta)
     return sentencepiece_model.load(source.main.data, meta=meta)
 
 
-def _json_of(source: Source, role: str) -> dict[str, Any]:
+def json_of(source: Source, role: str) -> dict[str, Any]:
+    """A configuration file of the source, empty where there is none."""
     file = source.file(role)
     root = {} if file is None else tokenizer_json.parse_json(file.data, file.path.name)
     return root if isinstance(root, dict) else {}
@@ -213,8 +220,8 @@ def _json_of(source: Source, role: str) -> dict[str, Any]:
 
 def _meta(source: Source) -> dict[str, Any]:
     """Names and settings that the configuration files give; none of it decides ids."""
-    config = _json_of(source, "config")
-    special_map = _json_of(source, "special_tokens_map")
+    config = json_of(source, "config")
+    special_map = json_of(source, "special_tokens_map")
     special_tokens = {}
     for name in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token"):
         value = config.get(name, special_map.get(name))

@@ -28,6 +28,8 @@ _NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_to
 
 def load(root: Json, *, meta: dict[str, Any]) -> Description:
     """Read the JSON of a tekken.json. Raises ModelError with one sentence."""
+    if not isinstance(root, dict):
+        raise ModelError("tekken.json: not a JSON object")
     config = field(root, "config", dict, "tekken.json")
     pattern = field(config, "pattern", str, "tekken.json config")
     vocab_size = field(config, "default_vocab_size", int, "tekken.json config")

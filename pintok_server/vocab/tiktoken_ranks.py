@@ -26,6 +26,8 @@ from pintok_server.vocab.programs import Json, field, shorten
 
 def load(encoding: Json, ranks_data: bytes, *, meta: dict[str, Any]) -> Description:
     """Read an encoding.json and its ranks. Raises ModelError with one sentence."""
+    if not isinstance(encoding, dict):
+        raise ModelError("encoding.json: not a JSON object")
     kind = encoding.get("format", "tiktoken")
     if kind != "tiktoken":
         raise ModelError(f"encoding.json: the format {shorten(kind)} is not known")

@@ -25,6 +25,12 @@ _SPECIALS = {
 
 def load(data: bytes, *, config: Json, meta: dict[str, Any]) -> Description:
     """Read a vocab.txt with its tokenizer_config.json. Raises ModelError with one sentence."""
+    root = as_tokenizer_json(data, config=config)
+    return tokenizer_json.load(root, meta=meta, source=ImageSource.VOCAB_TXT)
+
+
+def as_tokenizer_json(data: bytes, *, config: Json) -> Json:
+    """The same model as BERT's own converter would write it. Raises ModelError as `load` does."""
     if not isinstance(config.get("do_lower_case"), bool):
         raise ModelError(
             "vocab.txt: a tokenizer_config.json beside it must state do_lower_case (true or false)"
@@ -42,12 +48,11 @@ def load(data: bytes, *, config: Json, meta: dict[str, Any]) -> Description:
         names[name] = value.get("content") if isinstance(value, dict) else value
         if names[name] not in vocab:
             raise ModelError(f"vocab.txt: the {name} {shorten(names[name])} is not in it")
-    root = _standard_pipeline(vocab, names, config)
-    return tokenizer_json.load(root, meta=meta, source=ImageSource.VOCAB_TXT)
+    return _standard_pipeline(vocab, names, config)
 
 
 def _standard_pipeline(vocab: dict[str, int], names: dict[str, Any], config: Json) -> Json:
-    """What BERT's own converter writes as tokenizer.json."""
+    """The pipeline of every BERT with this vocabulary."""
     cls, sep = names["cls_token"], names["sep_token"]
     single = [_special(cls, 0), _sequence("A", 0), _special(sep, 0)]
     return {

@@ -47,7 +47,6 @@ def write_image(
     description: Description,
     *,
     fingerprint: bytes,
-    certificate: dict[str, Any] | None = None,
     meta: dict[str, Any] | None = None,
 ) -> bytes:
     """The image as bytes, checksum included.
@@ -105,8 +104,6 @@ def write_image(
         ImageSection.DECODER: description.programs.decoder,
         ImageSection.META: json.dumps({**description.meta, **(meta or {})}).encode(),
     }
-    if certificate is not None:
-        sections[ImageSection.CERTIFICATE] = json.dumps(certificate).encode()
     sections[ImageSection.CONFIG] = _config(
         description,
         strings,
@@ -115,7 +112,34 @@ def write_image(
         probes=(piece_probe_max, pair_probe_max, vocab_probe_max),
     )
     sections[ImageSection.STRINGS] = strings.joined()
-    return _assemble(description, sections, fingerprint)
+    return _assemble(sections, fingerprint, description.profile, description.source)
+
+
+def _header(image: bytes) -> dict[str, Any]:
+    return dict(zip(spec.IMAGE_HEADER_FIELDS, spec.IMAGE_HEADER.unpack_from(image), strict=True))
+
+
+def _sections(image: bytes) -> dict[ImageSection, bytes]:
+    out: dict[ImageSection, bytes] = {}
+    for index in range(_header(image)["section_count"]):
+        at = spec.IMAGE_HEADER.size + index * spec.IMAGE_SECTION_ENTRY.size
+        kind, _, off, length, _ = spec.IMAGE_SECTION_ENTRY.unpack_from(image, at)
+        out[ImageSection(kind)] = image[off : off + length]
+    return out
+
+
+def read_certificate(image: bytes) -> dict[str, Any]:
+    """The certificate of a whole image; empty when it has none."""
+    out: dict[str, Any] = json.loads(_sections(image).get(ImageSection.CERTIFICATE, b"{}"))
+    return out
+
+
+def replace_section(image: bytes, kind: ImageSection, body: bytes) -> bytes:
+    """The same image with one section put in, replaced, or (empty body) taken out."""
+    header = _header(image)
+    sections = _sections(image)
+    sections[kind] = body
+    return _assemble(sections, header["fingerprint"], header["profile"], header["source"])
 
 
 def _check_limits(description: Description) -> None:
@@ -380,7 +404,7 @@ def _align(length: int) -> int:
 
 
 def _assemble(
-    description: Description, sections: dict[ImageSection, bytes], fingerprint: bytes
+    sections: dict[ImageSection, bytes], fingerprint: bytes, profile: int, source: int
 ) -> bytes:
     present = sorted((kind, body) for kind, body in sections.items() if body)
     head_len = spec.IMAGE_HEADER.size + len(present) * spec.IMAGE_SECTION_ENTRY.size
@@ -402,8 +426,8 @@ def _assemble(
         off,
         0,  # the checksum: below
         fingerprint,
-        description.profile,
-        description.source,
+        profile,
+        source,
         tag,
         b"",
     )
