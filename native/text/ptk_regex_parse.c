@@ -312,8 +312,11 @@ static bool at_set_escape(const struct parser *p)
            strchr("sSdDwWpP", p->pattern[p->at + 1]) != NULL;
 }
 
-/* An escape that names a set: adds its characters. */
-static int parse_set_escape(struct parser *p, struct ptk_regex_set *set)
+/*
+ * An escape that names a set: adds its characters. In Oniguruma, \w has six characters fewer inside
+ * of [...], as [[:word:]] has.
+ */
+static int parse_set_escape(struct parser *p, bool in_class, struct ptk_regex_set *set)
 {
     const size_t begin = p->at;
     const uint8_t letter = p->pattern[p->at + 1];
@@ -325,10 +328,9 @@ static int parse_set_escape(struct parser *p, struct ptk_regex_set *set)
     if (lower == 'w' && p->fold) {
         return unsupported(p, begin, "\\w under (?i:...)");
     }
-    const uint64_t mask = lower == 's'   ? PTK_UNICODE_SPACE
-                          : lower == 'd' ? PTK_UNICODE_ND
-                          : is_onig(p)   ? PTK_UNICODE_WORD
-                                         : PTK_UNICODE_WORD_RUST;
+    const uint64_t word =
+        is_onig(p) ? in_class ? PTK_UNICODE_WORD_POSIX : PTK_UNICODE_WORD : PTK_UNICODE_WORD_RUST;
+    const uint64_t mask = lower == 's' ? PTK_UNICODE_SPACE : lower == 'd' ? PTK_UNICODE_ND : word;
     struct ptk_regex_set named = {0};
     ptk_regex_set_add_unicode(&named, p->config->unicode, (struct ptk_unicode_set){.mask = mask});
     ptk_regex_set_normalize(&named);
@@ -430,7 +432,7 @@ static int parse_class_item(struct parser *p, struct class_level *level)
         return parse_posix(p, &level->items);
     }
     if (at_set_escape(p)) {
-        return parse_set_escape(p, &level->items);
+        return parse_set_escape(p, true, &level->items);
     }
     return parse_class_char(p, &level->items);
 }
@@ -804,7 +806,7 @@ static int parse_item(struct parser *p)
     if (at_set_escape(p)) {
         const size_t item = p->out->pattern_len;
         struct ptk_regex_set set = {0};
-        rc = parse_set_escape(p, &set);
+        rc = parse_set_escape(p, false, &set);
         ptk_regex_set_normalize(&set);
         if (rc != 0) {
             ptk_regex_set_fini(&set);
