@@ -33,6 +33,11 @@ NONE_ID: Final = 0xFFFFFFFF
 _ONE_ITEM: Final = struct.Struct("<HBBIQHHHBBII" + "BBHHH" + "II")
 ONE_ITEM_LEN: Final = _ONE_ITEM.size
 _ENCODE: Final = int(WireOp.ENCODE)
+# Plain integers: bit arithmetic on enum flags costs a microsecond each.
+_CRC: Final = int(WireFlags.CRC)
+_OFFSETS: Final = int(WireOutputs.OFFSETS)
+_TYPE_IDS: Final = int(WireOutputs.TYPE_IDS)
+_SPECIAL_TOKENS_MASK: Final = int(WireOutputs.SPECIAL_TOKENS_MASK)
 _PADDING: Final = tuple(bytes(-n % 8) for n in range(8))
 _REQUEST_ID: Final = struct.Struct("<8xQ")
 _ID_LENS: Final[dict[int, int]] = {IdFormat.U16: 2, IdFormat.U24: 3, IdFormat.U32: 4}
@@ -156,7 +161,7 @@ def build_message(op: int, target: Target, request_id: int, message: bytes) -> b
     header = HEADER.pack(
         _wire.WIRE_MAGIC,
         VERSION_REQUEST,
-        WireFlags.CRC if target.checksum else 0,
+        _CRC if target.checksum else 0,
         len(message),
         request_id,
         0,
@@ -233,7 +238,7 @@ def parse_reply(datagram: bytes | memoryview, op: int) -> Reply | None:
         model_tag,
         message_crc,
     ) = HEADER.unpack_from(datagram)
-    if reply_op != op or segment_idx or segment_len or flags & ~WireFlags.CRC:
+    if reply_op != op or segment_idx or segment_len or flags & ~_CRC:
         return None
     message = memoryview(datagram)[HEADER_LEN:]
     if len(message) != message_len:
@@ -322,20 +327,20 @@ def _parse_encodings(
         raise MalformedReply(f"the server's reply has ids in the undefined format {id_format}")
     padded = total + 7 & ~7
     ids_off, off = off, off + (total * id_len + 7 & ~7)
-    offsets_off, off = off, off + (8 * total if outputs & WireOutputs.OFFSETS else 0)
-    types_off, off = off, off + (padded if outputs & WireOutputs.TYPE_IDS else 0)
-    mask_off, off = off, off + (padded if outputs & WireOutputs.SPECIAL_TOKENS_MASK else 0)
+    offsets_off, off = off, off + (8 * total if outputs & _OFFSETS else 0)
+    types_off, off = off, off + (padded if outputs & _TYPE_IDS else 0)
+    mask_off, off = off, off + (padded if outputs & _SPECIAL_TOKENS_MASK else 0)
     if len(message) != off:
         raise MalformedReply("the lengths in the server's reply contradict each other")
 
     ids = parse_ids(message, ids_off, total, id_format)
     offsets = types = mask = None
-    if outputs & WireOutputs.OFFSETS:
+    if outputs & _OFFSETS:
         offsets = np.frombuffer(message, "<u4", 2 * total, offsets_off).astype(np.uint32)
         offsets = offsets.reshape(total, 2)
-    if outputs & WireOutputs.TYPE_IDS:
+    if outputs & _TYPE_IDS:
         types = np.frombuffer(message, np.uint8, total, types_off).copy()
-    if outputs & WireOutputs.SPECIAL_TOKENS_MASK:
+    if outputs & _SPECIAL_TOKENS_MASK:
         mask = np.frombuffer(message, np.uint8, total, mask_off).copy()
     outcomes = []
     begin = 0

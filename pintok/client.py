@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import os
 import random
 import socket
@@ -434,8 +435,11 @@ class Client:
         """All items of one call, packed into datagrams, `window` of them under way at a time."""
         self._resolve()
         exchange = Exchange(call, items, self._datagram_len_max)
-        if not items:
-            return []
+        if len(items) == 1 and (part := exchange.take()) is not None:
+            reply = self._ask(call.op, functools.partial(part.datagram, self._identity.target))
+            self._identity.check(reply)
+            exchange.accept(part, reply)
+            return exchange.finished()
         channel = self._acquire()
         try:
             self._drive(channel, exchange, call.op)

@@ -145,6 +145,16 @@ def _build(variant: str, target: str) -> None:
         raise ProgramFailed(f"{' '.join(command)}\n{done.stdout[-8000:]}")
 
 
+@functools.cache
+def default_image() -> str | None:
+    """The embedded vocabulary compiled, for C programs that want a real model."""
+    try:
+        from pintok_server import vocab
+    except ImportError:  # The native core is not built: such programs skip.
+        return None
+    return str(vocab.load_image("default").path)
+
+
 class ProgramFailed(Exception):
     """A C program did not build, or did not end well; the message is what it printed."""
 
@@ -163,6 +173,9 @@ class ProgramItem(pytest.Item):
         environment = dict(os.environ)
         environment["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=1"
         environment["TSAN_OPTIONS"] = "halt_on_error=1"
+        image = default_image()
+        if image is not None:
+            environment["PTK_TEST_IMAGE"] = image
         program = str(NATIVE / self._target)
         try:
             done = subprocess.run(

@@ -1,9 +1,9 @@
 """Which server the suite holds to the protocol: `--ptk1-server HOST:PORT`, or this project's own.
 
 The suite knows the tables of the protocol and nothing of any implementation: any server of PTK1
-with a model in slot 0 may be named. Without the option (or PTK1_SERVER in the environment) it starts
-the datapath of this tree on the loopback, with the embedded vocabulary, and skips where that is not
-built.
+with a model in slot 0 may be named. Without the option (or PTK1_SERVER in the environment) it
+starts the datapath of this tree on the loopback, with the embedded vocabulary, and skips where that
+is not built.
 """
 
 from __future__ import annotations

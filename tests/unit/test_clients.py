@@ -62,6 +62,14 @@ def server() -> Iterator[ByteServer]:
 Connect = Callable[..., Any]
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what the server's thread does on its own time."""
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @pytest.fixture(params=[Client, Driven], ids=["blocking", "asyncio"])
 def connect(request: pytest.FixtureRequest) -> Connect:
     """Makes a client of one kind: `with connect(server) as client`."""
@@ -200,7 +208,7 @@ def test_lost_datagrams_are_sent_again(server: ByteServer, connect: Connect) -> 
     server.script = lambda request, reply, number: [reply] if number % 3 == 2 else []
     with connect(server) as client:
         assert client.encode("hi").tolist() == [256, 104, 105, 257]
-    assert len(set(server.received)) == 1 and len(server.received) == 3
+    assert len(set(server.received)) == 1 and len(server.received) >= 3
 
 
 def test_foreign_late_and_repeated_datagrams_are_ignored(
@@ -230,6 +238,7 @@ def test_deadline(server: ByteServer, connect: Connect) -> None:
         with pytest.raises(DeadlineError, match=r"no answer from 127\.0\.0\.1:\d+ within 0\.2 s"):
             client.encode("a")
         assert 0.15 < time.monotonic() - begin < 1.0
+        wait_until(lambda: len(server.received) >= 3)
         assert len(server.received) == 3
         with pytest.raises(TimeoutError):
             client.encode_batch(["a", "b"])
@@ -303,7 +312,7 @@ def test_model_is_never_mixed_with_another(server: ByteServer, connect: Connect)
 def test_short_texts_share_datagrams(server: ByteServer, connect: Connect) -> None:
     """A thousand short texts cost tens of datagrams, each within the path, in the right order."""
     texts = [f"text {n}" for n in range(1000)]
-    with connect(server) as client:
+    with connect(server, retry_after=1.0, timeout=20.0) as client:
         batch = client.encode_batch(texts, add_special_tokens=False)
         assert [bytes(ids.astype(np.uint8)).decode() for ids in batch] == texts
         # A slow moment may make the client repeat one: those are equal to the byte.
