@@ -215,9 +215,9 @@ class Info:
 def read_info(reply: Reply) -> Info:
     assert reply.verdict == 0 and len(reply.message) >= 80
     fields = struct.unpack_from("<32s10I4H", reply.message)
-    name_off, name_len, models_end, reserved = fields[11:]
+    name_off, name_len, models_end, _source = fields[11:]
     name = reply.message[name_off : name_off + name_len]
-    assert len(name) == name_len <= 128 and name_off >= 80 and reserved == 0
+    assert len(name) == name_len <= 128 and name_off >= 80
     assert len(reply.message) == name_off + len(padded(name))
     assert not any(reply.message[name_off + name_len :])
     return Info(
