@@ -59,8 +59,12 @@ def _signal_children(pid: int, number: signal.Signals) -> None:
 
 
 def set_up_inside() -> None:
-    """To be called first by a command that run_inside() started: its own /sys, its loopback."""
+    """To be called first by a command that run_inside() started: its own /sys, /run and loopback.
+
+    /run is memory that goes with the namespaces: the place for sockets, logs and segments.
+    """
     subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 

@@ -45,7 +45,7 @@ class Service:
     name: str
     path: str | None  # pintok-server's --path; None: the HTTP service
 
-    def command(self, *, cores: Sequence[int], work: Path) -> list[str]:
+    def command(self, *, cores: Sequence[int]) -> list[str]:
         """What starts it with the embedded vocabulary on the server's end of a PrivateLink."""
         if self.path is None:
             script = str(ROOT / "bench" / "http_service.py")
@@ -54,7 +54,6 @@ class Service:
             return [sys.executable, script, *options]
         options = ["--iface", SERVER_INTERFACE, "--path", self.path, "--model", "default"]
         options += ["--cores", ",".join(map(str, cores)), "--http", "off"]
-        options += ["--runtime-dir", str(work / "runtime")]
         return [str(BIN / "pintok-server"), *options]
 
     def answers(self) -> bool:
@@ -115,7 +114,7 @@ def serving(
     """
     log = work / f"{service.path or 'http'}-{time.monotonic_ns()}.log"
     with PrivateLink(queue_count=queue_count, mtu=mtu) as link:
-        process = link.start(service.command(cores=cores, work=work), log=log)
+        process = link.start(service.command(cores=cores), log=log)
         try:
             deadline = time.monotonic() + START_SECONDS
             while not service.answers():

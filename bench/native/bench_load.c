@@ -210,7 +210,7 @@ static void expire(struct load *load, uint64_t now)
 {
     for (uint32_t i = 0; i < load->options.window; i++) {
         struct flight *flight = &load->flights[i];
-        if (flight->request_id != 0 && now - flight->sent_ns > load->options.timeout_ns) {
+        if (flight->request_id != 0 && now > flight->sent_ns + load->options.timeout_ns) {
             flight->request_id = 0;
             load->in_flight--;
             load->lost++;
