@@ -3,8 +3,8 @@
  *
  *     datagram ─parse─> view ─op─> ping · info · encode · count · decode ─build─> reply
  *
- * Replies may be built over the request, so each operation first reads all it needs: encode and count
- * work into scratch and write at the end, decode widens its ids into scratch before it writes text.
+ * Replies may be built over the request, so each operation first reads all it needs: encode and
+ * count work into scratch and write at the end, decode widens its ids before it writes text.
  */
 #include "serve/ptk_engine.h"
 
@@ -259,8 +259,7 @@ static size_t handle_encode(struct ptk_engine *engine, const struct job *job)
     const struct ptk_wire_batch_view *batch = job->batch;
     const uint32_t outputs = batch->prelude.outputs;
     const size_t item_count = batch->prelude.item_count;
-    const size_t cap =
-        ptk_wire_encode_cap(item_count, job->message_cap, job->id_format, outputs);
+    const size_t cap = ptk_wire_encode_cap(item_count, job->message_cap, job->id_format, outputs);
     PTK_ASSERT(cap <= engine->ids_cap);
 
     const uint8_t *text = batch->data;
@@ -341,9 +340,9 @@ static size_t handle_decode(struct ptk_engine *engine, const struct job *job)
     for (size_t idx = 0; idx < item_count; idx++) {
         const size_t ids_len = engine->items[idx].count;
         size_t text_len = 0;
-        const enum ptk_verdict verdict = ptk_tokenizer_decode(
-            job->slot->model->tokenizer, engine->work, ids, ids_len, batch->prelude.options,
-            message + off, text_cap - off, &text_len);
+        const enum ptk_verdict verdict =
+            ptk_tokenizer_decode(job->slot->model->tokenizer, engine->work, ids, ids_len,
+                                 batch->prelude.options, message + off, text_cap - off, &text_len);
         ids += ids_len;
         note_item(engine, idx, verdict, text_len);
         off += engine->items[idx].count;
@@ -470,8 +469,8 @@ size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, siz
         struct job job = {
             .request = &request,
             .reply = reply,
-            .message_cap = ptk_min_size(reply_cap, engine->limits.datagram_len_max) -
-                           PTK_WIRE_HEADER_LEN,
+            .message_cap =
+                ptk_min_size(reply_cap, engine->limits.datagram_len_max) - PTK_WIRE_HEADER_LEN,
         };
         engine->counters.requests[request.header.op]++;
         if (request.header.op == PTK_WIRE_OP_PING) {

@@ -8,7 +8,7 @@
  *     ptk_engine_len -> memory (hugepages) -> ptk_engine_init
  *     loop: ptk_engine_refresh, then any number of ptk_engine_handle
  *
- * After init there is no allocation, no system call, no lock, and no page that init has not touched.
+ * After init there is no allocation, no system call, no lock and no untouched page.
  */
 #ifndef PTK_ENGINE_H
 #define PTK_ENGINE_H
@@ -35,8 +35,8 @@ struct ptk_engine_limits {
  * publishes a copy. A datagram is counted once, in verdicts; items have their own verdicts.
  */
 struct ptk_engine_counters {
-    uint64_t requests[PTK_WIRE_OP_VALUE_COUNT];   /* by op, of requests that name a defined op */
-    uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];   /* of whole datagrams */
+    uint64_t requests[PTK_WIRE_OP_VALUE_COUNT]; /* by op, of requests that name a defined op */
+    uint64_t verdicts[PTK_VERDICT_VALUE_COUNT]; /* of whole datagrams */
     uint64_t item_verdicts[PTK_VERDICT_VALUE_COUNT];
     uint64_t text_bytes; /* texts given to encode and count, texts made by decode */
     uint64_t ids;        /* ids made by encode, counted by count, given to decode */
@@ -48,7 +48,8 @@ struct ptk_engine;
 /*
  * ptk_engine_len says how many bytes ptk_engine_init needs for these limits; init lays the engine
  * out in `memory` (64-byte aligned; zeroed or not; owned by the caller, who keeps it until the
- * thread has stopped) and reads the table once. `models` must outlive the engine. Asserts the limits.
+ * thread has stopped) and reads the table once. `models` must outlive the engine. Asserts the
+ * limits.
  */
 size_t ptk_engine_len(const struct ptk_engine_limits *limits);
 struct ptk_engine *ptk_engine_init(void *memory, const struct ptk_engine_limits *limits,
@@ -65,12 +66,12 @@ void ptk_engine_refresh(struct ptk_engine *engine);
 uint64_t ptk_engine_epoch_seen(const struct ptk_engine *engine);
 
 /*
- * ptk_engine_handle answers one datagram: `len` bytes of UDP payload (0 is allowed). The reply goes to
- * `reply`, which is `datagram` itself (in place) or does not overlap it; neither needs alignment.
- * reply_cap is at least PTK_ENGINE_REPLY_CAP_MIN: the room there, or the largest payload the link
- * carries if that is less. Returns the length of the reply; 0: drop without answer (bytes that
- * are not PTK1, or that only servers send). *verdict says why, for refusals and drops. A refusal is
- * one header, so it is never larger than the request.
+ * ptk_engine_handle answers one datagram: `len` bytes of UDP payload (0 is allowed). The reply goes
+ * to `reply`, which is `datagram` itself (in place) or does not overlap it; neither needs
+ * alignment. reply_cap is at least PTK_ENGINE_REPLY_CAP_MIN: the room there, or the largest payload
+ * the link carries if that is less. Returns the length of the reply; 0: drop without answer (bytes
+ * that are not PTK1, or that only servers send). *verdict says why, for refusals and drops. A
+ * refusal is one header, so it is never larger than the request.
  */
 size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, size_t len,
                          uint8_t *reply, size_t reply_cap, enum ptk_verdict *verdict);

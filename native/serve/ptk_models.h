@@ -42,7 +42,7 @@ void ptk_models_init(struct ptk_models *models);
 
 /*
  * ptk_models_set puts `model` (NULL: none) into the slot and returns the new epoch. The table keeps
- * the pointer. Asserts id < PTK_MODELS_CAP and that tag, generation and name_len are as stated above.
+ * the pointer. Asserts id < PTK_MODELS_CAP, and tag, generation and name_len as stated above.
  */
 uint64_t ptk_models_set(struct ptk_models *models, uint32_t id, const struct ptk_model *model);
 

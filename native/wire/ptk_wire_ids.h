@@ -32,8 +32,8 @@ static inline uint32_t ptk_wire_id_format_auto(uint32_t ids_end)
 }
 
 /*
- * ptk_wire_ids_build writes `count` ids in a format with fixed width, which is wide enough for each,
- * and returns the bytes written. `dst` has room for them and does not overlap the ids.
+ * ptk_wire_ids_build writes `count` ids in a format with fixed width, which is wide enough for
+ * each, and returns the bytes written. `dst` has room for them and does not overlap the ids.
  */
 size_t ptk_wire_ids_build(const uint32_t *ids, size_t count, uint32_t id_format, uint8_t *dst);
 

@@ -65,7 +65,8 @@ size_t ptk_wire_encode_cap(size_t item_count, size_t message_cap, uint32_t id_fo
                           ((outputs & PTK_WIRE_OUTPUTS_OFFSETS) != 0 ? 8u : 0u) +
                           ((outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) != 0 ? 1u : 0u) +
                           ((outputs & PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK) != 0 ? 1u : 0u);
-    /* Padding is less than 8 bytes in each of at most three arrays, so this ends after a few steps. */
+    /* Each of at most three arrays has less than 8 bytes of padding: this ends after a few steps.
+     */
     size_t cap = room / id_len;
     while (ptk_wire_encode_layout(item_count, cap, id_format, outputs).message_len > message_cap) {
         cap--;

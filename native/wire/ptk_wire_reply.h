@@ -11,15 +11,16 @@
 #include "wire/ptk_wire_ids.h"
 
 /*
- * ptk_wire_refusal_build writes a reply of one header; returns its length. `model_tag` is 0 where no
- * model is known.
+ * ptk_wire_refusal_build writes a reply of one header; returns its length. `model_tag` is 0 where
+ * no model is known.
  */
 size_t ptk_wire_refusal_build(const struct ptk_wire_header *request, enum ptk_verdict verdict,
                               uint32_t model_tag, uint8_t *reply);
 
 /*
- * ptk_wire_answer_build writes the header before a message of `message_len` bytes that stands complete
- * at reply + WIRE_HEADER_LEN; returns the length of the reply. It carries a checksum if the request did.
+ * ptk_wire_answer_build writes the header before a message of `message_len` bytes that stands
+ * complete at reply + WIRE_HEADER_LEN; returns the length of the reply. It carries a checksum if
+ * the request did.
  */
 size_t ptk_wire_answer_build(const struct ptk_wire_header *request, uint32_t model_tag,
                              size_t message_len, uint8_t *reply);
@@ -27,7 +28,7 @@ size_t ptk_wire_answer_build(const struct ptk_wire_header *request, uint32_t mod
 /* Where the parts of an encode reply stand, as offsets into the message. */
 struct ptk_wire_encode_layout {
     size_t ids_off;
-    size_t offsets_off;  /* also where the ids' padding ends */
+    size_t offsets_off; /* also where the ids' padding ends */
     size_t type_ids_off;
     size_t special_tokens_mask_off;
     size_t message_len;
@@ -44,8 +45,8 @@ struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t item_count, size_t i
                                                      uint32_t id_format, uint32_t outputs);
 
 /*
- * ptk_wire_encode_cap: the most ids whose encode reply has a message of at most `message_cap` bytes.
- * message_cap holds at least the item table.
+ * ptk_wire_encode_cap: the most ids whose encode reply has a message of at most `message_cap`
+ * bytes. message_cap holds at least the item table.
  */
 size_t ptk_wire_encode_cap(size_t item_count, size_t message_cap, uint32_t id_format,
                            uint32_t outputs);

@@ -1,4 +1,4 @@
-/* Checks in the order that native/gen/WIRE.md promises, from the front of the datagram to its end. */
+/* Checks in the order that native/gen/WIRE.md promises, from front to end of the datagram. */
 #include "wire/ptk_wire_request.h"
 
 #include "wire/ptk_crc32c.h"
@@ -6,10 +6,11 @@
 
 /* Options that a request of each operation may set. */
 #define ENCODE_OPTIONS                                                                             \
-    (PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS | PTK_WIRE_OPTIONS_PARSE_SPECIAL | PTK_WIRE_OPTIONS_PAIR | \
-     PTK_WIRE_OPTIONS_BOS | PTK_WIRE_OPTIONS_EOS | PTK_WIRE_OPTIONS_TRUNCATION |                    \
-     PTK_WIRE_OPTIONS_OFFSETS_CHARS | PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS)
-#define COUNT_OPTIONS (ENCODE_OPTIONS & ~PTK_WIRE_OPTIONS_OFFSETS_CHARS)
+    (PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS | PTK_WIRE_OPTIONS_PARSE_SPECIAL |                        \
+     PTK_WIRE_OPTIONS_PAIR | PTK_WIRE_OPTIONS_BOS | PTK_WIRE_OPTIONS_EOS |                         \
+     PTK_WIRE_OPTIONS_TRUNCATION | PTK_WIRE_OPTIONS_OFFSETS_CHARS |                                \
+     PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS)
+#define COUNT_OPTIONS  (ENCODE_OPTIONS & ~PTK_WIRE_OPTIONS_OFFSETS_CHARS)
 #define DECODE_OPTIONS PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS
 
 #define EXTENSION_FLAGS (PTK_WIRE_FLAGS_COOKIE | PTK_WIRE_FLAGS_MAC | PTK_WIRE_FLAGS_PREFIX)

@@ -2,7 +2,7 @@
  * The door for requests: untrusted bytes of one datagram to a verified view.
  *
  *     ptk_wire_request_parse   header, extensions, lengths, checksum, operation
- *     ptk_wire_batch_parse     the message of encode, count and decode: prelude, item table, padding
+ *     ptk_wire_batch_parse     message of encode, count and decode: prelude, item table, padding
  *
  * What a view says was checked completely; nobody checks it again. Views point into the datagram.
  */
@@ -39,9 +39,9 @@ struct ptk_wire_batch_view {
 };
 
 /*
- * ptk_wire_batch_parse verifies the message of a view whose op is encode, count or decode. Returns OK or
- * the verdict of the first field that is wrong. It does not look into the texts, and it leaves it to
- * the caller whether the model can use id_format.
+ * ptk_wire_batch_parse verifies the message of a view whose op is encode, count or decode. Returns
+ * OK or the verdict of the first field that is wrong. It does not look into the texts, and it
+ * leaves it to the caller whether the model can use id_format.
  */
 enum ptk_verdict ptk_wire_batch_parse(const struct ptk_wire_request_view *request,
                                       struct ptk_wire_batch_view *batch);

@@ -1,10 +1,10 @@
 /*
- * Fuzzes the door for requests: any datagram, at any reply limit, through the engine and a real model.
+ * Fuzzes the door for requests: any datagram, at any reply limit, through engine and real model.
  *
- * The image comes from PTK_TEST_IMAGE (a compiled vocabulary); without it the run is skipped. Input:
- * one byte of settings, then the datagram. What must hold: no crash, no read or write out of bounds (the
- * sanitizers look), a reply that is a PTK1 reply to this request and no longer than allowed, the same
- * reply in place and apart, silence only for what the protocol leaves unanswered.
+ * The image comes from PTK_TEST_IMAGE (a compiled vocabulary); without it the run is skipped.
+ * Input: one byte of settings, then the datagram. What must hold: no crash, no read or write out of
+ * bounds (the sanitizers look), a reply that is a PTK1 reply to this request and no longer than
+ * allowed, the same reply in place and apart, silence only for what the protocol leaves unanswered.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,8 +15,7 @@
 #define DATAGRAM_LEN_MAX 4096u
 #define SKIP_EXIT_CODE   77
 
-#define CHECK(x)                                                                                   \
-    ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
+#define CHECK(x) ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -82,8 +81,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *frame = malloc(ptk_max_size(len, reply_cap));
     CHECK(reply != NULL && frame != NULL);
 
-    const size_t reply_len =
-        ptk_engine_handle(engine, request, len, reply, reply_cap, &verdict);
+    const size_t reply_len = ptk_engine_handle(engine, request, len, reply, reply_cap, &verdict);
     memcpy(frame, request, len);
     const size_t in_place_len =
         ptk_engine_handle(engine, frame, len, frame, reply_cap, &verdict_in_place);

@@ -22,7 +22,8 @@ static int replay(const char *path)
     const long len = ftell(file);
     rewind(file);
     uint8_t *data = len > 0 ? malloc((size_t)len) : NULL;
-    if (len < 0 || (len > 0 && (data == NULL || fread(data, 1, (size_t)len, file) != (size_t)len))) {
+    if (len < 0 ||
+        (len > 0 && (data == NULL || fread(data, 1, (size_t)len, file) != (size_t)len))) {
         fprintf(stderr, "%s: cannot be read\n", path);
         return 1;
     }

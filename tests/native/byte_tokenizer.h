@@ -4,8 +4,8 @@
  * Include it in one file of a test program: it defines the functions of algo/ptk_tokenizer.h, so
  * that the linker does not take the real ones. The id of byte b is base + b; base + 256 begins and
  * base + 257 ends a text when special tokens are added. A text with a byte 0xFF is invalid, options
- * bos and eos are unsupported, normalizing the byte 'X' would exceed the work's limit, and any id that
- * is none of these decodes to nothing.
+ * bos and eos are unsupported, normalizing the byte 'X' would exceed the work's limit, and any id
+ * that is none of these decodes to nothing.
  */
 #ifndef PTK_BYTE_TOKENIZER_H
 #define PTK_BYTE_TOKENIZER_H

@@ -1,6 +1,6 @@
 /*
- * The engine with a tokenizer whose ids are bytes: golden packets, every refusal, limits at -1, 0 and
- * +1, in place and apart, hostile bytes, and models that come and go.
+ * The engine with a tokenizer whose ids are bytes: golden packets, every refusal, limits at -1, 0
+ * and +1, in place and apart, hostile bytes, and models that come and go.
  */
 #include <dirent.h>
 #include <stdio.h>
@@ -11,12 +11,11 @@
 #include "wire/ptk_crc32c.h"
 #include "wire/ptk_wire_reply.h"
 
-#define PACKETS           "../tests/golden/packets"
-#define DATAGRAM_LEN_MAX  1472u
-#define CANARY            0xA5u
+#define PACKETS          "../tests/golden/packets"
+#define DATAGRAM_LEN_MAX 1472u
+#define CANARY           0xA5u
 
-#define CHECK(x)                                                                                   \
-    ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
+#define CHECK(x) ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
 
 static struct byte_models models;
 static struct ptk_engine *engine;
@@ -45,8 +44,8 @@ static enum ptk_verdict handle(const struct buffer *request, size_t reply_cap, s
     static struct buffer in_place, odd;
     enum ptk_verdict verdict, verdict_in_place, verdict_odd;
     memset(reply->bytes, CANARY, sizeof reply->bytes);
-    reply->len = ptk_engine_handle(engine, request->bytes, request->len, reply->bytes, reply_cap,
-                                   &verdict);
+    reply->len =
+        ptk_engine_handle(engine, request->bytes, request->len, reply->bytes, reply_cap, &verdict);
     CHECK(reply->len <= reply_cap);
     for (size_t i = reply_cap; i < sizeof reply->bytes; i++) {
         CHECK(reply->bytes[i] == CANARY);
@@ -134,7 +133,8 @@ static void test_golden_packets_are_answered_byte_for_byte(void)
     CHECK(files >= 30);
 }
 
-/* --- requests made here ------------------------------------------------------------------------ */
+/* --- requests made here ------------------------------------------------------------------------
+ */
 
 static struct ptk_wire_header *header_of(struct buffer *request)
 {
@@ -189,9 +189,11 @@ static enum ptk_verdict verdict_of(const struct buffer *request)
     return handle(request, DATAGRAM_LEN_MAX, &reply);
 }
 
-/* --- the door ---------------------------------------------------------------------------------- */
+/* --- the door ----------------------------------------------------------------------------------
+ */
 
-/* A datagram cut anywhere is refused, and never read behind its end (the address sanitizer looks). */
+/* A datagram cut anywhere is refused, and never read behind its end (the address sanitizer looks).
+ */
 static void test_requests_cut_at_every_byte_are_refused(void)
 {
     static struct buffer request, reply;
@@ -205,8 +207,8 @@ static void test_requests_cut_at_every_byte_are_refused(void)
             CHECK(exact != NULL);
             memcpy(exact, request.bytes, len);
             enum ptk_verdict verdict;
-            reply.len = ptk_engine_handle(engine, exact, len, reply.bytes, DATAGRAM_LEN_MAX,
-                                          &verdict);
+            reply.len =
+                ptk_engine_handle(engine, exact, len, reply.bytes, DATAGRAM_LEN_MAX, &verdict);
             CHECK(verdict == (len < 32 ? PTK_VERDICT_BAD_MAGIC : PTK_VERDICT_BAD_LENGTH));
             CHECK(reply.len == (len < 32 ? 0 : 32));
             free(exact);
@@ -216,8 +218,8 @@ static void test_requests_cut_at_every_byte_are_refused(void)
                 CHECK(exact != NULL);
                 memcpy(exact, request.bytes, len);
                 ptk_store_u32(exact + 4, (uint32_t)(len - 32));
-                reply.len = ptk_engine_handle(engine, exact, len, reply.bytes, DATAGRAM_LEN_MAX,
-                                              &verdict);
+                reply.len =
+                    ptk_engine_handle(engine, exact, len, reply.bytes, DATAGRAM_LEN_MAX, &verdict);
                 CHECK(verdict == PTK_VERDICT_BAD_LENGTH);
                 free(exact);
             }
@@ -277,9 +279,9 @@ static void test_each_field_is_checked(void)
         {PTK_WIRE_OP_ENCODE, 34, 2, 0x8000, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_OFFSETS_CHARS, PTK_VERDICT_BAD_OPTION},
-        {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS,
-         PTK_VERDICT_BAD_OPTION},
-        {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_PAIR, PTK_VERDICT_OK}, /* padding as length 0 */
+        {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_PAIR,
+         PTK_VERDICT_OK}, /* padding as length 0 */
         {PTK_WIRE_OP_ENCODE, 36, 2, 0, PTK_VERDICT_BAD_ITEMS},
         {PTK_WIRE_OP_ENCODE, 36, 2, PTK_WIRE_ITEMS_MAX + 1, PTK_VERDICT_BAD_ITEMS},
         {PTK_WIRE_OP_ENCODE, 36, 2, UINT16_MAX, PTK_VERDICT_BAD_ITEMS},
@@ -380,7 +382,8 @@ static void test_truncation_is_checked(void)
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_FLAGS);
 }
 
-/* --- ping and info ----------------------------------------------------------------------------- */
+/* --- ping and info -----------------------------------------------------------------------------
+ */
 
 static void test_ping_answers_any_length_up_to_the_limit(void)
 {
@@ -421,7 +424,8 @@ static void test_info_never_outgrows_its_request(void)
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_FLAGS);
 }
 
-/* --- items ------------------------------------------------------------------------------------- */
+/* --- items -------------------------------------------------------------------------------------
+ */
 
 /* The longest reply that fits is given, one id more is refused in its item. */
 static void test_reply_limits_hold_to_the_byte(void)
@@ -536,7 +540,8 @@ static void test_a_full_item_table_is_answered(void)
     engine = small;
 }
 
-/* --- models ------------------------------------------------------------------------------------ */
+/* --- models ------------------------------------------------------------------------------------
+ */
 
 static void test_models_change_at_refresh_only(void)
 {

@@ -7,8 +7,7 @@
 #include "wire/ptk_wire_reply.h"
 #include "wire/ptk_wire_request.h"
 
-#define CHECK(x)                                                                                   \
-    ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
+#define CHECK(x) ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
 
 static uint64_t next(uint64_t *state)
 {
@@ -33,7 +32,8 @@ static void test_checksum_equals_its_definition(void)
 {
     static uint8_t bytes[300];
     uint64_t state = 7;
-    CHECK(ptk_crc32c((const uint8_t *)"123456789", 9) == 0xE3069283u); /* the published check value */
+    CHECK(ptk_crc32c((const uint8_t *)"123456789", 9) ==
+          0xE3069283u); /* the published check value */
     CHECK(ptk_crc32c(bytes, 0) == 0);
     for (size_t i = 0; i < sizeof bytes; i++) {
         bytes[i] = (uint8_t)next(&state);
