@@ -399,9 +399,10 @@ _BATCHES: dict[Operation, Callable[[Tokenizer | Client, list[Job]], Iterator[dic
     "decode": _decode_batch,
 }
 
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+# ASCII only: U+2028 and the like end a line for some readers, never for others.
+_encoder = json.JSONEncoder(separators=(",", ":"))
 
 
 def format_line(answer: dict[str, Any]) -> bytes:
-    """An answer as a line of UTF-8."""
-    return _encoder.encode(answer).encode("utf-8") + b"\n"
+    """An answer as a line of ASCII."""
+    return _encoder.encode(answer).encode("ascii") + b"\n"

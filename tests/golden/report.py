@@ -51,9 +51,17 @@ class Outcome:
     failures: list[str] = dataclasses.field(default_factory=list)
     refused: str = ""
 
-    @property
-    def ok(self) -> bool:
-        return not self.failures and not self.refused
+    def add(self, check: cases.Check, problem: str | None, *, show: int) -> None:
+        """Count one check; the first `show` failures are described."""
+        if problem is None:
+            self.passed += 1
+        elif (self.label, check.kind, check.case) in EXCEPTIONS:
+            self.excepted += 1
+        elif len(self.failures) < show:
+            shown = cases.shorten(check.request)
+            self.failures.append(f"case {check.case} {check.op} {shown}\n      {problem}")
+        else:
+            self.failures.append("")
 
 
 def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
@@ -99,16 +107,7 @@ def compare(
     """Run every check of one file; at most `show` failures are described, all are counted."""
     outcome = Outcome(golden.label)
     for check in cases.checks(golden, kinds):
-        problem = cases.difference(check, answer(check))
-        if problem is None:
-            outcome.passed += 1
-        elif (golden.label, check.kind, check.case) in EXCEPTIONS:
-            outcome.excepted += 1
-        elif len(outcome.failures) < show:
-            shown = cases.shorten(check.request)
-            outcome.failures.append(f"case {check.case} {check.op} {shown}\n      {problem}")
-        else:
-            outcome.failures.append("")
+        outcome.add(check, cases.difference(check, answer(check)), show=show)
     return outcome
 
 
