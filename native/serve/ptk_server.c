@@ -686,6 +686,9 @@ uint64_t ptk_server_drain(struct ptk_server *server)
         struct ptk_server_socket *entry = &server->sockets[i];
         join(server, &entry->socket.worker, entry->thread, &entry->running);
     }
+    if (server->segment.base != NULL) {
+        sample_kernel(server); /* The last word on what came in. */
+    }
     return unsent;
 }
 

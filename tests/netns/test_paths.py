@@ -120,9 +120,7 @@ def test_mode_is_what_was_asked(link: Link, server: Datapath) -> None:
 
 @pytest.mark.parametrize("peer_checksum", [True, False], ids=["partial", "full"])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
-def test_replies_are_equal(
-    link: Link, server: Datapath, family: int, peer_checksum: bool
-) -> None:
+def test_replies_are_equal(link: Link, server: Datapath, family: int, peer_checksum: bool) -> None:
     link.set_peer_checksum(on=peer_checksum)
     target = veth.SERVER4 if family == socket.AF_INET else veth.SERVER6
     before = server.statistics()
