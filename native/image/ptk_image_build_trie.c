@@ -29,6 +29,7 @@ struct trie_builder {
     const uint32_t *ids;
     struct ptk_image_trie_unit *units;
     uint8_t *base_used;
+    uint16_t *first_free; /* by block: no unit before this one is free; BLOCK_LEN when none is */
     uint32_t count; /* units, a multiple of BLOCK_LEN */
     uint32_t cap;
     struct pending *stack;
@@ -58,10 +59,16 @@ static int add_block(struct trie_builder *b)
             return -ENOMEM;
         }
         b->base_used = base_used;
+        uint16_t *first_free = realloc(b->first_free, cap / BLOCK_LEN * sizeof *first_free);
+        if (first_free == NULL) {
+            return -ENOMEM;
+        }
+        b->first_free = first_free;
         b->cap = cap;
     }
     memset(&b->units[b->count], 0, BLOCK_LEN * sizeof *b->units);
     memset(&b->base_used[b->count], 0, BLOCK_LEN);
+    b->first_free[b->count / BLOCK_LEN] = 0;
     b->count += BLOCK_LEN;
     return 0;
 }
@@ -84,13 +91,20 @@ static int find_base(struct trie_builder *b, const uint8_t *labels, uint32_t lab
                      uint32_t *out)
 {
     /* Block 0 is kept empty: units without children point there. */
-    const uint32_t open = BLOCKS_OPEN * BLOCK_LEN;
-    const uint32_t first = b->count > open + BLOCK_LEN ? b->count - open : BLOCK_LEN;
-    for (uint32_t unit = first; unit < b->count; unit++) {
-        const uint32_t base = unit ^ labels[0];
-        if (!is_used(b, unit) && base_fits(b, base, labels, label_count)) {
-            *out = base;
-            return 0;
+    const uint32_t block_count = b->count / BLOCK_LEN;
+    const uint32_t first = block_count > BLOCKS_OPEN + 1 ? block_count - BLOCKS_OPEN : 1;
+    for (uint32_t block = first; block < block_count; block++) {
+        uint16_t *free = &b->first_free[block];
+        while (*free < BLOCK_LEN && is_used(b, block * BLOCK_LEN + *free)) {
+            (*free)++;
+        }
+        for (uint32_t i = *free; i < BLOCK_LEN; i++) {
+            const uint32_t unit = block * BLOCK_LEN + i;
+            const uint32_t base = unit ^ labels[0];
+            if (!is_used(b, unit) && base_fits(b, base, labels, label_count)) {
+                *out = base;
+                return 0;
+            }
         }
     }
     const int rc = add_block(b);
@@ -179,6 +193,7 @@ int ptk_build_trie(const struct ptk_build_keys *keys, const uint32_t *ids, size_
     }
     free(b.stack);
     free(b.base_used);
+    free(b.first_free);
     if (rc != 0) {
         free(b.units);
         return rc;

@@ -51,6 +51,22 @@ class _Reference(Protocol):
         """What to compare on a text: (what, the reference's answer, ours)."""
 
 
+def ambiguous(description: Description) -> str | None:
+    """Why the reference itself does not answer the same each time, or None.
+
+    Of added tokens that normalization makes equal it takes one that its hash order decides, anew in
+    each process.
+    """
+    seen: dict[bytes, bytes] = {}
+    for token in description.added:
+        if token.normalized and seen.setdefault(token.match, token.content) != token.content:
+            first, second = seen[token.match].decode(), token.content.decode()
+            return (
+                f"the reference takes {first!r} or {second!r} at random: both are normalized alike"
+            )
+    return None
+
+
 def unavailable(source: Source) -> str | None:
     """Why nothing can be compared for this source, or None."""
     package = _PACKAGES.get(source.kind)
@@ -70,7 +86,7 @@ def is_current(certificate: dict[str, Any], source: Source, corpus_sha256: str |
     if not certificate:
         return False
     if not certificate.get("compared"):
-        return certificate.get("reason") == unavailable(source)
+        return certificate.get("ambiguous", False) or certificate["reason"] == unavailable(source)
     return corpus_sha256 is None or certificate.get("corpus_sha256") == corpus_sha256
 
 
@@ -102,9 +118,9 @@ def certify(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fingerprint": source.fingerprint().hex(),
     }
-    reason = unavailable(source)
-    if reason is not None:
-        return {"compared": False, "reason": reason, **base}
+    for is_ambiguous, reason in ((False, unavailable(source)), (True, ambiguous(description))):
+        if reason is not None:
+            return {"compared": False, "reason": reason, "ambiguous": is_ambiguous, **base}
     package = _PACKAGES[source.kind]
     name = f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
     reference = _open(source, description, ours)
