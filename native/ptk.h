@@ -1,20 +1,24 @@
 /*
  * PinTok core: exact tokenization in fixed memory, as a library and as a datapath.
  *
- * This header is the manual and the only one that users outside of native/ include. It brings in the
- * contracts of the parts; each of them states its own functions, and this text says how they fit.
+ * This header is the manual and the only one that users outside of native/ include. It brings in
+ * the contracts of the parts; each of them states its own functions, and this text says how they
+ * fit.
  *
  *
  * 1. Concepts
  *
  *   vocabulary  the source of a tokenizer: tokenizer.json, ranks, tekken.json, .model, vocab.txt
- *   image       the vocabulary compiled to one file of offsets: verified once, then trusted and shared
+ *   image       the vocabulary compiled to one file of offsets: verified once, then trusted and
+ *   shared
  *   tokenizer   an image made ready to run: split patterns, normalizer, merges
  *   piece       what the pre-tokenizer yields; a piece becomes ids without regard to its neighbours
  *   request     one PTK1 message of a client; reply: the answer to it
  *   verdict     why a request was answered as it was (gen/WIRE.md); everything else is OK
- *   engine      the function from a request's bytes to its reply's bytes; knows no socket and no clock
- *   poller      one thread on one core with one queue of the network card, an engine, and its own memory
+ *   engine      the function from a request's bytes to its reply's bytes; knows no socket and no
+ *   clock
+ *   poller      one thread on one core with one queue of the network card, an engine, and its own
+ *   memory
  *
  *                    image ──> tokenizer ──> models ──> engine ──> poller (AF_XDP) or socket worker
  *                              (shared, immutable)      (one per thread)
@@ -38,7 +42,8 @@
  *                                            .options = PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS |
  *                                                       PTK_WIRE_OPTIONS_PARSE_SPECIAL};
  *       struct ptk_encoding encoding = {.ids = ids, .cap = cap};
- *       enum ptk_verdict verdict = ptk_tokenizer_encode(tokenizer, work, cache, &request, &encoding);
+ *       enum ptk_verdict verdict = ptk_tokenizer_encode(tokenizer, work, cache, &request,
+ *       &encoding);
  *
  *   As an engine under a network of your own:
  *
@@ -50,16 +55,17 @@
  *           reply_len = ptk_engine_handle(engine, datagram, len, reply, reply_cap, &verdict);
  *       }
  *
- *   As a server: the program ptk-datapath (serve/ptk_datapath_main.c), which pintok-server starts and
- *   watches. Set-up is in two phases. The first opens, maps, locks, binds and attaches with the
+ *   As a server: the program ptk-datapath (serve/ptk_datapath_main.c), which pintok-server starts
+ *   and watches. Set-up is in two phases. The first opens, maps, locks, binds and attaches with the
  *   capabilities it needs; the second drops all of them, and from then on the process allocates
  *   nothing and opens nothing but images that the control plane names.
  *
  *
  * 3. Threads
  *
- *   Images, tokenizers and models are immutable and shared by any number of threads. A work, a cache, an
- *   engine and everything below a poller belong to one thread. Nothing shared is written by two threads:
+ *   Images, tokenizers and models are immutable and shared by any number of threads. A work, a
+ *   cache, an engine and everything below a poller belong to one thread. Nothing shared is written
+ *   by two threads:
  *
  *       word                              writer            readers
  *       slot of the model table, epoch    main thread       pollers, at the boundary of their loops
@@ -73,8 +79,8 @@
  * 4. Memory
  *
  *   Everything is sized and touched before the first packet; ptk_work_len, ptk_engine_len and the
- *   like say how much. Afterwards there is no allocation, no system call but the ring wake-up, no lock,
- *   and by design no page fault. Caches are bounded and forget; they never grow.
+ *   like say how much. Afterwards there is no allocation, no system call but the ring wake-up, no
+ *   lock, and by design no page fault. Caches are bounded and forget; they never grow.
  *
  *
  * 5. Errors
@@ -82,18 +88,20 @@
  *   Three kinds, never mixed:
  *     our mistake              PTK_ASSERT prints file, line and expression and aborts
  *     the other side's         a verdict: counted, answered where the protocol says so, never fatal
- *     the machine says no      set-up only: a negative errno and one sentence in struct ptk_err that names
+ *     the machine says no      set-up only: a negative errno and one sentence in struct ptk_err
+ *     that names
  *                              the thing, the value and the remedy
  *
  *   Bytes from outside are checked completely at one door each: the frame (net/ptk_frame.h), the
- *   request (wire/ptk_wire.h), the image (ptk_image_view), the configuration (ptk-datapath's options).
- *   Inside they are trusted.
+ *   request (wire/ptk_wire.h), the image (ptk_image_view), the configuration (ptk-datapath's
+ *   options). Inside they are trusted.
  *
  *
  * 6. Exactness
  *
- *   Ids equal those of the reference that belongs to the image's source and profile, for every input, or
- *   opening the image fails with a sentence. Work is linear in the text for every model and input.
+ *   Ids equal those of the reference that belongs to the image's source and profile, for every
+ *   input, or opening the image fails with a sentence. Work is linear in the text for every model
+ *   and input.
  */
 #ifndef PTK_H
 #define PTK_H

@@ -3,8 +3,8 @@
  * `window` requests in flight or an open loop of a fixed rate. Bounded in time and count.
  *
  * It sends slices of a text file (so that every request differs), accepts only the reply with the
- * right id, and prints one JSON line: rate, latency quantiles in ns, losses, verdicts. Whether the ids
- * are right is proved by the harness that calls it, not here: this program only counts them.
+ * right id, and prints one JSON line: rate, latency quantiles in ns, losses, verdicts. Whether the
+ * ids are right is proved by the harness that calls it, not here: this program only counts them.
  *
  *   bench_load --host 10.0.0.1 --op encode --size 200 --text FILE --seconds 3 --window 32
  */
@@ -118,7 +118,8 @@ static void open_sockets(struct load *load)
         if (fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
             load_fail("socket");
         }
-        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size); /* The default also works. */
+        /* The default also works. */
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
         (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
         load->socket_fds[i] = fd;
     }
@@ -194,7 +195,8 @@ static uint32_t receive_some(struct load *load)
     for (uint32_t flow = 0; flow < load->options.flow_count; flow++) {
         for (uint32_t i = 0; i < BATCH_MAX; i++) {
             load->iovecs[i] = (struct iovec){load->datagrams[i], DATAGRAM_LEN_MAX};
-            load->messages[i].msg_hdr = (struct msghdr){.msg_iov = &load->iovecs[i], .msg_iovlen = 1};
+            load->messages[i].msg_hdr =
+                (struct msghdr){.msg_iov = &load->iovecs[i], .msg_iovlen = 1};
         }
         int count = recvmmsg(load->socket_fds[flow], load->messages, BATCH_MAX, MSG_DONTWAIT, NULL);
         uint64_t now = load_now_ns();
@@ -244,7 +246,8 @@ static double run(struct load *load)
         idle = moved + arrived > 0 ? 0u : idle + 1u;
         if (idle > 64) { /* Leave the core to the server for a moment. */
             struct pollfd wait = {.fd = load->socket_fds[0], .events = POLLIN};
-            (void)poll(&wait, 1, options->rate > 0 ? 0 : 1); /* Only a pause: the loop looks again. */
+            /* Only a pause: the loop looks again. */
+            (void)poll(&wait, 1, options->rate > 0 ? 0 : 1);
             idle = 0;
         }
         if (now - checked > 10000000ull) {
@@ -273,7 +276,8 @@ static void print_result(const struct load *load, double seconds)
            ", \"foreign\": %" PRIu64 ", \"blocked\": %" PRIu64 ", ",
            seconds, load->sent, load->received, load->lost, load->foreign, load->blocked);
     printf("\"requests_per_s\": %.0f, \"text_mb_per_s\": %.2f, \"tokens_per_s\": %.0f, ", rate,
-           rate * (double)options->text_len / 1e6, (double)load->tokens / (seconds > 0 ? seconds : 1));
+           rate * (double)options->text_len / 1e6,
+           (double)load->tokens / (seconds > 0 ? seconds : 1));
     printf("\"p50_ns\": %" PRIu64 ", \"p99_ns\": %" PRIu64 ", \"p999_ns\": %" PRIu64
            ", \"max_ns\": %" PRIu64 ", \"verdicts\": {",
            load_quantile_ns(&load->latency, 0.50), load_quantile_ns(&load->latency, 0.99),

@@ -14,7 +14,8 @@ void ptk_added_init(struct ptk_added *added, const struct ptk_image *image,
     if (nodes == NULL) {
         return;
     }
-    /* Children of the root are dealt to eight groups; a group is a set of first and second bytes. */
+    /* Children of the root are dealt to eight groups; a group is a set of first and second
+     * bytes. */
     struct ptk_added_filter *filter = &added->filter;
     for (uint32_t i = 0; i < nodes[0].child_count; i++) {
         const struct ptk_image_match_node *first = &nodes[nodes[0].first_child + i];
@@ -118,7 +119,7 @@ static size_t next_candidate(const struct ptk_added_filter *filter, const uint8_
     return pos;
 }
 
-/* ---- flags -------------------------------------------------------------------------------------- */
+/* ---- flags ---------------------------------------------------------------------------------- */
 
 static size_t char_before(const uint8_t *text, size_t pos)
 {

@@ -5,8 +5,9 @@
  * reference's automaton does; then each match is held to its token's flags. A match that the flags
  * reject still counts as taken: what lies inside it is not searched again.
  *
- * Two bytes at a position decide whether any token can begin there. That test runs over 16 positions
- * at once, so that a text without added tokens costs a small fraction of a cycle per byte.
+ * Two bytes at a position decide whether any token can begin there. That test runs over 16
+ * positions at once, so that a text without added tokens costs a small fraction of a cycle per
+ * byte.
  */
 #ifndef PTK_ADDED_H
 #define PTK_ADDED_H
@@ -14,7 +15,8 @@
 #include "image/ptk_image.h"
 #include "text/ptk_unicode.h"
 
-/* Tables over the first two bytes: bit b of both nibbles of both bytes set says group b may begin. */
+/* Tables over the first two bytes: bit b of both nibbles of both bytes set says group b may
+ * begin. */
 struct ptk_added_filter {
     uint8_t first_low[16];
     uint8_t first_high[16];
@@ -44,7 +46,8 @@ struct ptk_added_search {
     size_t space_end;  /* end of the white space that the last rstrip went over */
 };
 
-/* One token in the text; `begin` may lie before the end of the one before it when that took spaces. */
+/* One token in the text; `begin` may lie before the end of the one before it when that took
+ * spaces. */
 struct ptk_added_match {
     size_t begin;
     size_t end;
@@ -52,8 +55,8 @@ struct ptk_added_match {
 };
 
 /*
- * ptk_added_next finds the next token; false when there is none. A search starts with everything but
- * text, len and skip_special at 0. The text between two matches is ordinary.
+ * ptk_added_next finds the next token; false when there is none. A search starts with everything
+ * but text, len and skip_special at 0. The text between two matches is ordinary.
  */
 bool ptk_added_next(const struct ptk_added *added, struct ptk_added_search *search,
                     struct ptk_added_match *match);

@@ -9,7 +9,8 @@
 #define DEAD_SLOT (UINT32_MAX - 1) /* this unit no longer starts a symbol */
 #define NO_UNIT UINT32_MAX
 
-_Static_assert(PTK_BPE_RANKS_MAX == 64u * 64u * 64u * 4u, "three levels of 64, four words at the top");
+_Static_assert(PTK_BPE_RANKS_MAX == 64u * 64u * 64u * 4u,
+               "three levels of 64, four words at the top");
 #define LEVEL0_WORDS (PTK_BPE_RANKS_MAX / 64u)
 #define LEVEL1_WORDS (LEVEL0_WORDS / 64u)
 #define LEVEL2_WORDS (LEVEL1_WORDS / 64u)
@@ -23,7 +24,8 @@ uint64_t ptk_bpe_steps(void) { return steps; }
 uint64_t ptk_bpe_steps(void) { return 0; }
 #endif
 
-/* Whether ranks only grow while merging: then no merge can make a pair due before the current one. */
+/* Whether ranks only grow while merging: then no merge can make a pair due before the current
+ * one. */
 static int find_order(struct ptk_bpe *bpe, struct ptk_err *err)
 {
     const struct ptk_image *image = bpe->image;
@@ -70,10 +72,11 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_
         .ascending = true,
     };
     if ((uint64_t)config->prefix_len + config->suffix_len > PTK_BPE_AFFIX_MAX) {
-        return ptk_err_set(err, -ENOTSUP,
-                           "continuing_subword_prefix and end_of_word_suffix have %u bytes together; "
-                           "at most %u are supported",
-                           config->prefix_len + config->suffix_len, PTK_BPE_AFFIX_MAX);
+        return ptk_err_set(
+            err, -ENOTSUP,
+            "continuing_subword_prefix and end_of_word_suffix have %u bytes together; "
+            "at most %u are supported",
+            config->prefix_len + config->suffix_len, PTK_BPE_AFFIX_MAX);
     }
     return image->pairs == NULL ? 0 : find_order(bpe, err);
 }
@@ -108,7 +111,7 @@ void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t 
     scratch->unit_cap = unit_cap;
 }
 
-/* ---- units ------------------------------------------------------------------------------------ */
+/* ---- units ---------------------------------------------------------------------------------- */
 
 /* The characters of a piece as they are turned into units. */
 struct unit_writer {
@@ -231,7 +234,7 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     return writer.count;
 }
 
-/* ---- short pieces ----------------------------------------------------------------------------- */
+/* ---- short pieces --------------------------------------------------------------------------- */
 
 static uint32_t pair_slot(const struct ptk_image *image, uint32_t left, uint32_t right)
 {
@@ -248,7 +251,8 @@ static uint32_t slot_rank(const struct ptk_image *image, uint32_t slot)
  * Merges `count` symbols in place, keeping them dense; start[i] is the first unit of symbol i. Each
  * merge scans the ranks: quadratic, but over at most PTK_BPE_SHORT_MAX words of one small array.
  */
-static size_t merge_short(const struct ptk_image *image, uint32_t *ids, uint8_t *start, size_t count)
+static size_t merge_short(const struct ptk_image *image, uint32_t *ids, uint8_t *start,
+                          size_t count)
 {
     uint32_t rank[PTK_BPE_SHORT_MAX];
     uint32_t slot[PTK_BPE_SHORT_MAX];
@@ -290,9 +294,10 @@ static size_t merge_short(const struct ptk_image *image, uint32_t *ids, uint8_t 
     return count;
 }
 
-/* ---- long pieces: the symbols ----------------------------------------------------------------- */
+/* ---- long pieces: the symbols --------------------------------------------------------------- */
 
-static void symbols_init(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t count)
+static void symbols_init(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                         size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         scratch->partner[i] = (uint32_t)i;
@@ -301,7 +306,8 @@ static void symbols_init(const struct ptk_image *image, struct ptk_bpe_scratch *
     }
 }
 
-/* A merge has happened at `at`: its neighbours before and after, NO_UNIT at the ends of the piece. */
+/* A merge has happened at `at`: its neighbours before and after, NO_UNIT at the ends of the
+ * piece. */
 struct merged {
     uint32_t at;
     uint32_t left;
@@ -325,7 +331,7 @@ static struct merged symbols_merge(const struct ptk_image *image, struct ptk_bpe
     };
 }
 
-/* ---- long pieces, ascending ranks: lists ------------------------------------------------------- */
+/* ---- long pieces, ascending ranks: lists ---------------------------------------------------- */
 
 static void list_push(struct ptk_bpe_scratch *scratch, uint32_t unit, uint32_t rank)
 {
@@ -407,8 +413,9 @@ static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
 }
 
 /*
- * Sorts a chain by unit. Units were pushed in a few ascending sweeps, so that the chain read backwards
- * is a few ascending runs: the runs are merged pairwise, like the digits of a binary counter.
+ * Sorts a chain by unit. Units were pushed in a few ascending sweeps, so that the chain read
+ * backwards is a few ascending runs: the runs are merged pairwise, like the digits of a binary
+ * counter.
  */
 static uint32_t chain_sort(uint32_t *after, uint32_t first)
 {
@@ -456,8 +463,8 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
     return sorted;
 }
 
-static void list_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, uint32_t unit,
-                        uint32_t right)
+static void list_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                        uint32_t unit, uint32_t right)
 {
     scratch->slot[unit] = pair_slot(image, scratch->ids[unit], scratch->ids[right]);
     if (scratch->slot[unit] != NO_SLOT) {
@@ -466,10 +473,12 @@ static void list_update(const struct ptk_image *image, struct ptk_bpe_scratch *s
 }
 
 /*
- * Takes the ranks in ascending order. While the units of one rank merge from left to right, no pair of
- * this rank or a lower one can appear, since ranks ascend; so each rank's list is complete when taken.
+ * Takes the ranks in ascending order. While the units of one rank merge from left to right, no pair
+ * of this rank or a lower one can appear, since ranks ascend; so each rank's list is complete when
+ * taken.
  */
-static void merge_lists(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t count)
+static void merge_lists(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                        size_t count)
 {
     for (size_t i = count - 1; i-- > 0;) {
         if (scratch->slot[i] != NO_SLOT) {
@@ -501,7 +510,7 @@ static void merge_lists(const struct ptk_image *image, struct ptk_bpe_scratch *s
     }
 }
 
-/* ---- long pieces, any ranks: a heap ------------------------------------------------------------ */
+/* ---- long pieces, any ranks: a heap --------------------------------------------------------- */
 
 /* A binary heap of units by (rank, unit): heap in `after`, each unit's place in it in `before`. */
 static uint64_t heap_key(const struct ptk_image *image, const struct ptk_bpe_scratch *scratch,
@@ -550,8 +559,8 @@ static void heap_settle(const struct ptk_image *image, struct ptk_bpe_scratch *s
     heap_put(scratch, place, unit);
 }
 
-static size_t heap_remove(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t len,
-                          size_t place)
+static size_t heap_remove(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                          size_t len, size_t place)
 {
     len--;
     if (place < len) {
@@ -562,8 +571,8 @@ static size_t heap_remove(const struct ptk_image *image, struct ptk_bpe_scratch 
 }
 
 /* The pair that starts at `unit` has changed: its right half now begins at `right`. */
-static size_t heap_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t len,
-                          uint32_t unit, uint32_t right)
+static size_t heap_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                          size_t len, uint32_t unit, uint32_t right)
 {
     const bool was_in = scratch->slot[unit] != NO_SLOT;
     const uint32_t slot =
@@ -608,7 +617,7 @@ static void merge_heap(const struct ptk_image *image, struct ptk_bpe_scratch *sc
     }
 }
 
-/* ---- the piece --------------------------------------------------------------------------------- */
+/* ---- the piece ------------------------------------------------------------------------------ */
 
 static void merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
 {
@@ -668,7 +677,7 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
     return merge(bpe, scratch, len, false);
 }
 
-/* ---- bytes without a token ----------------------------------------------------------------------- */
+/* ---- bytes without a token ------------------------------------------------------------------ */
 
 bool ptk_bpe_has_gap(const struct ptk_bpe *bpe, const uint8_t *piece, size_t len)
 {

@@ -1,11 +1,12 @@
 /*
- * Byte pair encoding of one piece: exact, and linear in the piece for every vocabulary that training
- * can produce.
+ * Byte pair encoding of one piece: exact, and linear in the piece for every vocabulary that
+ * training can produce.
  *
- * A piece starts as units: its bytes (byte_units), or its characters with fallback and unknown tokens.
- * Then the pair with the lowest rank merges, the leftmost on a tie, until no pair is left. Short pieces
- * scan an array of ranks for each merge; long ones keep the positions of each rank in a list and take
- * the ranks in ascending order, so that a merge costs a constant number of steps however long the piece is.
+ * A piece starts as units: its bytes (byte_units), or its characters with fallback and unknown
+ * tokens. Then the pair with the lowest rank merges, the leftmost on a tie, until no pair is left.
+ * Short pieces scan an array of ranks for each merge; long ones keep the positions of each rank in
+ * a list and take the ranks in ascending order, so that a merge costs a constant number of steps
+ * however long the piece is.
  */
 #ifndef PTK_BPE_H
 #define PTK_BPE_H
@@ -39,47 +40,51 @@ struct ptk_bpe {
 int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err);
 
 /*
- * What merging needs besides the image; owned by one thread. Arrays have unit_cap entries but for the
- * lists' heads. Between calls every word of `level` is 0.
+ * What merging needs besides the image; owned by one thread. Arrays have unit_cap entries but for
+ * the lists' heads. Between calls every word of `level` is 0.
  */
 struct ptk_bpe_scratch {
     uint32_t *ids;      /* by unit: id of the symbol that starts here; afterwards the result */
-    uint32_t *ends;     /* by unit: bytes of the piece up to and with this unit; afterwards per id */
+    /* by unit: bytes of the piece up to and with this unit; afterwards per id */
+    uint32_t *ends;
     uint32_t *partner;  /* by unit: at a symbol's first unit its last one, and the reverse */
     uint32_t *slot;     /* by unit: slot in the pair table of the pair that starts here */
-    uint32_t *before;   /* by unit: previous unit in the list of its rank, or its place in the heap */
+    /* by unit: previous unit in the list of its rank, or its place in the heap */
+    uint32_t *before;
     uint32_t *after;    /* by unit: next unit in the list of its rank; or the heap itself */
     uint32_t *head;     /* by rank: first unit of its list */
-    uint64_t *level[3]; /* a bit for every rank with a list, then a bit for every word that is not 0 */
+    /* a bit for every rank with a list, then a bit for every word that is not 0 */
+    uint64_t *level[3];
     size_t unit_cap;
 };
 
-/* ptk_bpe_scratch_len: bytes of memory ptk_bpe_scratch_init lays the arrays out in (64-byte aligned). */
+/* ptk_bpe_scratch_len: bytes of memory ptk_bpe_scratch_init lays the arrays out in (64-byte
+ * aligned). */
 size_t ptk_bpe_scratch_len(size_t unit_cap);
 void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t unit_cap);
 
 /*
  * ptk_bpe_encode writes the ids of a piece (valid UTF-8 unless the units are bytes; not empty) to
  * scratch->ids and returns how many there are. With characters as units scratch->ends[i] is where
- * the i-th id ends, in bytes of the piece as the reference counts them; with bytes the ids' keys say
- * it and `ends` is not written. SIZE_MAX when the piece has more units than the scratch.
+ * the i-th id ends, in bytes of the piece as the reference counts them; with bytes the ids' keys
+ * say it and `ends` is not written. SIZE_MAX when the piece has more units than the scratch.
  */
 size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
                       const uint8_t *piece, size_t len);
 
 /*
- * With bytes as units and gaps: ptk_bpe_has_gap says whether a piece has a byte without a token. Such a
- * piece goes to ptk_bpe_encode_gaps, which does the same and also writes begins[i] and scratch->ends[i],
- * the bytes behind each id as the reference counts them: in characters of the byte-level alphabet,
- * without those that were dropped. The arrays have unit_cap entries.
+ * With bytes as units and gaps: ptk_bpe_has_gap says whether a piece has a byte without a token.
+ * Such a piece goes to ptk_bpe_encode_gaps, which does the same and also writes begins[i] and
+ * scratch->ends[i], the bytes behind each id as the reference counts them: in characters of the
+ * byte-level alphabet, without those that were dropped. The arrays have unit_cap entries.
  */
 bool ptk_bpe_has_gap(const struct ptk_bpe *bpe, const uint8_t *piece, size_t len);
 size_t ptk_bpe_encode_gaps(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
                            const uint8_t *piece, size_t len, uint32_t *begins);
 
 /*
- * ptk_bpe_steps: symbols and list entries looked at since the thread began, the measure by which tests
- * show linear time. Only debug builds count; others give 0.
+ * ptk_bpe_steps: symbols and list entries looked at since the thread began, the measure by which
+ * tests show linear time. Only debug builds count; others give 0.
  */
 uint64_t ptk_bpe_steps(void);
 

@@ -18,9 +18,10 @@ int ptk_decoder_init(struct ptk_decoder *decoder, const struct ptk_image *image,
         if (op.kind == PTK_OP_DEC_REPLACE_REGEX) {
             size_t off = 0;
             const struct ptk_image_string pattern = ptk_image_op_string(&op, &off);
-            return ptk_err_set(err, -ENOTSUP,
-                               "the decoder Replace with the regular expression \"%.*s\" is not supported",
-                               (int)ptk_min_size(pattern.len, 200), (const char *)pattern.bytes);
+            return ptk_err_set(
+                err, -ENOTSUP,
+                "the decoder Replace with the regular expression \"%.*s\" is not supported",
+                (int)ptk_min_size(pattern.len, 200), (const char *)pattern.bytes);
         }
         if (op.kind < PTK_OP_DEC_BYTE_LEVEL || op.kind > PTK_OP_DEC_CTC) {
             return ptk_err_set(err, -ENOTSUP, "decoder operation %u is unknown to this build",
@@ -40,7 +41,7 @@ static bool is_shown(const struct ptk_image *image, uint32_t id, bool skip_speci
            !(skip_special && (flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0);
 }
 
-/* ---- concatenation ------------------------------------------------------------------------------- */
+/* ---- concatenation -------------------------------------------------------------------------- */
 
 /* Copies of 16 bytes overrun the short tokens' ends in source and target, where both have room. */
 static bool append(uint8_t *text, size_t cap, size_t *len, const uint8_t *bytes, size_t bytes_len)
@@ -91,11 +92,12 @@ static enum ptk_verdict run_concat(const struct ptk_decoder *decoder,
         return PTK_VERDICT_TEXT_TOO_LONG;
     }
     memcpy(scratch->bytes[0], text, len);
-    return ptk_utf8_replace(scratch->bytes[0], len, text, cap, text_len) ? PTK_VERDICT_OK
-                                                                         : PTK_VERDICT_REPLY_TOO_LONG;
+    return ptk_utf8_replace(scratch->bytes[0], len, text, cap, text_len)
+               ? PTK_VERDICT_OK
+               : PTK_VERDICT_REPLY_TOO_LONG;
 }
 
-/* ---- programs ------------------------------------------------------------------------------------ */
+/* ---- programs ------------------------------------------------------------------------------- */
 
 /* A list of strings in one buffer. */
 struct strings {
@@ -293,7 +295,8 @@ static void op_metaspace(const struct ptk_image_op_view *op, const struct string
     }
 }
 
-static void op_bpe(const struct ptk_image_op_view *op, const struct strings *in, struct strings *out)
+static void op_bpe(const struct ptk_image_op_view *op, const struct strings *in,
+                   struct strings *out)
 {
     size_t off = 0;
     const struct ptk_image_string suffix = ptk_image_op_string(op, &off);
@@ -363,7 +366,8 @@ static bool same_string(struct view a, struct view b)
     return a.len == b.len && memcmp(a.bytes, b.bytes, a.len) == 0;
 }
 
-static void op_ctc(const struct ptk_image_op_view *op, const struct strings *in, struct strings *out)
+static void op_ctc(const struct ptk_image_op_view *op, const struct strings *in,
+                   struct strings *out)
 {
     size_t off = 0;
     const struct ptk_image_string pad = ptk_image_op_string(op, &off);
@@ -423,7 +427,8 @@ static bool in_alphabet(struct view string)
     return true;
 }
 
-/* Strings of the alphabet become bytes, others stay; bytes are no longer, so this works in place. */
+/* Strings of the alphabet become bytes, others stay; bytes are no longer, so this works in
+ * place. */
 static void op_byte_level(struct strings *in, struct strings *out)
 {
     size_t len = 0;

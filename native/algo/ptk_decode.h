@@ -1,9 +1,9 @@
 /*
  * Ids back to text.
  *
- * Byte-level models decode by concatenation: the bytes of each id one after another, invalid UTF-8 replaced
- * at the end. Other models run a decoder program over the list of the ids' strings, one operation after
- * the other, as the reference does.
+ * Byte-level models decode by concatenation: the bytes of each id one after another, invalid UTF-8
+ * replaced at the end. Other models run a decoder program over the list of the ids' strings, one
+ * operation after the other, as the reference does.
  */
 #ifndef PTK_DECODE_H
 #define PTK_DECODE_H

@@ -16,8 +16,9 @@ static int template_init(struct ptk_post_template *template, const struct ptk_po
         }
     }
     if (uses[PTK_POST_A] > 1 || uses[PTK_POST_B] > 1) {
-        return ptk_err_set(err, -ENOTSUP,
-                           "TemplateProcessing uses a sequence more than once, which is not supported");
+        return ptk_err_set(
+            err, -ENOTSUP,
+            "TemplateProcessing uses a sequence more than once, which is not supported");
     }
     template->items = malloc((count + 1) * sizeof *template->items);
     if (template->items == NULL) {
@@ -34,8 +35,9 @@ static int templates_init(struct ptk_post *post, const struct ptk_post_item *sin
                           struct ptk_err *err)
 {
     if (post->single.items != NULL) {
-        return ptk_err_set(err, -ENOTSUP,
-                           "a post-processor Sequence adds special tokens twice, which is not supported");
+        return ptk_err_set(
+            err, -ENOTSUP,
+            "a post-processor Sequence adds special tokens twice, which is not supported");
     }
     int code = template_init(&post->single, single, single_count, err);
     if (code == 0) {
@@ -65,7 +67,8 @@ static int read_template(struct ptk_post *post, const struct ptk_image_op_view *
 }
 
 /* [CLS] A [SEP], and B [SEP] behind it; RoBERTa has a second [SEP] before B and no type ids. */
-static int read_cls_sep(struct ptk_post *post, const struct ptk_image_op_view *op, struct ptk_err *err)
+static int read_cls_sep(struct ptk_post *post, const struct ptk_image_op_view *op,
+                        struct ptk_err *err)
 {
     const uint32_t cls = ptk_load_u32(op->params);
     const uint32_t sep = ptk_load_u32(op->params + 4);
@@ -138,7 +141,7 @@ void ptk_post_fini(struct ptk_post *post)
     post->pair.items = NULL;
 }
 
-/* ---- truncation --------------------------------------------------------------------------------- */
+/* ---- truncation ----------------------------------------------------------------------------- */
 
 #define LONGEST_FIRST 0u
 #define ONLY_FIRST 1u
@@ -154,7 +157,8 @@ static struct ptk_post_lens longest_first(struct ptk_post_lens lens, size_t max)
         shorter = max / 2;
         longer = shorter + max % 2;
     }
-    return swapped ? (struct ptk_post_lens){longer, shorter} : (struct ptk_post_lens){shorter, longer};
+    return swapped ? (struct ptk_post_lens){longer, shorter}
+                   : (struct ptk_post_lens){shorter, longer};
 }
 
 /* The reference refuses to cut a sequence with a stride that would not advance. */

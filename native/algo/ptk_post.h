@@ -1,9 +1,9 @@
 /*
- * Post-processing: what stands around the sequences, which type ids they get, how offsets are trimmed,
- * and how many ids of each sequence truncation leaves.
+ * Post-processing: what stands around the sequences, which type ids they get, how offsets are
+ * trimmed, and how many ids of each sequence truncation leaves.
  *
- * All of the reference's post-processors are one form here: a template for a single text and one for a
- * pair, and a list of offset trims. BertProcessing and RobertaProcessing are templates too.
+ * All of the reference's post-processors are one form here: a template for a single text and one
+ * for a pair, and a list of offset trims. BertProcessing and RobertaProcessing are templates too.
  */
 #ifndef PTK_POST_H
 #define PTK_POST_H
@@ -43,7 +43,8 @@ struct ptk_post {
     bool adds_specials; /* the model has a post-processor with special tokens */
 };
 
-/* ptk_post_init translates the program. Set-up: allocates. 0, or a negative errno and a sentence. */
+/* ptk_post_init translates the program. Set-up: allocates. 0, or a negative errno and a
+ * sentence. */
 int ptk_post_init(struct ptk_post *post, const struct ptk_image *image, struct ptk_err *err);
 void ptk_post_fini(struct ptk_post *post);
 
@@ -55,8 +56,8 @@ struct ptk_post_lens {
 
 /*
  * ptk_post_truncate reduces the lengths as the reference's truncation with these parameters does;
- * `special_count` ids come on top. PTK_VERDICT_BAD_OPTION where the reference raises: the sequence to
- * cut is missing or too short, max_length leaves no room, or stride is not below what is left.
+ * `special_count` ids come on top. PTK_VERDICT_BAD_OPTION where the reference raises: the sequence
+ * to cut is missing or too short, max_length leaves no room, or stride is not below what is left.
  */
 enum ptk_verdict ptk_post_truncate(const struct ptk_wire_truncation *truncation, bool pair,
                                    size_t special_count, struct ptk_post_lens *lens);

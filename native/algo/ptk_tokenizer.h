@@ -3,9 +3,10 @@
  *
  *     added tokens · normalize · added tokens again · pre-tokenize · piece to ids · post-process
  *
- * Life: open an image (`image/ptk_image.h`), open a tokenizer over it, give every thread one `ptk_work`
- * for its buffers and one `ptk_cache` per model, encode. Opening is set-up: it allocates and may fail
- * with a sentence. Encoding and decoding allocate nothing, make no system call and take no lock.
+ * Life: open an image (`image/ptk_image.h`), open a tokenizer over it, give every thread one
+ * `ptk_work` for its buffers and one `ptk_cache` per model, encode. Opening is set-up: it allocates
+ * and may fail with a sentence. Encoding and decoding allocate nothing, make no system call and
+ * take no lock.
  *
  * Threads: a tokenizer is immutable and shared; a work and a cache belong to one thread.
  */
@@ -23,10 +24,11 @@ struct ptk_cache;
 
 /*
  * ptk_tokenizer_open prepares a model for use: it translates the image's programs (split patterns
- * without a scanner are compiled by PCRE2 here). The image must outlive it. Returns 0, or a negative
- * errno and a sentence naming the component that this build cannot run.
+ * without a scanner are compiled by PCRE2 here). The image must outlive it. Returns 0, or a
+ * negative errno and a sentence naming the component that this build cannot run.
  */
-int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out, struct ptk_err *err);
+int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out,
+                       struct ptk_err *err);
 void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer); /* NULL is allowed. */
 
 /* What a work must be able to hold. */
@@ -36,8 +38,9 @@ struct ptk_work_limits {
 };
 
 /*
- * ptk_work_len says how many bytes of memory ptk_work_init needs for these limits; ptk_work_init lays
- * the work out in `memory` (64-byte aligned, owned by the caller, not touched outside this thread).
+ * ptk_work_len says how many bytes of memory ptk_work_init needs for these limits; ptk_work_init
+ * lays the work out in `memory` (64-byte aligned, owned by the caller, not touched outside this
+ * thread).
  */
 size_t ptk_work_len(const struct ptk_work_limits *limits);
 struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limits);
@@ -56,7 +59,8 @@ struct ptk_encode_request {
     const uint8_t *pair; /* NULL: no pair */
     size_t pair_len;
     uint32_t options;                       /* PTK_WIRE_OPTIONS_* */
-    uint32_t outputs;                       /* PTK_WIRE_OUTPUTS_*: which arrays of the result are filled */
+    /* PTK_WIRE_OUTPUTS_*: which arrays of the result are filled */
+    uint32_t outputs;
     const struct ptk_wire_truncation *truncation; /* NULL: none */
 };
 
@@ -76,7 +80,8 @@ struct ptk_encoding {
  *   PTK_VERDICT_BAD_UTF8        a text is not valid UTF-8; nothing is written
  *   PTK_VERDICT_TEXT_TOO_LONG   a text, or its normalized form, exceeds the work's limits
  *   PTK_VERDICT_REPLY_TOO_LONG  `cap` is too small; contents of the arrays are unspecified
- *   PTK_VERDICT_UNSUPPORTED     the request asks for something this model does not define (bos without
+ *   PTK_VERDICT_UNSUPPORTED     the request asks for something this model does not define (bos
+ *   without
  *                               a bos token, for instance)
  * Cost: linear in the text for every model and every input.
  */
@@ -91,8 +96,8 @@ enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, stru
                                      const struct ptk_encode_request *request, size_t *count);
 
 /*
- * ptk_tokenizer_decode writes the text of `ids` (UTF-8; invalid bytes become U+FFFD as the reference
- * does). Ids the vocabulary does not have are skipped, as the reference does. Returns OK,
+ * ptk_tokenizer_decode writes the text of `ids` (UTF-8; invalid bytes become U+FFFD as the
+ * reference does). Ids the vocabulary does not have are skipped, as the reference does. Returns OK,
  * TEXT_TOO_LONG when the work is too small, or REPLY_TOO_LONG when `cap` is.
  */
 enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,

@@ -8,13 +8,15 @@
 #define NO_WAY UINT32_MAX
 #define UNK_PENALTY 10.0
 
-int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image, struct ptk_err *err)
+int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,
+                     struct ptk_err *err)
 {
     const struct ptk_image_config *config = image->config;
     PTK_ASSERT(image->scores != NULL);
     PTK_ASSERT(image->trie != NULL);
     if (config->unk_id == PTK_IMAGE_NONE) {
-        return ptk_err_set(err, -ENOTSUP, "a Unigram model without unk_id cannot encode every text");
+        return ptk_err_set(err, -ENOTSUP,
+                           "a Unigram model without unk_id cannot encode every text");
     }
     double score_min = INFINITY;
     for (uint32_t id = 0; id < config->ids_end; id++) {
@@ -84,7 +86,8 @@ static void put(struct writer *writer, uint32_t id, uint32_t begin, uint32_t end
     writer->count++;
 }
 
-/* A stretch without a token of its own: byte tokens where the model has all of them, else unknown. */
+/* A stretch without a token of its own: byte tokens where the model has all of them, else
+ * unknown. */
 static void put_unknown(struct writer *writer, uint32_t begin, uint32_t end)
 {
     const struct ptk_image *image = writer->unigram->image;

@@ -2,8 +2,8 @@
  * Unigram language model: the segmentation of a piece with the highest sum of scores.
  *
  * One pass over the characters keeps the best way to every position (Viterbi over a trie of the
- * vocabulary), one pass back reads the ids off. Scores are added as f64 from left to right and the first
- * of equal ways stays, as the reference does, so that ties fall the same way.
+ * vocabulary), one pass back reads the ids off. Scores are added as f64 from left to right and the
+ * first of equal ways stays, as the reference does, so that ties fall the same way.
  */
 #ifndef PTK_UNIGRAM_H
 #define PTK_UNIGRAM_H
@@ -22,7 +22,8 @@ struct ptk_unigram {
  * ptk_unigram_init prepares the model of an image (which has scores and a trie). Returns 0, or
  * -ENOTSUP and a sentence for a model without an unknown token, which cannot encode every text.
  */
-int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image, struct ptk_err *err);
+int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,
+                     struct ptk_err *err);
 
 /* The best way to one position of the piece. */
 struct ptk_unigram_node {
@@ -40,7 +41,8 @@ static inline size_t ptk_unigram_scratch_len(size_t len_max)
 /* Where the ids go: arrays of the caller, one entry per byte of the piece. */
 struct ptk_unigram_result {
     uint32_t *ids;
-    uint32_t *begins; /* range of the piece behind each id; byte tokens share the range of the run */
+    /* range of the piece behind each id; byte tokens share the range of the run */
+    uint32_t *begins;
     uint32_t *ends;
 };
 

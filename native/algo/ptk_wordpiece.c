@@ -9,7 +9,8 @@ int ptk_wordpiece_init(struct ptk_wordpiece *wordpiece, const struct ptk_image *
 {
     const struct ptk_image_config *config = image->config;
     if (config->unk_id == PTK_IMAGE_NONE) {
-        return ptk_err_set(err, -ENOTSUP, "a WordPiece model needs its unk_token in the vocabulary");
+        return ptk_err_set(err, -ENOTSUP,
+                           "a WordPiece model needs its unk_token in the vocabulary");
     }
     if (config->prefix_len > PTK_WORDPIECE_PREFIX_MAX) {
         return ptk_err_set(err, -ENOTSUP,

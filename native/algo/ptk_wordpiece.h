@@ -1,6 +1,6 @@
 /*
- * WordPiece: greedy longest match from the left; what follows the first token carries a prefix ("##"),
- * and a word that cannot be covered is one unknown token.
+ * WordPiece: greedy longest match from the left; what follows the first token carries a prefix
+ * ("##"), and a word that cannot be covered is one unknown token.
  */
 #ifndef PTK_WORDPIECE_H
 #define PTK_WORDPIECE_H
@@ -22,15 +22,15 @@ struct ptk_wordpiece {
 };
 
 /*
- * ptk_wordpiece_init prepares the model of an image. Returns 0, or -ENOTSUP and a sentence: no unknown
- * token, or a prefix or vocabulary entry longer than the limits above.
+ * ptk_wordpiece_init prepares the model of an image. Returns 0, or -ENOTSUP and a sentence: no
+ * unknown token, or a prefix or vocabulary entry longer than the limits above.
  */
 int ptk_wordpiece_init(struct ptk_wordpiece *wordpiece, const struct ptk_image *image,
                        struct ptk_err *err);
 
 /*
- * ptk_wordpiece_encode writes the ids of a word (valid UTF-8, not empty) and where each ends in it, and
- * returns how many there are: at most one per byte. Cost: bounded by the longest word and key.
+ * ptk_wordpiece_encode writes the ids of a word (valid UTF-8, not empty) and where each ends in it,
+ * and returns how many there are: at most one per byte. Cost: bounded by the longest word and key.
  */
 size_t ptk_wordpiece_encode(const struct ptk_wordpiece *wordpiece, const uint8_t *word, size_t len,
                             uint32_t *ids, uint32_t *ends);

@@ -3,7 +3,8 @@
  *
  * A function that can fail during set-up returns 0 or a negative errno and, in the second case,
  * fills `struct ptk_err` with one sentence that names the thing, the value and the remedy.
- * The hot path has no such errors: there the other side's mistakes are verdicts (`gen/ptk_wire_gen.h`).
+ * The hot path has no such errors: there the other side's mistakes are verdicts
+ * (`gen/ptk_wire_gen.h`).
  */
 #ifndef PTK_ERR_H
 #define PTK_ERR_H

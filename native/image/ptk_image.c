@@ -1,5 +1,6 @@
 /*
- * Opens images: header, section table, checksum, typed views; contents are proved in ptk_image_verify.c.
+ * Opens images: header, section table, checksum, typed views; contents are proved in
+ * ptk_image_verify.c.
  */
 #include "image/ptk_image.h"
 
@@ -14,8 +15,9 @@
 #define REFUSE(...) ptk_err_set(err, -EINVAL, __VA_ARGS__)
 
 /*
- * Four independent lanes of multiply-and-fold over 32-byte blocks, more than 5 GB/s. It answers damage,
- * not malice: whoever can write the image can write a matching checksum, and then meets the verifier.
+ * Four independent lanes of multiply-and-fold over 32-byte blocks, more than 5 GB/s. It answers
+ * damage, not malice: whoever can write the image can write a matching checksum, and then meets the
+ * verifier.
  */
 struct checksum {
     uint64_t lanes[4];
@@ -212,8 +214,8 @@ static int check_counts(const struct ptk_image *image, const struct sections *se
     for (size_t i = 0; i < PTK_ARRAY_LEN(exact); i++) {
         const size_t count = sections->by_kind[exact[i].kind].count;
         if (sections->by_kind[exact[i].kind].bytes != NULL && count != exact[i].count) {
-            return REFUSE("image: the section %s has %zu items, not %zu", names[exact[i].kind], count,
-                          exact[i].count);
+            return REFUSE("image: the section %s has %zu items, not %zu", names[exact[i].kind],
+                          count, exact[i].count);
         }
     }
     if (sections->by_kind[PTK_IMAGE_SECTION_TOKEN_FLAGS].len != ids_end) {

@@ -2,15 +2,18 @@
  * The vocabulary image: opened and verified once, then trusted by everyone who reads it.
  *
  * `native/spec/image.toml` is the format. ptk_image_view() is the door: it checks untrusted bytes
- * completely and yields typed pointers into them. After it has said yes, these hold and nobody checks
- * them again:
- *   - every id in the image is below config->ids_end, every offset table is monotone and ends inside its
+ * completely and yields typed pointers into them. After it has said yes, these hold and nobody
+ * checks them again:
+ *   - every id in the image is below config->ids_end, every offset table is monotone and ends
+ *   inside its
  *     section, PTK_IMAGE_OVERRUN readable zero bytes follow token_bytes and vocab_key;
  *   - every entry of a hash table is found by its look-up within the stated probe length, and each
  *     look-up ends: there is an empty slot in every table;
- *   - with byte_units: byte_ids has every byte that UTF-8 uses unless the flag byte_gaps is set, and the
+ *   - with byte_units: byte_ids has every byte that UTF-8 uses unless the flag byte_gaps is set,
+ *   and the
  *     key lengths of a pair's halves add up to that of its id;
- *   - every step in a trie stays inside it; match tries are trees whose children follow their parent;
+ *   - every step in a trie stays inside it; match tries are trees whose children follow their
+ *   parent;
  *   - programs are whole operations with known kinds and parameters of the right length.
  *
  * Threads: a verified image is immutable and shared.
@@ -22,7 +25,8 @@
 #include "gen/ptk_image_gen.h"
 #include "image/ptk_image_hash.h"
 
-/* A program of operations (normalizer, pre-tokenizer, post-processor, decoder); len 0 when absent. */
+/* A program of operations (normalizer, pre-tokenizer, post-processor, decoder); len 0 when
+ * absent. */
 struct ptk_image_program {
     const uint8_t *bytes;
     size_t len;
@@ -59,7 +63,8 @@ struct ptk_image {
 
     const struct ptk_image_added *added;
     uint32_t added_count;
-    const struct ptk_image_match_node *added_raw; /* NULL: no token is matched in the original text */
+    /* NULL: no token is matched in the original text */
+    const struct ptk_image_match_node *added_raw;
     uint32_t added_raw_count;
     const struct ptk_image_match_node *added_normalized; /* NULL: none in the normalized text */
     uint32_t added_normalized_count;
@@ -80,9 +85,10 @@ struct ptk_image {
 };
 
 /*
- * ptk_image_view verifies `len` bytes at `bytes` (64-byte aligned, must stay as they are while the view
- * is used) and fills `out`. Returns 0, or -EINVAL and a sentence that names what is wrong; `out` is
- * then unspecified. Reads every byte once or a few times: milliseconds per 10 MB. Allocates nothing.
+ * ptk_image_view verifies `len` bytes at `bytes` (64-byte aligned, must stay as they are while the
+ * view is used) and fills `out`. Returns 0, or -EINVAL and a sentence that names what is wrong;
+ * `out` is then unspecified. Reads every byte once or a few times: milliseconds per 10 MB.
+ * Allocates nothing.
  */
 int ptk_image_view(const void *bytes, size_t len, struct ptk_image *out, struct ptk_err *err);
 
@@ -93,15 +99,16 @@ enum ptk_image_hold {
 };
 
 /*
- * ptk_image_open reads or maps the image file at `path` and verifies it. Returns 0, a negative errno of
- * the system, or -EINVAL for an image that fails verification; the sentence names the path.
- * ptk_image_close releases it; a view that was not opened is left alone.
+ * ptk_image_open reads or maps the image file at `path` and verifies it. Returns 0, a negative
+ * errno of the system, or -EINVAL for an image that fails verification; the sentence names the
+ * path. ptk_image_close releases it; a view that was not opened is left alone.
  */
 int ptk_image_open(const char *path, enum ptk_image_hold hold, struct ptk_image *out,
                    struct ptk_err *err);
 void ptk_image_close(struct ptk_image *image);
 
-/* ptk_image_checksum: of a whole image, its checksum field taken as zero. `len` is a multiple of 64. */
+/* ptk_image_checksum: of a whole image, its checksum field taken as zero. `len` is a multiple of
+ * 64. */
 uint64_t ptk_image_checksum(const uint8_t *bytes, size_t len);
 
 /* One operation of a program. */
@@ -113,8 +120,8 @@ struct ptk_image_op_view {
 };
 
 /*
- * ptk_image_op_next yields the operation at `*pos` and moves `*pos` behind it; false at the end. Start
- * with `*pos` 0.
+ * ptk_image_op_next yields the operation at `*pos` and moves `*pos` behind it; false at the end.
+ * Start with `*pos` 0.
  */
 static inline bool ptk_image_op_next(const struct ptk_image_program *program, size_t *pos,
                                      struct ptk_image_op_view *out)
@@ -147,8 +154,8 @@ static inline struct ptk_image_string ptk_image_op_string(const struct ptk_image
 }
 
 /* ptk_image_pair: the merge of two neighbouring ids, or NULL. Any two ids may be asked for. */
-static inline const struct ptk_image_pair *ptk_image_pair(const struct ptk_image *image, uint32_t left,
-                                                          uint32_t right)
+static inline const struct ptk_image_pair *ptk_image_pair(const struct ptk_image *image,
+                                                          uint32_t left, uint32_t right)
 {
     uint32_t slot = ptk_pair_hash(left, right) & image->pair_mask;
     for (;;) { /* ends: a verified table has an empty slot */
@@ -166,7 +173,8 @@ static inline const struct ptk_image_pair *ptk_image_pair(const struct ptk_image
 #define PTK_IMAGE_VOCAB_ID_BITS 22u
 #define PTK_IMAGE_VOCAB_TAG_SHIFT 54u
 
-/* ptk_image_vocab_hashed: the id whose key these bytes are, or PTK_IMAGE_NONE; hash is ptk_vocab_hash. */
+/* ptk_image_vocab_hashed: the id whose key these bytes are, or PTK_IMAGE_NONE; hash is
+ * ptk_vocab_hash. */
 static inline uint32_t ptk_image_vocab_hashed(const struct ptk_image *image, const uint8_t *key,
                                               size_t len, uint64_t hash)
 {
@@ -189,7 +197,8 @@ static inline uint32_t ptk_image_vocab_hashed(const struct ptk_image *image, con
     }
 }
 
-static inline uint32_t ptk_image_vocab(const struct ptk_image *image, const uint8_t *key, size_t len)
+static inline uint32_t ptk_image_vocab(const struct ptk_image *image, const uint8_t *key,
+                                       size_t len)
 {
     return ptk_image_vocab_hashed(image, key, len, ptk_vocab_hash(key, len));
 }
@@ -224,8 +233,8 @@ static inline struct ptk_piece_key ptk_piece_key_make(const uint8_t *piece, size
 #define PTK_PIECE_HIGH_MASK 0x0fffffffffffffffull
 
 /*
- * ptk_image_piece_hashed: the slot of a piece, or NULL. hash is ptk_piece_hash of the key. Costs one
- * cache line in nearly all cases; prefetch &pieces[(hash & piece_mask) * 2].
+ * ptk_image_piece_hashed: the slot of a piece, or NULL. hash is ptk_piece_hash of the key. Costs
+ * one cache line in nearly all cases; prefetch &pieces[(hash & piece_mask) * 2].
  */
 static inline const struct ptk_image_piece *ptk_image_piece_hashed(const struct ptk_image *image,
                                                                    struct ptk_piece_key key,

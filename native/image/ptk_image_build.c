@@ -167,7 +167,8 @@ int ptk_build_pieces(const struct ptk_image_piece *pieces, size_t piece_count,
 struct parts {
     uint32_t begin[PTK_BUILD_TOKEN_MAX + 1]; /* byte offset; the entry behind the last is the end */
     uint32_t id[PTK_BUILD_TOKEN_MAX];
-    struct ptk_image_pair joined[PTK_BUILD_TOKEN_MAX]; /* part i with i + 1; rank IMAGE_NONE: never */
+    /* part i with i + 1; rank IMAGE_NONE: never */
+    struct ptk_image_pair joined[PTK_BUILD_TOKEN_MAX];
     uint32_t count;
 };
 

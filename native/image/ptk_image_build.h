@@ -1,10 +1,10 @@
 /*
  * Fills the tables of an image: the part of the compiler that would be slow in Python.
  *
- * Set-up code, used by the compiler and by tests, never by a running server. Inputs are arrays that the
- * caller has checked for length; contents may be anything. Every function returns 0 or a negative
- * errno; -ENOSPC means that a run of used slots grew longer than PTK_IMAGE_PROBE_MAX: double the capacity
- * and call again.
+ * Set-up code, used by the compiler and by tests, never by a running server. Inputs are arrays that
+ * the caller has checked for length; contents may be anything. Every function returns 0 or a
+ * negative errno; -ENOSPC means that a run of used slots grew longer than PTK_IMAGE_PROBE_MAX:
+ * double the capacity and call again.
  */
 #ifndef PTK_IMAGE_BUILD_H
 #define PTK_IMAGE_BUILD_H
@@ -13,8 +13,8 @@
 
 /*
  * ptk_build_capacity: slots for `count` entries, a power of two, at most half full.
- * ptk_build_piece_capacity: the same for pieces, at most 13/20 full: buckets of two bear more, and the
- * table is the largest of an image.
+ * ptk_build_piece_capacity: the same for pieces, at most 13/20 full: buckets of two bear more, and
+ * the table is the largest of an image.
  */
 size_t ptk_build_capacity(size_t count);
 size_t ptk_build_piece_capacity(size_t count);
@@ -33,22 +33,23 @@ struct ptk_build_keys {
 int ptk_build_pairs(const struct ptk_image_pair *merges, size_t merge_count,
                     struct ptk_image_pair *table, size_t capacity, uint32_t *probe_max);
 
-/* ptk_build_vocab fills `table`; -EEXIST when two ids have the same key: `*duplicate` is the second. */
+/* ptk_build_vocab fills `table`; -EEXIST when two ids have the same key: `*duplicate` is the
+ * second. */
 int ptk_build_vocab(const struct ptk_build_keys *keys, uint32_t *table, size_t capacity,
                     uint32_t *probe_max, uint32_t *duplicate);
 
 /*
- * ptk_build_pieces fills `table` of `capacity` slots with `pieces`, whose keys are distinct and made as
- * ptk_piece_key_make does, id counts included. Earlier ones get the shorter probes: put the commoner
- * ones first.
+ * ptk_build_pieces fills `table` of `capacity` slots with `pieces`, whose keys are distinct and
+ * made as ptk_piece_key_make does, id counts included. Earlier ones get the shorter probes: put the
+ * commoner ones first.
  */
 int ptk_build_pieces(const struct ptk_image_piece *pieces, size_t piece_count,
                      struct ptk_image_piece *table, size_t capacity, uint32_t *probe_max);
 
 /*
- * ptk_build_trie makes the double array over the keys of `ids` (ascending by key, bytes unsigned, no
- * empty key, no key twice). `*units` is allocated; release it with ptk_build_free. -ENOMEM, or -EFBIG
- * when the trie outgrows an image.
+ * ptk_build_trie makes the double array over the keys of `ids` (ascending by key, bytes unsigned,
+ * no empty key, no key twice). `*units` is allocated; release it with ptk_build_free. -ENOMEM, or
+ * -EFBIG when the trie outgrows an image.
  */
 int ptk_build_trie(const struct ptk_build_keys *keys, const uint32_t *ids, size_t id_count,
                    struct ptk_image_trie_unit **units, uint32_t *unit_count);
@@ -58,10 +59,10 @@ void ptk_build_free(void *memory);
 #define PTK_BUILD_TOKEN_MAX 2048u
 
 /*
- * ptk_build_rank_merges derives merges from ranks alone (tiktoken, Tekken), where any two neighbours
- * whose concatenation is a token may merge. One merge per token is enough: whatever stands around a
- * token's bytes, they become the token only if no merge crosses their borders, and then they merge as
- * they would alone. So each token is merged alone and its last step is kept.
+ * ptk_build_rank_merges derives merges from ranks alone (tiktoken, Tekken), where any two
+ * neighbours whose concatenation is a token may merge. One merge per token is enough: whatever
+ * stands around a token's bytes, they become the token only if no merge crosses their borders, and
+ * then they merge as they would alone. So each token is merged alone and its last step is kept.
  *
  *   vocab       table over `keys` from ptk_build_vocab, `capacity` slots
  *   ranks       per id; PTK_IMAGE_NONE for ids that are no merge result (specials)
@@ -75,9 +76,9 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
                           uint8_t *reachable);
 
 /*
- * ptk_build_prune_merges says which merges can ever happen, by the same argument: a merge is of use only
- * if it is the last step when its token is merged alone. Units are the bytes of a key (`byte_ids` given)
- * or its characters (NULL); a merge whose token has a unit without id is kept.
+ * ptk_build_prune_merges says which merges can ever happen, by the same argument: a merge is of use
+ * only if it is the last step when its token is merged alone. Units are the bytes of a key
+ * (`byte_ids` given) or its characters (NULL); a merge whose token has a unit without id is kept.
  *
  *   pairs       table over all merges from ptk_build_pairs, `pair_capacity` slots
  *   vocab       table over `keys` from ptk_build_vocab, `vocab_capacity` slots
@@ -96,9 +97,11 @@ int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_b
                            uint8_t *reachable);
 
 /*
- * ptk_build_seed_pieces merges the keys of `ids` as whole pieces and writes those whose ids are certain:
- * 1 to 15 bytes, all units known, at most PTK_IMAGE_PIECE_IDS_MAX ids. With `whole` each key is its id,
- * as ignore_merges has it. `pieces` has room for `id_count`; `*piece_count` are written, in order.
+ * ptk_build_seed_pieces merges the keys of `ids` as whole pieces and writes those whose ids are
+ * certain:
+ * 1 to 15 bytes, all units known, at most PTK_IMAGE_PIECE_IDS_MAX ids. With `whole` each key is its
+ * id, as ignore_merges has it. `pieces` has room for `id_count`; `*piece_count` are written, in
+ * order.
  */
 int ptk_build_seed_pieces(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
                           const uint32_t *ids, size_t id_count, bool whole,

@@ -1,10 +1,10 @@
 /*
  * Builds the double array of an image over sorted keys.
  *
- * A unit's children stand at base ^ byte, so a node's children share one block of 256 units. A child is
- * recognised by its label alone; this is sound because no two nodes have the same base. Nodes are placed
- * depth first into the last few blocks that still have room, which keeps the build linear and the
- * array more than nine tenths full.
+ * A unit's children stand at base ^ byte, so a node's children share one block of 256 units. A
+ * child is recognised by its label alone; this is sound because no two nodes have the same base.
+ * Nodes are placed depth first into the last few blocks that still have room, which keeps the build
+ * linear and the array more than nine tenths full.
  */
 #include "image/ptk_image_build.h"
 
@@ -13,10 +13,12 @@
 
 enum {
     BLOCK_LEN = 256,
-    BLOCKS_OPEN = 16, /* blocks searched for room; more makes the array denser and the build slower */
+    /* blocks searched for room; more makes the array denser and the build slower */
+    BLOCKS_OPEN = 16,
 };
 
-/* A node whose children are still to be placed: the keys from `begin` to `end` share `depth` bytes. */
+/* A node whose children are still to be placed: the keys from `begin` to `end` share `depth`
+ * bytes. */
 struct pending {
     uint32_t begin;
     uint32_t end;

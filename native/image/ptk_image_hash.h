@@ -1,9 +1,10 @@
 /*
- * The hash functions of the image's tables: one definition for the builder, the verifier and look-ups.
+ * The hash functions of the image's tables: one definition for the builder, the verifier and
+ * look-ups.
  *
  * All are multiply-and-fold of 64-bit words. They are fixed and public: the static tables cannot be
- * flooded, since the verifier bounds every probe sequence (PTK_IMAGE_PROBE_MAX). A table that outside
- * bytes can fill must bring its own secret seed.
+ * flooded, since the verifier bounds every probe sequence (PTK_IMAGE_PROBE_MAX). A table that
+ * outside bytes can fill must bring its own secret seed.
  */
 #ifndef PTK_IMAGE_HASH_H
 #define PTK_IMAGE_HASH_H
@@ -16,7 +17,8 @@ __extension__ typedef unsigned __int128 ptk_u128;
 #define PTK_HASH_B 0xe7037ed1a0b428dbull
 #define PTK_HASH_C 0x8ebc6af09c88c6e3ull
 
-/* Both halves of the 128-bit product, folded: every bit of a and b reaches every bit of the result. */
+/* Both halves of the 128-bit product, folded: every bit of a and b reaches every bit of the
+ * result. */
 static inline uint64_t ptk_hash_fold(uint64_t a, uint64_t b)
 {
     const ptk_u128 product = (ptk_u128)a * b;
@@ -31,7 +33,8 @@ static inline uint32_t ptk_pair_hash(uint32_t left, uint32_t right)
 }
 
 /*
- * ptk_piece_hash: of a piece-table key (two words, byte 15 = length). bucket = hash & mask. The upper
+ * ptk_piece_hash: of a piece-table key (two words, byte 15 = length). bucket = hash & mask. The
+ * upper
  * 32 bits are as good as the lower ones and free for other uses.
  */
 static inline uint64_t ptk_piece_hash(uint64_t key_low, uint64_t key_high)

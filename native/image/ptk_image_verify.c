@@ -132,7 +132,8 @@ int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len
     uint32_t text_max = 0;
     uint32_t bytes_max = 0;
     uint32_t key_max = 0;
-    int rc = verify_offs(image, "token_text", image->token_text_offs, token_text_len, &text_max, err);
+    int rc =
+        verify_offs(image, "token_text", image->token_text_offs, token_text_len, &text_max, err);
     if (rc == 0) {
         rc = verify_offs(image, "token_bytes", image->token_bytes_offs, bytes_end, &bytes_max, err);
     }
@@ -192,8 +193,9 @@ int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len
 }
 
 /*
- * Runs of used slots bound every probe sequence: a look-up, whether it finds or not, ends at the first
- * empty slot. The walk begins behind an empty slot so that a run over the end of the table is one run.
+ * Runs of used slots bound every probe sequence: a look-up, whether it finds or not, ends at the
+ * first empty slot. The walk begins behind an empty slot so that a run over the end of the table is
+ * one run.
  */
 struct run_meter {
     uint32_t run;
@@ -209,8 +211,8 @@ static void run_count(struct run_meter *meter, bool used)
 static int verify_probe(const char *what, uint32_t longest, uint32_t stated, struct ptk_err *err)
 {
     if (longest != stated || longest > PTK_IMAGE_PROBE_MAX) {
-        return REFUSE("image: the longest run of %s is %u, stated are %u, allowed %u", what, longest,
-                      stated, PTK_IMAGE_PROBE_MAX);
+        return REFUSE("image: the longest run of %s is %u, stated are %u, allowed %u", what,
+                      longest, stated, PTK_IMAGE_PROBE_MAX);
     }
     return 0;
 }
@@ -407,7 +409,8 @@ int ptk_image_verify_trie(const struct ptk_image *image, struct ptk_err *err)
             }
         }
     }
-    /* Every key leads to its id; no further unit has an id. A walk ends because each step takes a byte. */
+    /* Every key leads to its id; no further unit has an id. A walk ends because each step takes a
+     * byte. */
     uint32_t keys = 0;
     for (uint32_t id = 0; id < image->config->ids_end; id++) {
         const uint8_t *key = image->vocab_key + image->vocab_key_offs[id];
@@ -429,9 +432,11 @@ int ptk_image_verify_trie(const struct ptk_image *image, struct ptk_err *err)
     return 0;
 }
 
-/* Nodes in breadth-first order: the children of each follow those of the one before it. So it is a tree. */
-static int verify_match_nodes(const struct ptk_image *image, const struct ptk_image_match_node *nodes,
-                              uint32_t count, uint32_t *ends, struct ptk_err *err)
+/* Nodes in breadth-first order: the children of each follow those of the one before it. So it is a
+ * tree. */
+static int verify_match_nodes(const struct ptk_image *image,
+                              const struct ptk_image_match_node *nodes, uint32_t count,
+                              uint32_t *ends, struct ptk_err *err)
 {
     uint32_t next_child = 1;
     uint32_t end_count = 0;
@@ -452,7 +457,8 @@ static int verify_match_nodes(const struct ptk_image *image, const struct ptk_im
             for (uint32_t c = 0; c < node->child_count; c++) {
                 const struct ptk_image_match_node *child = &nodes[next_child + c];
                 if (child->depth != node->depth + 1 || (c > 0 && child->byte <= child[-1].byte)) {
-                    return REFUSE("image: match node %u does not follow its parent", next_child + c);
+                    return REFUSE("image: match node %u does not follow its parent",
+                                  next_child + c);
                 }
             }
             next_child += node->child_count;
@@ -529,7 +535,8 @@ int ptk_image_verify_added(const struct ptk_image *image, struct ptk_err *err)
         }
         return 0;
     }
-    /* Each token is found in its trie as itself or as the one that shares its text; no end is left over. */
+    /* Each token is found in its trie as itself or as the one that shares its text; no end is left
+     * over. */
     for (uint32_t i = 0; i < image->added_count; i++) {
         const struct ptk_image_added *added = &image->added[i];
         const bool normalized = (added->flags & PTK_IMAGE_ADDED_FLAGS_NORMALIZED) != 0;
@@ -719,8 +726,8 @@ static int verify_program(const struct ptk_image *image, struct ptk_image_progra
         }
         const uint8_t *params = program->bytes + pos;
         if (kind >= shape_count || !shapes[kind].known || (flags & ~shapes[kind].flags) != 0) {
-            return REFUSE("image: %s has an unknown operation %u with flags %#x", names[section], kind,
-                          flags);
+            return REFUSE("image: %s has an unknown operation %u with flags %#x", names[section],
+                          kind, flags);
         }
         const bool is_template =
             section == PTK_IMAGE_SECTION_POST_PROCESSOR && kind == PTK_OP_POST_TEMPLATE;
@@ -746,8 +753,8 @@ int ptk_image_verify_programs(struct ptk_image *image, struct ptk_err *err)
     int rc = verify_program(image, &image->normalizer, PTK_IMAGE_SECTION_NORMALIZER, norm_shapes,
                             PTK_OP_NORM_VALUE_COUNT, err);
     if (rc == 0) {
-        rc = verify_program(image, &image->pre_tokenizer, PTK_IMAGE_SECTION_PRE_TOKENIZER, pre_shapes,
-                            PTK_OP_PRE_VALUE_COUNT, err);
+        rc = verify_program(image, &image->pre_tokenizer, PTK_IMAGE_SECTION_PRE_TOKENIZER,
+                            pre_shapes, PTK_OP_PRE_VALUE_COUNT, err);
     }
     if (rc == 0) {
         rc = verify_program(image, &image->post_processor, PTK_IMAGE_SECTION_POST_PROCESSOR,

@@ -1,8 +1,9 @@
 /*
  * The text types that normalizers, pre-tokenizers and algorithms hand to each other.
  *
- * A text is bytes of valid UTF-8 (checked at the door). Where offsets are wanted, every byte carries
- * the range of original bytes it came from; where they are not, `align` is NULL and costs nothing.
+ * A text is bytes of valid UTF-8 (checked at the door). Where offsets are wanted, every byte
+ * carries the range of original bytes it came from; where they are not, `align` is NULL and costs
+ * nothing.
  */
 #ifndef PTK_TEXT_H
 #define PTK_TEXT_H

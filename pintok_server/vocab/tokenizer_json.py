@@ -73,8 +73,8 @@ def parse_json(data: bytes, name: str) -> Any:
 def _parse_float(text: str) -> float:
     """A decimal number as the reference's JSON reader rounds it, which is not always to the nearest.
 
-    It makes an integer of the digits, as many as fit 64 bits, and divides or multiplies it once by a
-    power of ten. Scores of a Unigram model that differ in the last bit decide ties.
+    It makes an integer of the digits, as many as fit 64 bits, and divides or multiplies it once by
+    a power of ten. Scores of a Unigram model that differ in the last bit decide ties.
     """
     mantissa, _, exponent_text = text.lower().partition("e")
     whole, _, fraction = mantissa.lstrip("-").partition(".")

@@ -1,6 +1,6 @@
 /*
- * Byte pair encoding: every way to merge equals "the lowest rank first, the leftmost on a tie" on random
- * vocabularies, and long pieces take a number of steps in proportion to their length.
+ * Byte pair encoding: every way to merge equals "the lowest rank first, the leftmost on a tie" on
+ * random vocabularies, and long pieces take a number of steps in proportion to their length.
  */
 #ifndef PTK_DEBUG
 #define PTK_DEBUG /* steps are counted in debug builds */

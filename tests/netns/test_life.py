@@ -53,7 +53,8 @@ def wait_for(condition: object, timeout_s: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-# --- crash and restart -----------------------------------------------------------------------------
+# --- crash and restart
+# -----------------------------------------------------------------------------
 
 
 def test_killed_process_leaves_nothing(link: Link, tmp_path: pathlib.Path) -> None:
@@ -79,7 +80,8 @@ def test_twenty_restarts(link: Link, tmp_path: pathlib.Path) -> None:
                 process.kill()
 
 
-# --- drain -----------------------------------------------------------------------------------------
+# --- drain
+# -----------------------------------------------------------------------------------------
 
 
 class Load(threading.Thread):
@@ -150,7 +152,8 @@ def test_drain_hands_the_queue_to_the_kernel_socket(link: Link, tmp_path: pathli
     assert 0 < received["socket"] <= after.steer["pass_no_socket"]
 
 
-# --- refusals --------------------------------------------------------------------------------------
+# --- refusals
+# --------------------------------------------------------------------------------------
 
 
 def refused(link: Link, folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
@@ -235,7 +238,8 @@ def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
     assert done.stderr.count("\n") == 1
 
 
-# --- privileges ------------------------------------------------------------------------------------
+# --- privileges
+# ------------------------------------------------------------------------------------
 
 
 def test_every_thread_is_without_capabilities(link: Link, tmp_path: pathlib.Path) -> None:
@@ -255,7 +259,8 @@ def test_every_thread_is_without_capabilities(link: Link, tmp_path: pathlib.Path
         assert names == {"ptk-datapath", "ptk-poll-0", "ptk-socket"}
 
 
-# --- what is not ours ------------------------------------------------------------------------------
+# --- what is not ours
+# ------------------------------------------------------------------------------
 
 
 def test_other_traffic_passes(link: Link, tmp_path: pathlib.Path) -> None:
@@ -285,7 +290,8 @@ def test_other_traffic_passes(link: Link, tmp_path: pathlib.Path) -> None:
         assert steer["pass_not_ip"] > 0
 
 
-# --- counters and conditions -----------------------------------------------------------------------
+# --- counters and conditions
+# -----------------------------------------------------------------------
 
 
 def test_link_down_and_up(link: Link, tmp_path: pathlib.Path) -> None:
@@ -378,7 +384,8 @@ def test_latency_histogram_counts_every_reply(link: Link, tmp_path: pathlib.Path
         assert worker.counters["request_bytes"] == worker.counters["reply_bytes"] == 50 * 40
 
 
-# --- the mailbox -----------------------------------------------------------------------------------
+# --- the mailbox
+# -----------------------------------------------------------------------------------
 
 
 class Mailbox:

@@ -164,7 +164,8 @@ def test_every_queue_answers(link: Link, server: Datapath) -> None:
         assert sum(worker.kind == "poller" for worker in busy) == expected
 
 
-# --- whole frames ----------------------------------------------------------------------------------
+# --- whole frames
+# ----------------------------------------------------------------------------------
 
 
 def request_frame(

@@ -1,7 +1,7 @@
 """A private link: two network namespaces joined by a veth pair, and the datapath process on one end.
 
-Every name carries the id of the test process, so runs beside each other do not meet. Whatever happens
-in a test, leaving the context removes what it made.
+Every name carries the id of the test process, so runs beside each other do not meet. Whatever
+happens in a test, leaving the context removes what it made.
 """
 
 from __future__ import annotations
