@@ -12,6 +12,13 @@
 #include "algo/ptk_tokenizer.h"
 #include "image/ptk_image.h"
 
+/*
+ * A key may carry this mark: a part of a piece, which merges alone decide, beside the same bytes as a
+ * whole piece. Id counts are at most 4, so that the bit is free.
+ */
+#define PTK_CACHE_INNER (1ull << 63)
+#define PTK_CACHE_HIGH_MASK (PTK_PIECE_HIGH_MASK | PTK_CACHE_INNER)
+
 /* The first line of a cache's memory; the slots follow. */
 struct ptk_cache {
     PTK_ALIGNED_LINE uint64_t line_count;
@@ -39,7 +46,7 @@ static inline const struct ptk_image_piece *ptk_cache_find(const struct ptk_imag
 {
     for (size_t i = 0; i < 2; i++) {
         const uint64_t low = ptk_load_u64(line[i].key);
-        const uint64_t high = ptk_load_u64(line[i].key + 8) & PTK_PIECE_HIGH_MASK;
+        const uint64_t high = ptk_load_u64(line[i].key + 8) & PTK_CACHE_HIGH_MASK;
         if (((low ^ key.low) | (high ^ key.high)) == 0) {
             return &line[i];
         }
@@ -57,6 +64,12 @@ static inline void ptk_cache_put(struct ptk_image_piece *line, struct ptk_piece_
     for (size_t i = 0; i < PTK_IMAGE_PIECE_IDS_MAX; i++) {
         line[0].ids[i] = i < count ? ids[i] : 0;
     }
+}
+
+/* ptk_cache_id_count: of a slot of the cache or of the image's piece table. */
+static inline uint32_t ptk_cache_id_count(const struct ptk_image_piece *slot)
+{
+    return slot->key[15] >> 4 & 7u;
 }
 
 #endif

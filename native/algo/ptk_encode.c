@@ -130,7 +130,7 @@ static inline void put_slot(const struct job *job, const source_text *text, size
                             const struct ptk_image_piece *slot)
 {
     struct sink *sink = job->sink;
-    const size_t count = ptk_image_piece_id_count(slot);
+    const size_t count = ptk_cache_id_count(slot);
     if (PTK_LIKELY(sink->len + PTK_IMAGE_PIECE_IDS_MAX <= sink->fast_end)) {
         memcpy(sink->ids + sink->len, slot->ids, sizeof slot->ids);
         sink->len += count;
@@ -142,11 +142,12 @@ static inline void put_slot(const struct job *job, const source_text *text, size
 
 /* ---- pieces -------------------------------------------------------------------------------------- */
 
-/* A piece that neither the image nor the cache knows. */
+/* A piece or part that neither the image nor the cache knows. */
 static enum ptk_verdict encode_piece(const struct job *job, const source_text *text, size_t begin,
-                                     size_t len, struct ptk_model_ids *ids)
+                                     size_t len, enum ptk_model_part part,
+                                     struct ptk_model_ids *ids)
 {
-    if (!ptk_model_encode(&job->tokenizer->model, &job->work->model, text->bytes + begin, len,
+    if (!ptk_model_encode(&job->tokenizer->model, &job->work->model, text->bytes + begin, len, part,
                           ids)) {
         return PTK_VERDICT_TEXT_TOO_LONG;
     }
@@ -154,41 +155,14 @@ static enum ptk_verdict encode_piece(const struct job *job, const source_text *t
     return PTK_VERDICT_OK;
 }
 
-/* A piece of fewer than 16 bytes that the image does not know. */
-static enum ptk_verdict cached_piece(const struct job *job, const source_text *text, size_t begin,
-                                     size_t len, struct ptk_piece_key key)
-{
-    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
-    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
-    if (slot != NULL) {
-        put_slot(job, text, begin, slot);
-        return PTK_VERDICT_OK;
-    }
-    struct ptk_model_ids ids;
-    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, &ids);
-    if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_IMAGE_PIECE_IDS_MAX) {
-        ptk_cache_put(line, key, ids.ids, ids.count);
-    }
-    return verdict;
-}
-
 /* By length: which bytes of 16 belong to a piece. */
-#define LOW_MASK(len) ((len) >= 8 ? UINT64_MAX : (1ull << 8 * (len)) - 1)
-#define HIGH_MASK(len) ((len) <= 8 ? 0 : (1ull << 8 * ((len)-8)) - 1)
-#define KEY_MASK(len) {LOW_MASK((len) & 15), HIGH_MASK((len) & 15)}
+#define LOW_MASK(len) ((len) >= 8 ? UINT64_MAX : (1ull << 8 * ((len) & 7)) - 1)
+#define HIGH_MASK(len) ((len) <= 8 ? 0 : (1ull << 8 * (((len)-8) & 7)) - 1)
+#define KEY_MASK(len) {LOW_MASK(len), HIGH_MASK(len)}
 static const struct ptk_piece_key key_masks[16] = {
-    KEY_MASK(0), KEY_MASK(1), KEY_MASK(2),  KEY_MASK(3),  KEY_MASK(4),  KEY_MASK(5),
-    KEY_MASK(6), KEY_MASK(7), KEY_MASK(8),  KEY_MASK(9),  KEY_MASK(10), KEY_MASK(11),
+    KEY_MASK(0),  KEY_MASK(1),  KEY_MASK(2),  KEY_MASK(3), KEY_MASK(4),  KEY_MASK(5),
+    KEY_MASK(6),  KEY_MASK(7),  KEY_MASK(8),  KEY_MASK(9), KEY_MASK(10), KEY_MASK(11),
     KEY_MASK(12), KEY_MASK(13), KEY_MASK(14), KEY_MASK(15),
-};
-
-/* Pieces on their way: all keys are made, and their cache lines asked for, before the first look-up. */
-struct batch {
-    size_t count;
-    uint32_t begin[BATCH_PIECES];
-    uint32_t end[BATCH_PIECES];
-    struct ptk_piece_key key[BATCH_PIECES]; /* of short pieces */
-    uint64_t hash[BATCH_PIECES];
 };
 
 /* ptk_piece_key_make without branches where 16 bytes can be read. */
@@ -202,6 +176,82 @@ static inline struct ptk_piece_key piece_key(const source_text *text, size_t beg
     return (struct ptk_piece_key){low & key_masks[len].low,
                                   (high & key_masks[len].high) | (uint64_t)len << 56};
 }
+
+/* A short piece or part, from the cache or by the model; then the cache knows it. */
+static enum ptk_verdict cached_part(const struct job *job, const source_text *text, size_t begin,
+                                    size_t len, struct ptk_piece_key key, enum ptk_model_part part)
+{
+    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
+    if (slot != NULL) {
+        put_slot(job, text, begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    struct ptk_model_ids ids;
+    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
+    if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, ids.ids, ids.count);
+    }
+    return verdict;
+}
+
+/* What lies between two safe cuts. */
+static enum ptk_verdict encode_inner(const struct job *job, const source_text *text, size_t begin,
+                                     size_t len)
+{
+    if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
+        struct ptk_model_ids ids;
+        return encode_piece(job, text, begin, len, PTK_MODEL_INNER, &ids);
+    }
+    const struct ptk_image *image = job->tokenizer->image;
+    struct ptk_piece_key key = piece_key(text, begin, len);
+    if (job->tokenizer->model.ignore_merges) {
+        key.high |= PTK_CACHE_INNER;
+    } else if (image->pieces != NULL) {
+        const struct ptk_image_piece *slot =
+            ptk_image_piece_hashed(image, key, ptk_piece_hash(key.low, key.high));
+        if (slot != NULL) {
+            put_slot(job, text, begin, slot);
+            return PTK_VERDICT_OK;
+        }
+    }
+    return cached_part(job, text, begin, len, key, PTK_MODEL_INNER);
+}
+
+/* A piece that the image does not know or that is too long for it: cut where that is safe. */
+static enum ptk_verdict encode_cut(const struct job *job, const source_text *text, size_t begin,
+                                   size_t len)
+{
+    const struct ptk_cuts *cuts = &job->tokenizer->cuts;
+    const uint8_t *piece = text->bytes + begin;
+    size_t cut = ptk_cuts_next(cuts, piece, len, 0);
+    if (cut < len &&
+        ptk_model_token(&job->tokenizer->model, piece, len, PTK_MODEL_WHOLE) == PTK_IMAGE_NONE) {
+        for (size_t pos = 0; pos < len;) {
+            const enum ptk_verdict verdict = encode_inner(job, text, begin + pos, cut - pos);
+            if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                return verdict;
+            }
+            pos = cut;
+            cut = pos < len ? ptk_cuts_next(cuts, piece, len, pos) : len;
+        }
+        return PTK_VERDICT_OK;
+    }
+    if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
+        struct ptk_model_ids ids;
+        return encode_piece(job, text, begin, len, PTK_MODEL_WHOLE, &ids);
+    }
+    return cached_part(job, text, begin, len, piece_key(text, begin, len), PTK_MODEL_WHOLE);
+}
+
+/* Pieces on their way: all keys are made, and their cache lines asked for, before the first look-up. */
+struct batch {
+    size_t count;
+    uint32_t begin[BATCH_PIECES];
+    uint32_t end[BATCH_PIECES];
+    struct ptk_piece_key key[BATCH_PIECES]; /* of short pieces */
+    uint64_t hash[BATCH_PIECES];
+};
 
 static inline void batch_add(const struct ptk_image *image, const source_text *text,
                              struct batch *batch, uint32_t begin, uint32_t end)
@@ -229,20 +279,15 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
     for (size_t i = 0; i < batch_count; i++) {
         const size_t begin = batch->begin[i];
         const size_t len = batch->end[i] - begin;
+        const struct ptk_image_piece *slot = NULL;
+        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && image->pieces != NULL && !job->need_ends)) {
+            slot = ptk_image_piece_hashed(image, batch->key[i], batch->hash[i]);
+        }
         enum ptk_verdict verdict = PTK_VERDICT_OK;
-        if (PTK_UNLIKELY(len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends)) {
-            struct ptk_model_ids ids;
-            verdict = encode_piece(job, text, begin, len, &ids);
+        if (PTK_LIKELY(slot != NULL)) {
+            put_slot(job, text, begin, slot);
         } else {
-            const struct ptk_image_piece *slot =
-                image->pieces == NULL
-                    ? NULL
-                    : ptk_image_piece_hashed(image, batch->key[i], batch->hash[i]);
-            if (PTK_LIKELY(slot != NULL)) {
-                put_slot(job, text, begin, slot);
-            } else {
-                verdict = cached_piece(job, text, begin, len, batch->key[i]);
-            }
+            verdict = encode_cut(job, text, begin, len);
         }
         if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
             return verdict;

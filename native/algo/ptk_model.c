@@ -1,6 +1,29 @@
 #include "algo/ptk_model.h"
 
 #include <errno.h>
+#include <stdlib.h>
+
+/* The image holds only merges that are the last step of their token alone: such a token is its bytes. */
+static int find_merged(struct ptk_model *model, struct ptk_err *err)
+{
+    const struct ptk_image *image = model->image;
+    model->merged = calloc(image->config->ids_end / 64 + 1, sizeof *model->merged);
+    if (model->merged == NULL) {
+        return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
+    }
+    for (size_t i = 0; image->pairs != NULL && i <= image->pair_mask; i++) {
+        if (image->pairs[i].left != PTK_IMAGE_NONE) {
+            const uint32_t id = image->pairs[i].id;
+            model->merged[id >> 6] |= 1ull << (id & 63);
+        }
+    }
+    return 0;
+}
+
+static bool is_merged(const struct ptk_model *model, uint32_t id)
+{
+    return model->merged[id >> 6] >> (id & 63) & 1;
+}
 
 int ptk_model_init(struct ptk_model *model, const struct ptk_image *image, struct ptk_err *err)
 {
@@ -14,8 +37,10 @@ int ptk_model_init(struct ptk_model *model, const struct ptk_image *image, struc
         .ignore_merges = (config->flags & PTK_IMAGE_FLAGS_IGNORE_MERGES) != 0,
     };
     switch (model->algorithm) {
-    case PTK_IMAGE_ALGORITHM_BPE:
-        return ptk_bpe_init(&model->bpe, image, err);
+    case PTK_IMAGE_ALGORITHM_BPE: {
+        const int code = model->ids_tell ? find_merged(model, err) : 0;
+        return code != 0 ? code : ptk_bpe_init(&model->bpe, image, err);
+    }
     case PTK_IMAGE_ALGORITHM_UNIGRAM:
         return ptk_unigram_init(&model->unigram, image, err);
     case PTK_IMAGE_ALGORITHM_WORDPIECE:
@@ -30,6 +55,12 @@ int ptk_model_init(struct ptk_model *model, const struct ptk_image *image, struc
         return ptk_err_set(err, -ENOTSUP, "models of kind %u are not supported by this build",
                            config->algorithm);
     }
+}
+
+void ptk_model_fini(struct ptk_model *model)
+{
+    free(model->merged);
+    model->merged = NULL;
 }
 
 size_t ptk_model_scratch_len(size_t unit_cap)
@@ -71,18 +102,29 @@ static bool encode_unigram(const struct ptk_model *model, struct ptk_model_scrat
     return true;
 }
 
+uint32_t ptk_model_token(const struct ptk_model *model, const uint8_t *piece, size_t len,
+                         enum ptk_model_part part)
+{
+    const struct ptk_image *image = model->image;
+    const bool whole =
+        part == PTK_MODEL_WHOLE &&
+        (model->ignore_merges || model->algorithm == PTK_IMAGE_ALGORITHM_WORDLEVEL);
+    if ((!whole && model->merged == NULL) || len > image->config->key_bytes_max) {
+        return PTK_IMAGE_NONE;
+    }
+    const uint32_t id = ptk_image_vocab(image, piece, len);
+    return id != PTK_IMAGE_NONE && (whole || is_merged(model, id)) ? id : PTK_IMAGE_NONE;
+}
+
 bool ptk_model_encode(const struct ptk_model *model, struct ptk_model_scratch *scratch,
-                      const uint8_t *piece, size_t len, struct ptk_model_ids *out)
+                      const uint8_t *piece, size_t len, enum ptk_model_part part,
+                      struct ptk_model_ids *out)
 {
     struct ptk_bpe_scratch *bpe = &scratch->bpe;
-    const struct ptk_image *image = model->image;
-    const bool whole = model->ignore_merges || model->algorithm == PTK_IMAGE_ALGORITHM_WORDLEVEL;
-    if (whole && len <= image->config->key_bytes_max) {
-        const uint32_t id = ptk_image_vocab(image, piece, len);
-        if (id != PTK_IMAGE_NONE) {
-            one_id(bpe, id, len, out);
-            return true;
-        }
+    const uint32_t token = ptk_model_token(model, piece, len, part);
+    if (token != PTK_IMAGE_NONE) {
+        one_id(bpe, token, len, out);
+        return true;
     }
     *out = (struct ptk_model_ids){.ids = bpe->ids, .ends = bpe->ends};
     switch (model->algorithm) {
@@ -104,7 +146,7 @@ bool ptk_model_encode(const struct ptk_model *model, struct ptk_model_scratch *s
         out->count = ptk_wordpiece_encode(&model->wordpiece, piece, len, bpe->ids, bpe->ends);
         return true;
     default: /* WordLevel: ptk_model_init() refuses the others */
-        one_id(bpe, image->config->unk_id, len, out);
+        one_id(bpe, model->image->config->unk_id, len, out);
         return true;
     }
 }

@@ -14,6 +14,7 @@ struct ptk_model {
     bool keys_tell;     /* ids come without ends where their keys are the bytes of the piece */
     bool ids_tell;      /* that is so for every piece: its ids alone say where each ends */
     bool ignore_merges; /* a whole piece in the vocabulary is that token */
+    uint64_t *merged;   /* bit per id: its bytes alone merge to it; NULL unless BPE starts from bytes */
     union {
         struct ptk_bpe bpe;
         struct ptk_unigram unigram;
@@ -21,8 +22,9 @@ struct ptk_model {
     };
 };
 
-/* ptk_model_init prepares the model of an image: 0, or a negative errno and a sentence. */
+/* ptk_model_init prepares the model of an image: allocates; 0, or a negative errno and a sentence. */
 int ptk_model_init(struct ptk_model *model, const struct ptk_image *image, struct ptk_err *err);
+void ptk_model_fini(struct ptk_model *model);
 
 /* Memory for one piece of up to unit_cap bytes; owned by one thread. */
 struct ptk_model_scratch {
@@ -41,11 +43,22 @@ struct ptk_model_ids {
     size_t count;
 };
 
+/* What the bytes are that are encoded. */
+enum ptk_model_part {
+    PTK_MODEL_WHOLE = 0, /* a piece */
+    PTK_MODEL_INNER = 1, /* what lies between two safe cuts of a piece: merges alone decide */
+};
+
+/* ptk_model_token: the token that the bytes are, without any merging, or PTK_IMAGE_NONE. */
+uint32_t ptk_model_token(const struct ptk_model *model, const uint8_t *piece, size_t len,
+                         enum ptk_model_part part);
+
 /*
- * ptk_model_encode gives the ids of one piece (valid UTF-8, not empty). False when the piece needs more
+ * ptk_model_encode gives the ids of one piece or part (valid UTF-8, not empty). False when it needs more
  * than the scratch has.
  */
 bool ptk_model_encode(const struct ptk_model *model, struct ptk_model_scratch *scratch,
-                      const uint8_t *piece, size_t len, struct ptk_model_ids *out);
+                      const uint8_t *piece, size_t len, enum ptk_model_part part,
+                      struct ptk_model_ids *out);
 
 #endif

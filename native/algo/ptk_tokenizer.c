@@ -45,6 +45,9 @@ static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
     int code = ptk_model_init(&tokenizer->model, tokenizer->image, err);
     if (code == 0) {
+        code = ptk_cuts_init(&tokenizer->cuts, tokenizer->image, err);
+    }
+    if (code == 0) {
         code = texts_init(tokenizer, err);
     }
     if (code == 0) {
@@ -88,6 +91,8 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     if (tokenizer == NULL) {
         return;
     }
+    ptk_model_fini(&tokenizer->model);
+    ptk_cuts_fini(&tokenizer->cuts);
     ptk_post_fini(&tokenizer->post);
     ptk_norm_close(tokenizer->norm);
     ptk_split_close(tokenizer->split);

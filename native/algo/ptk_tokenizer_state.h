@@ -6,6 +6,7 @@
 
 #include "algo/ptk_added.h"
 #include "algo/ptk_cache.h"
+#include "algo/ptk_cuts.h"
 #include "algo/ptk_decode.h"
 #include "algo/ptk_model.h"
 #include "algo/ptk_post.h"
@@ -27,6 +28,7 @@ struct ptk_tokenizer {
     struct ptk_norm *norm;
     struct ptk_split *split;
     struct ptk_model model;
+    struct ptk_cuts cuts;
     struct ptk_post post;
     struct ptk_decoder decoder;
     bool normalizes;  /* norm does anything */

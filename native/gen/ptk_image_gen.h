@@ -122,7 +122,9 @@ enum ptk_image_section {
      * where there is none. */
     PTK_IMAGE_SECTION_BYTE_IDS = 8,
     /* image_pair[capacity]: merges by (left, right); capacity is a power of two; linear
-     * probing, see ptk_pair_hash(). */
+     * probing, see ptk_pair_hash(). Where units are bytes, only merges that are the last step
+     * when their token is merged alone, since no other can happen: a token with a merge is what
+     * its bytes alone merge to. */
     PTK_IMAGE_SECTION_PAIRS = 9,
     /* u32[capacity]: id | tag << 22 by hash of the key, IMAGE_NONE where empty; capacity is a
      * power of two; linear probing, see ptk_vocab_hash(); the key itself is compared in

@@ -102,7 +102,8 @@ class ImageSection(enum.IntEnum):
     # none.
     BYTE_IDS = 8
     # image_pair[capacity]: merges by (left, right); capacity is a power of two; linear probing, see
-    # ptk_pair_hash().
+    # ptk_pair_hash(). Where units are bytes, only merges that are the last step when their token is
+    # merged alone, since no other can happen: a token with a merge is what its bytes alone merge to.
     PAIRS = 9
     # u32[capacity]: id | tag << 22 by hash of the key, IMAGE_NONE where empty; capacity is a power of
     # two; linear probing, see ptk_vocab_hash(); the key itself is compared in vocab_key. Holds the
