@@ -73,7 +73,7 @@ static enum ptk_verdict handle(const struct buffer *request, size_t reply_cap, s
     return verdict;
 }
 
-/* --- golden packets --------------------------------------------------------------------------- */
+/* --- golden packets -------------------------------------------------------------------------- */
 
 static void read_hex(const char *line, struct buffer *buffer)
 {
@@ -133,8 +133,7 @@ static void test_golden_packets_are_answered_byte_for_byte(void)
     CHECK(files >= 30);
 }
 
-/* --- requests made here ------------------------------------------------------------------------
- */
+/* --- requests made here ---------------------------------------------------------------------- */
 
 static struct ptk_wire_header *header_of(struct buffer *request)
 {
@@ -189,8 +188,7 @@ static enum ptk_verdict verdict_of(const struct buffer *request)
     return handle(request, DATAGRAM_LEN_MAX, &reply);
 }
 
-/* --- the door ----------------------------------------------------------------------------------
- */
+/* --- the door -------------------------------------------------------------------------------- */
 
 /* A datagram cut anywhere is refused, and never read behind its end (the address sanitizer looks).
  */
@@ -382,8 +380,7 @@ static void test_truncation_is_checked(void)
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_FLAGS);
 }
 
-/* --- ping and info -----------------------------------------------------------------------------
- */
+/* --- ping and info --------------------------------------------------------------------------- */
 
 static void test_ping_answers_any_length_up_to_the_limit(void)
 {
@@ -424,8 +421,7 @@ static void test_info_never_outgrows_its_request(void)
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_FLAGS);
 }
 
-/* --- items -------------------------------------------------------------------------------------
- */
+/* --- items ----------------------------------------------------------------------------------- */
 
 /* The longest reply that fits is given, one id more is refused in its item. */
 static void test_reply_limits_hold_to_the_byte(void)
@@ -540,8 +536,7 @@ static void test_a_full_item_table_is_answered(void)
     engine = small;
 }
 
-/* --- models ------------------------------------------------------------------------------------
- */
+/* --- models ---------------------------------------------------------------------------------- */
 
 static void test_models_change_at_refresh_only(void)
 {
