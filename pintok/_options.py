@@ -18,6 +18,8 @@ from pintok.errors import RefusedError
 _ID_MAX: Final = 0xFFFFFFFF
 _STRATEGIES: Final = {strategy.name.lower(): strategy.value for strategy in WireStrategy}
 _DIRECTIONS: Final = {direction.name.lower(): direction.value for direction in WireDirection}
+SOURCE_TIKTOKEN: Final = 2
+"""The `image_source` whose reference joins surrogates; the others refuse them."""
 DEFAULT_OPTIONS: Final = int(WireOptions.ADD_SPECIAL_TOKENS | WireOptions.PARSE_SPECIAL)
 
 
@@ -104,6 +106,11 @@ def surrogate_refusal(error: UnicodeEncodeError) -> RefusedError:
 def join_surrogates(text: str) -> str:
     """The text with pairs of surrogates joined and lone ones as U+FFFD: tiktoken's rule."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def joined(text: str | bytes) -> str | bytes:
+    """`join_surrogates` for what may be bytes, which cannot hold any."""
+    return join_surrogates(text) if isinstance(text, str) else text
 
 
 def utf8(text: str | bytes) -> bytes:

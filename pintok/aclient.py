@@ -33,7 +33,13 @@ from pintok._exchange import (
     no_answer,
     oversized,
 )
-from pintok._options import encode_options, id_array, offset_options
+from pintok._options import (
+    SOURCE_TIKTOKEN,
+    encode_options,
+    id_array,
+    joined,
+    offset_options,
+)
 from pintok._wire import Verdict, WireOp, WireOptions
 from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
 from pintok.errors import RefusedError, TransportError
@@ -215,7 +221,7 @@ class AsyncClient:
         """The ids of a text, or of a pair: uint32, shape (n,)."""
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         call = _exchange.encode_call(WireOp.ENCODE, options, 0, pair is not None, truncation)
-        outcomes = await self._run(call, [_exchange.text_item(text, pair)])
+        outcomes = await self._run(call, await self._items([(text, pair)]))
         return _exchange.present(outcomes[0].ids)
 
     async def encode_full(
@@ -236,7 +242,7 @@ class AsyncClient:
         options |= offset_options(offset_unit)
         outputs = _exchange.ALL_OUTPUTS
         call = _exchange.encode_call(WireOp.ENCODE, options, outputs, pair is not None, truncation)
-        outcomes = await self._run(call, [_exchange.text_item(text, pair)])
+        outcomes = await self._run(call, await self._items([(text, pair)]))
         return _exchange.encoding_of(outcomes[0])
 
     async def encode_batch(
@@ -250,7 +256,7 @@ class AsyncClient:
         """The ids of many texts in one array; the first refusal raises and names its text."""
         options = encode_options(add_special_tokens, parse_special)
         call = _exchange.encode_call(WireOp.ENCODE, options, 0, False, truncation)
-        items = [_exchange.text_item(text) for text in texts]
+        items = await self._items([(text, None) for text in texts])
         return _exchange.batch_of(await self._run(call, items))
 
     async def count(
@@ -264,7 +270,7 @@ class AsyncClient:
         """How many ids `encode` would give."""
         options = encode_options(add_special_tokens, parse_special)
         call = _exchange.encode_call(WireOp.COUNT, options, 0, pair is not None, None)
-        return (await self._run(call, [_exchange.text_item(text, pair)]))[0].count
+        return (await self._run(call, await self._items([(text, pair)])))[0].count
 
     async def count_batch(
         self,
@@ -276,7 +282,7 @@ class AsyncClient:
         """How many ids each text has."""
         options = encode_options(add_special_tokens, parse_special)
         call = _exchange.encode_call(WireOp.COUNT, options, 0, False, None)
-        outcomes = await self._run(call, [_exchange.text_item(text) for text in texts])
+        outcomes = await self._run(call, await self._items([(text, None) for text in texts]))
         return [outcome.count for outcome in outcomes]
 
     async def decode(
@@ -375,6 +381,18 @@ class AsyncClient:
             info = (await self._search(channel)).choose(identity.name)
             identity.resolve(info.model_id, info.tag)
         return channel
+
+    async def _items(self, texts: Sequence[tuple[str | bytes, str | bytes | None]]) -> list[Item]:
+        """The texts as items; surrogates as the model's reference takes them."""
+        try:
+            return [_exchange.text_item(text, pair) for text, pair in texts]
+        except RefusedError:
+            if (await self.info()).source != SOURCE_TIKTOKEN:
+                raise
+        return [
+            _exchange.text_item(joined(text), pair if pair is None else joined(pair))
+            for text, pair in texts
+        ]
 
     async def _search(self, channel: _Channel) -> ModelSearch:
         search = ModelSearch()

@@ -38,7 +38,14 @@ from pintok._exchange import (
     no_answer,
     oversized,
 )
-from pintok._options import encode_options, id_array, offset_options, utf8
+from pintok._options import (
+    SOURCE_TIKTOKEN,
+    encode_options,
+    id_array,
+    joined,
+    offset_options,
+    utf8,
+)
 from pintok._wire import Verdict, WireOp, WireOptions
 from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
 from pintok.errors import RefusedError, TransportError
@@ -164,9 +171,13 @@ class Client:
         """The ids of a text, or of a pair: uint32, shape (n,). Arguments as `Tokenizer.encode`."""
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         if pair is None and truncation is None and self._plain:
-            return self._encode_one(utf8(text), options)
+            try:
+                data = utf8(text)
+            except RefusedError as refusal:
+                data = utf8(self._joined(text, refusal))
+            return self._encode_one(data, options)
         call = _exchange.encode_call(WireOp.ENCODE, options, 0, pair is not None, truncation)
-        outcome = self._run(call, [_exchange.text_item(text, pair)])[0]
+        outcome = self._run(call, [self._item(text, pair)])[0]
         return _exchange.present(outcome.ids)
 
     def encode_full(
@@ -188,7 +199,7 @@ class Client:
         call = _exchange.encode_call(
             WireOp.ENCODE, options, _exchange.ALL_OUTPUTS, pair is not None, truncation
         )
-        return _exchange.encoding_of(self._run(call, [_exchange.text_item(text, pair)])[0])
+        return _exchange.encoding_of(self._run(call, [self._item(text, pair)])[0])
 
     def encode_batch(
         self,
@@ -204,7 +215,7 @@ class Client:
         """
         options = encode_options(add_special_tokens, parse_special)
         call = _exchange.encode_call(WireOp.ENCODE, options, 0, False, truncation)
-        return _exchange.batch_of(self._run(call, [_exchange.text_item(text) for text in texts]))
+        return _exchange.batch_of(self._run(call, [self._item(text) for text in texts]))
 
     def count(
         self,
@@ -217,7 +228,7 @@ class Client:
         """How many ids `encode` would give."""
         options = encode_options(add_special_tokens, parse_special)
         call = _exchange.encode_call(WireOp.COUNT, options, 0, pair is not None, None)
-        return self._run(call, [_exchange.text_item(text, pair)])[0].count
+        return self._run(call, [self._item(text, pair)])[0].count
 
     def count_batch(
         self,
@@ -229,7 +240,7 @@ class Client:
         """How many ids each text has."""
         options = encode_options(add_special_tokens, parse_special)
         call = _exchange.encode_call(WireOp.COUNT, options, 0, False, None)
-        outcomes = self._run(call, [_exchange.text_item(text) for text in texts])
+        outcomes = self._run(call, [self._item(text) for text in texts])
         return [outcome.count for outcome in outcomes]
 
     # --- ids to text --------------------------------------------------------------------------
@@ -343,6 +354,20 @@ class Client:
             search.accept(self._ask_info(model_id))
         info = search.choose(identity.name)
         identity.resolve(info.model_id, info.tag)
+
+    def _item(self, text: str | bytes, pair: str | bytes | None = None) -> Item:
+        """The texts as an item; surrogates as the model's reference takes them."""
+        try:
+            return _exchange.text_item(text, pair)
+        except RefusedError as refusal:
+            text = self._joined(text, refusal)
+            return _exchange.text_item(text, pair if pair is None else joined(pair))
+
+    def _joined(self, text: str | bytes, refusal: RefusedError) -> str | bytes:
+        """The text with joined surrogates if the model's reference does that; raises otherwise."""
+        if self.info().source != SOURCE_TIKTOKEN:
+            raise refusal
+        return joined(text)
 
     def _encode_one(self, text: bytes, options: int) -> Ids:
         """One text in one datagram: the path that latency is measured on."""

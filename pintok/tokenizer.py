@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from pintok import _native
 from pintok._options import (
+    SOURCE_TIKTOKEN,
     encode_options,
     id_array,
-    join_surrogates,
+    joined,
     offset_options,
     surrogate_refusal,
     truncation_limits,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
     from pintok.chat import ChatEncoding, ChatTemplate, Message
 
 _NONE = 0xFFFFFFFF
-_TIKTOKEN = 2  # image_source
 
 
 class Tokenizer:
@@ -171,9 +171,9 @@ class Tokenizer:
     def _joined(self, text: str | bytes, error: UnicodeEncodeError) -> str | bytes:
         """A text that has surrogates by the rule of the reference: tiktoken joins and replaces
         them, the others refuse them."""
-        if self.source != _TIKTOKEN:
+        if self.source != SOURCE_TIKTOKEN:
             raise surrogate_refusal(error) from None
-        return join_surrogates(text) if isinstance(text, str) else text
+        return joined(text)
 
     def decode(
         self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False

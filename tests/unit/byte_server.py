@@ -26,6 +26,7 @@ class Model:
     base: int = 0
     tag: int = 0x11111111
     name: str = "byte-level"
+    source: int = 0
 
     @property
     def id_format(self) -> int:
@@ -91,7 +92,7 @@ class ByteEngine:
         name = model.name.encode()
         limit = self.datagram_len_max
         ids = (model.base + 258, 258, 256, 257, NONE, NONE)
-        ends = (80, len(name), max(self.models) + 1, 0)
+        ends = (80, len(name), max(self.models) + 1, model.source)
         head = (bytes(range(32)), *ids, limit - 32, limit, 0b111110, formats, *ends)
         return struct.pack("<32s10I4H", *head) + padded(name)
 

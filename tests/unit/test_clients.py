@@ -367,6 +367,23 @@ def test_refused_item_is_named(server: ByteServer, connect: Connect) -> None:
             client.encode("a\ud800")
 
 
+def test_surrogates_follow_the_reference_of_the_model(server: ByteServer, connect: Connect) -> None:
+    """tiktoken joins pairs and replaces lone ones; the others refuse, as in process."""
+    server.engine.models[0].source = 2
+    wanted = list("\U0001f600\ufffd".encode())
+    text = "\ud83d\ude00\ud800"
+    with connect(server) as client:
+        assert client.encode(text, add_special_tokens=False).tolist() == wanted
+        assert client.encode(b"", pair=text, add_special_tokens=False).tolist() == wanted
+        batch = client.encode_batch(["a", text], add_special_tokens=False)
+        assert [ids.tolist() for ids in batch] == [[97], wanted]
+        assert client.count(text, add_special_tokens=False) == len(wanted)
+    server.engine.models[0].source = 1
+    with connect(server) as client, pytest.raises(RefusedError) as info:
+        client.encode_batch(["a", text])
+    assert info.value.code == "bad_utf8"
+
+
 def test_text_too_long_for_a_datagram_is_refused_before_it_is_sent(
     server: ByteServer, connect: Connect
 ) -> None:
