@@ -67,13 +67,19 @@ class Part:
 class Exchange:
     """The state of one call: items waiting, outcomes known."""
 
-    __slots__ = ("_call", "_fill", "_items", "_items_max", "_waiting", "outcomes")
+    __slots__ = ("_call", "_each", "_fill", "_items", "_items_max", "_waiting", "outcomes")
 
-    def __init__(self, call: Call, items: Sequence[Item], datagram_len_max: int) -> None:
-        """Raises RefusedError (text_too_long) when an item alone is too long for a datagram."""
+    def __init__(
+        self, call: Call, items: Sequence[Item], datagram_len_max: int, *, each: bool = False
+    ) -> None:
+        """With `each`, a refused item gets an outcome with its verdict and the others go on.
+
+        Without, raises RefusedError (text_too_long) when an item alone is too long for a datagram.
+        """
+        self._each = each
         self._call = call
         self._items = items
-        self._waiting = collections.deque(range(len(items)))
+        self._waiting: collections.deque[int] = collections.deque()
         self.outcomes: list[Outcome | None] = [None] * len(items)
         # A first guess at what leaves room for the reply; a wrong one costs another datagram.
         share = 1.0
@@ -86,9 +92,13 @@ class Exchange:
         self._items_max = min(max(room // (8 if call.op == WireOp.COUNT else 12), 1), 256)
         for index, item in enumerate(items):
             item_len = _codec.batch_len(call, len(item.lengths), len(item.data))
+            if item_len > datagram_len_max and each:
+                self.outcomes[index] = Outcome(Verdict.TEXT_TOO_LONG)
+                continue
             if item_len > datagram_len_max:
                 room = datagram_len_max - _codec.batch_len(call, len(item.lengths), 0)
                 raise too_long(index, len(items), len(item.data), room)
+            self._waiting.append(index)
 
     def take(self) -> Part | None:
         """The next items to send together; None when none is waiting."""
@@ -108,8 +118,12 @@ class Exchange:
 
     def accept(self, part: Part, reply: Reply) -> None:
         """Take the answer to a part. Raises RefusedError, naming the item, and MalformedReply."""
-        if reply.verdict == Verdict.REPLY_TOO_LONG and len(part.indices) > 1:
+        divide = self._each or reply.verdict == Verdict.REPLY_TOO_LONG
+        if reply.verdict != Verdict.OK and divide and len(part.indices) > 1:
             self._again(part.indices, part)
+            return
+        if reply.verdict != Verdict.OK and self._each:
+            self.outcomes[part.indices[0]] = Outcome(reply.verdict)
             return
         if reply.verdict != Verdict.OK:
             raise RefusedError(reply.verdict)
@@ -118,7 +132,7 @@ class Exchange:
         for index, outcome in zip(part.indices, outcomes, strict=True):
             if outcome.verdict == Verdict.REPLY_TOO_LONG and len(part.indices) > 1:
                 again.append(index)
-            elif outcome.verdict != Verdict.OK:
+            elif outcome.verdict != Verdict.OK and not self._each:
                 raise refused_item(outcome.verdict, index, len(self._items))
             else:
                 self.outcomes[index] = outcome

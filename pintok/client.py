@@ -262,6 +262,59 @@ class Client:
         call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
         return [_exchange.present(outcome.text) for outcome in self._run(call, items)]
 
+    # --- many independent requests ------------------------------------------------------------
+
+    def encode_each(
+        self,
+        texts: Sequence[str | bytes],
+        *,
+        pairs: Sequence[str | bytes] | None = None,
+        full: bool = False,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+    ) -> list[Outcome]:
+        """As `encode` of each text (with its pair), but a refusal is an outcome beside the others.
+
+        An outcome has `ids` when its `verdict` is 0, with `full` also offsets in characters, type
+        ids and special tokens mask. Texts share datagrams as in `encode_batch`.
+        """
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        if full:
+            options |= offset_options("chars")
+        outputs = _exchange.ALL_OUTPUTS if full else 0
+        call = _exchange.encode_call(WireOp.ENCODE, options, outputs, pairs is not None, None)
+        return self._run_each(call, _text_items(texts, pairs))
+
+    def count_each(
+        self,
+        texts: Sequence[str | bytes],
+        *,
+        pairs: Sequence[str | bytes] | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+    ) -> list[Outcome]:
+        """As `encode_each`, but an outcome has only the `count` of ids."""
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        call = _exchange.encode_call(WireOp.COUNT, options, 0, pairs is not None, None)
+        return self._run_each(call, _text_items(texts, pairs))
+
+    def decode_each(
+        self,
+        batch: Iterable[Sequence[int] | npt.NDArray[Any]],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> list[Outcome]:
+        """As `decode` of each id list; an outcome has `text` when its `verdict` is 0."""
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
+        return self._run_each(call, items)
+
     # --- the server ---------------------------------------------------------------------------
 
     def info(self) -> ModelInfo:
@@ -474,6 +527,19 @@ class Client:
         self._release(channel)
         return exchange.finished()
 
+    def _run_each(self, call: Call, items: Sequence[Item]) -> list[Outcome]:
+        """As `_run`, with an outcome for every item, refused or not."""
+        self._resolve()
+        exchange = Exchange(call, items, self._datagram_len_max, each=True)
+        channel = self._acquire()
+        try:
+            self._drive(channel, exchange, call.op)
+        except BaseException:
+            channel.sock.close()
+            raise
+        self._release(channel)
+        return exchange.finished()
+
     def _drive(self, channel: _Channel, exchange: Exchange, op: WireOp) -> None:
         flights: dict[int, _Flight] = {}
         while True:
@@ -539,3 +605,9 @@ class Client:
             if error.errno == errno.EMSGSIZE:
                 raise oversized(self.address, len(datagram)) from None
             raise TransportError(f"{self.address.text}: {error}") from None
+
+
+def _text_items(texts: Sequence[str | bytes], pairs: Sequence[str | bytes] | None) -> list[Item]:
+    if pairs is None:
+        return [_exchange.text_item(text) for text in texts]
+    return [_exchange.text_item(text, pair) for text, pair in zip(texts, pairs, strict=True)]

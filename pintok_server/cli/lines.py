@@ -15,18 +15,18 @@ import binascii
 import dataclasses
 import difflib
 import functools
-import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pintok._codec import Outcome
 from pintok._options import join_surrogates
 from pintok._wire import VERDICT_TEXTS, Verdict
 from pintok.client import Client
-from pintok.encoding import Encoding, ParseSpecial
+from pintok.encoding import ParseSpecial
 from pintok.errors import RefusedError
 from pintok_server._spec.image import ImageSource
 
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from pintok.tokenizer import Tokenizer
 
 Operation = Literal["encode", "decode", "count"]
-
-# Lines that are served together. Large enough to fill a window of datagrams, small enough that the
-# first answers leave soon.
-GROUP_MAX = 2048
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,16 +67,15 @@ class Options:
     skip_special_tokens: bool = False
 
     @property
-    def plain(self) -> bool:
-        """Whether the batch calls of tokenizer and client take these options."""
-        return not (
-            self.encode_special_tokens
-            or self.bos
-            or self.eos
-            or self.offsets
-            or self.type_ids
-            or self.special_tokens_mask
-        )
+    def encoding(self) -> dict[str, Any]:
+        """The arguments of an encode or count that are options."""
+        return {
+            "add_special_tokens": self.add_special_tokens,
+            "parse_special": self.parse_special,
+            "encode_special_tokens": self.encode_special_tokens,
+            "bos": self.bos,
+            "eos": self.eos,
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -232,11 +227,32 @@ def _parse_ids(fields: dict[str, Any]) -> npt.NDArray[np.uint32]:
 
 
 class Backend:
-    """Serves jobs with a tokenizer in process or a client: both have the same methods."""
+    """Serves jobs with a tokenizer in process, or with a server."""
 
     def __init__(self, engine: Tokenizer | Client) -> None:
         self._engine = engine
         self._source: int | None = None
+
+    def serve(self, operation: Operation, jobs: list[Job | Refusal]) -> list[dict[str, Any]]:
+        """One object for each job, in order; a refusal becomes an object with `error`.
+
+        Raises a PinTokError when the server does not answer or lacks the model: then the fault is
+        not the line's.
+        """
+        answers: list[dict[str, Any]] = [{}] * len(jobs)
+        kinds: dict[tuple[Options, bool], list[int]] = {}
+        for place, job in enumerate(jobs):
+            if isinstance(job, Job) and job.surrogates and not self._joins_surrogates():
+                job = Refusal.of(Verdict.BAD_UTF8)
+            if isinstance(job, Refusal):
+                answers[place] = error_object(job)
+            else:
+                kinds.setdefault((job.options, job.pair is not None), []).append(place)
+        for places in kinds.values():
+            alike = [job for job in (jobs[place] for place in places) if isinstance(job, Job)]
+            for place, answer in zip(places, self._serve_alike(operation, alike), strict=True):
+                answers[place] = answer
+        return answers
 
     def _joins_surrogates(self) -> bool:
         """Whether the model's reference takes text with surrogates."""
@@ -245,38 +261,20 @@ class Backend:
             self._source = engine.info().source if isinstance(engine, Client) else engine.source
         return self._source == ImageSource.TIKTOKEN
 
-    def serve(
-        self, operation: Operation, jobs: Iterable[Job | Refusal]
-    ) -> Iterator[dict[str, Any]]:
-        """One object for each job, in order. Refusals pass through as error objects.
-
-        Raises TransportError when the server does not answer: then the fault is not the line's.
-        """
-        for group in _groups(jobs):
-            if isinstance(group[0], Refusal):
-                yield from (error_object(job) for job in group if isinstance(job, Refusal))
-            else:
-                yield from self._serve_group(operation, [j for j in group if isinstance(j, Job)])
-
-    def _serve_group(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-        if jobs[0].surrogates and not self._joins_surrogates():
-            yield from (error_object(Refusal.of(Verdict.BAD_UTF8)) for _ in jobs)
+    def _serve_alike(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+        """Answers to jobs with equal options: through a server they share datagrams."""
+        if isinstance(self._engine, Client):
+            for job, outcome in zip(jobs, _ask(self._engine, operation, jobs), strict=True):
+                if outcome.verdict != Verdict.OK:
+                    yield error_object(Refusal.of(outcome.verdict))
+                else:
+                    yield _answer(operation, job, outcome)
             return
-        batch = _BATCHES[operation]
-        if len(jobs) > 1 and jobs[0].options.plain and jobs[0].pair is None:
-            try:
-                yield from batch(self._engine, jobs)
-                return
-            except RefusedError:
-                # One of them is at fault; alone, each gets its own answer.
-                pass
-        single = _SINGLES[operation]
         for job in jobs:
             try:
-                answer = single(self._engine, job)
+                yield _answer(operation, job, _run(self._engine, operation, job))
             except RefusedError as refused:
-                answer = error_object(Refusal.of(refused.verdict))
-            yield answer
+                yield error_object(Refusal.of(refused.verdict))
 
 
 def error_object(refusal: Refusal) -> dict[str, Any]:
@@ -284,120 +282,64 @@ def error_object(refusal: Refusal) -> dict[str, Any]:
     return {"error": {"code": refusal.code, "message": refusal.message}}
 
 
-def _groups(jobs: Iterable[Job | Refusal]) -> Iterator[list[Job | Refusal]]:
-    """Runs of jobs that one batch call can serve."""
+def _ask(client: Client, operation: Operation, jobs: list[Job]) -> list[Outcome]:
+    """What a server answers to jobs with equal options."""
+    options = jobs[0].options
+    if operation == "decode":
+        id_lists = [job.ids for job in jobs if job.ids is not None]
+        return client.decode_each(id_lists, skip_special_tokens=options.skip_special_tokens)
+    texts = [job.text for job in jobs]
+    pairs = [job.pair for job in jobs if job.pair is not None]
+    if operation == "count":
+        return client.count_each(texts, pairs=pairs or None, **options.encoding)
+    full = bool(_extras(jobs[0]))
+    return client.encode_each(texts, pairs=pairs or None, full=full, **options.encoding)
 
-    def kind(job: Job | Refusal) -> object:
-        return (
-            None
-            if isinstance(job, Refusal)
-            else (
-                job.options,
-                job.pair is None,
-                job.surrogates,
-            )
+
+def _run(tokenizer: Tokenizer, operation: Operation, job: Job) -> Outcome:
+    """The same in process, for one job. Raises RefusedError."""
+    options = job.options
+    if job.ids is not None:
+        skip = options.skip_special_tokens
+        return Outcome(Verdict.OK, text=tokenizer.decode(job.ids, skip_special_tokens=skip))
+    if operation == "encode" and _extras(job):
+        full = tokenizer.encode_full(job.text, pair=job.pair, **options.encoding)
+        return Outcome(
+            Verdict.OK,
+            len(full),
+            full.ids,
+            full.offsets,
+            full.type_ids,
+            full.special_tokens_mask,
         )
-
-    for _, run in itertools.groupby(jobs, key=kind):
-        while group := list(itertools.islice(run, GROUP_MAX)):
-            yield group
+    ids = tokenizer.encode(job.text, pair=job.pair, **options.encoding)
+    return Outcome(Verdict.OK, len(ids), ids)
 
 
-def _encode(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
+def _extras(job: Job) -> list[str]:
+    """What an answer holds beside the ids.
+
+    Whoever asks about two texts, or about places in the text, needs to know what is whose.
+    """
     options = job.options
-    if job.pair is not None or options.offsets:
-        # Whoever asks about two texts, or about places in the text, needs to know what is whose.
-        options = dataclasses.replace(options, type_ids=True, special_tokens_mask=True)
-    if not (options.offsets or options.type_ids or options.special_tokens_mask):
-        return {"ids": _ids_of(engine, job).tolist()}
-    full: Encoding = engine.encode_full(
-        job.text,
-        pair=job.pair,
-        add_special_tokens=options.add_special_tokens,
-        parse_special=options.parse_special,
-        encode_special_tokens=options.encode_special_tokens,
-        bos=options.bos,
-        eos=options.eos,
-    )
-    answer: dict[str, Any] = {"ids": full.ids.tolist()}
-    for name in ("offsets", "type_ids", "special_tokens_mask"):
-        if getattr(options, name):
-            answer[name] = getattr(full, name).tolist()
-    return answer
+    both = job.pair is not None or options.offsets
+    wanted = {
+        "offsets": options.offsets,
+        "type_ids": options.type_ids or both,
+        "special_tokens_mask": options.special_tokens_mask or both,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
-def _ids_of(engine: Tokenizer | Client, job: Job) -> npt.NDArray[np.uint32]:
-    options = job.options
-    return engine.encode(
-        job.text,
-        pair=job.pair,
-        add_special_tokens=options.add_special_tokens,
-        parse_special=options.parse_special,
-        encode_special_tokens=options.encode_special_tokens,
-        bos=options.bos,
-        eos=options.eos,
-    )
+def _answer(operation: Operation, job: Job, outcome: Outcome) -> dict[str, Any]:
+    """The line of an outcome that is no refusal."""
+    if operation == "decode":
+        return {"text": outcome.text}
+    if operation == "count":
+        return {"count": outcome.count}
+    names = ["ids", *_extras(job)]
+    return {name: getattr(outcome, name).tolist() for name in names}
 
-
-def _count(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
-    options = job.options
-    if not options.plain:
-        return {"count": len(_ids_of(engine, job))}
-    count = engine.count(
-        job.text,
-        pair=job.pair,
-        add_special_tokens=options.add_special_tokens,
-        parse_special=options.parse_special,
-    )
-    return {"count": count}
-
-
-def _decode(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
-    assert job.ids is not None
-    skip = job.options.skip_special_tokens
-    return {"text": engine.decode(job.ids, skip_special_tokens=skip)}
-
-
-def _encode_batch(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-    options = jobs[0].options
-    batch = engine.encode_batch(
-        [job.text for job in jobs],
-        add_special_tokens=options.add_special_tokens,
-        parse_special=options.parse_special,
-    )
-    return ({"ids": ids.tolist()} for ids in batch)
-
-
-def _count_batch(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-    if not isinstance(engine, Client):
-        # In process there are no datagrams to share.
-        return iter([_count(engine, job) for job in jobs])
-    options = jobs[0].options
-    counts = engine.count_batch(
-        [job.text for job in jobs],
-        add_special_tokens=options.add_special_tokens,
-        parse_special=options.parse_special,
-    )
-    return ({"count": count} for count in counts)
-
-
-def _decode_batch(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-    skip = jobs[0].options.skip_special_tokens
-    id_lists = [job.ids for job in jobs if job.ids is not None]
-    texts = engine.decode_batch(id_lists, skip_special_tokens=skip)
-    return ({"text": text} for text in texts)
-
-
-_SINGLES: dict[Operation, Callable[[Tokenizer | Client, Job], dict[str, Any]]] = {
-    "encode": _encode,
-    "count": _count,
-    "decode": _decode,
-}
-_BATCHES: dict[Operation, Callable[[Tokenizer | Client, list[Job]], Iterator[dict[str, Any]]]] = {
-    "encode": _encode_batch,
-    "count": _count_batch,
-    "decode": _decode_batch,
-}
 
 # ASCII only: U+2028 and the like end a line for some readers, never for others.
 _encoder = json.JSONEncoder(separators=(",", ":"))

@@ -292,9 +292,9 @@ def _serve(
         if jsonl or lines:
             for block in _blocks(stream):
                 if jsonl:
-                    jobs = (parse_line(line, operation, defaults=options) for line in block)
+                    jobs = [parse_line(line, operation, defaults=options) for line in block]
                 else:
-                    jobs = (_plain_job(line, operation, options) for line in block)
+                    jobs = [_plain_job(line, operation, options) for line in block]
                 for answer in backend.serve(operation, jobs):
                     if jsonl:
                         out.write(format_line(answer))

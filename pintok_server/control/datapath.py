@@ -6,8 +6,11 @@ was started with equal options, and refuses one that was not.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pathlib
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,6 +77,27 @@ def datapath_options(settings: Settings) -> dict[str, Any]:
         "frames": settings.frames,
         "drain-timeout-ms": round(settings.drain_timeout_s * 1000),
     }
+
+
+def refuse_taken_port(port: int) -> None:
+    """Raise ConfigError when another socket is bound to this UDP port.
+
+    The datapath's sockets share their port among its own workers, and the kernel would let those of
+    a second server of the same user join in: half of the requests would go astray without a word.
+    """
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            with contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind((address, port))
+        except OSError as error:
+            # What else may be wrong, with the port or with IPv6, is for the datapath to say.
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"UDP port {port} is in use by another process; "
+                    "end that or choose another one with --port"
+                ) from None
 
 
 def datapath_argv(

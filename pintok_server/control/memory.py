@@ -1,15 +1,9 @@
-"""How much memory the datapath really holds: from its statistics and from the kernel's account."""
+"""Lengths for people, and the kernel's account of a process's memory."""
 
 from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Sequence
-
-from pintok_server.control.statistics import Snapshot
-
-Row = tuple[str, str, int]
-"""What, an explanation, bytes."""
 
 _STATUS_LINE = re.compile(r"(\w+):\s+(\d+) kB")
 
@@ -35,32 +29,3 @@ def process_memory(pid: int) -> dict[str, int]:
     except OSError:
         return {}
     return {name: int(kib) * 1024 for name, kib in _STATUS_LINE.findall(text)}
-
-
-def memory_rows(snapshot: Snapshot) -> list[Row]:
-    """The table that is printed at start: images, packet frames, and the process as a whole."""
-    rows: list[Row] = [
-        (f"image {model.name}", "huge pages" if model.pages == "huge_2m" else "small pages",
-         model.image_len)
-        for model in snapshot.models
-    ]  # fmt: skip
-    status = process_memory(snapshot.pid)
-    for name, what, detail in (
-        ("HugetlbPages", "datapath process", "in huge pages, images included"),
-        ("VmRSS", "datapath process", "in small pages, resident"),
-        ("VmLck", "datapath process", "locked"),
-    ):
-        if name in status:
-            rows.append((what, detail, status[name]))
-    return rows
-
-
-def memory_table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text, one a line, under a heading."""
-    what_width = max((len(what) for what, _, _ in rows), default=0)
-    detail_width = max((len(detail) for _, detail, _ in rows), default=0)
-    lines = [
-        f"  {what:{what_width}}  {detail:{detail_width}}  {format_len(length):>10}"
-        for what, detail, length in rows
-    ]
-    return "\n".join(["memory:", *lines])

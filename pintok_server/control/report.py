@@ -1,4 +1,4 @@
-"""What `pintok-server` says once it serves: models, modes really obtained, memory, address."""
+"""What `pintok-server` says once it serves: models, modes really obtained, address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pintok_server.control.config import HttpAddress, Settings
 from pintok_server.control.cores import format_number_list
 from pintok_server.control.log import Log
-from pintok_server.control.memory import format_len, memory_rows, memory_table
+from pintok_server.control.memory import format_len
 from pintok_server.control.metrics import info_labels
 from pintok_server.control.runtime import RunDir
 from pintok_server.control.statistics import Snapshot
@@ -48,7 +48,7 @@ def report_start(
 ) -> None:
     """Say what serves now. `certificates` are the models' sentences by fingerprint.
 
-    Lesser modes were named by the datapath itself, one line each.
+    Lesser modes and memory were named by the datapath itself, a line each.
     """
     snapshot = supervisor.snapshot()
     assert snapshot is not None
@@ -75,8 +75,6 @@ def report_start(
     lesser = snapshot.process.get("lesser_modes", 0)
     if lesser and supervisor.adopted:
         log.say("lesser", f"lesser modes at its start: {lesser}; they are named in {run_dir.log}")
-    rows = memory_rows(snapshot)
-    log.say("memory", memory_table(rows), rows=[list(row) for row in rows])
     where = settings.iface or "every interface"
     metrics = f"; metrics on http://{http}/metrics" if http is not None else ""
     log.say(

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pintok_server.control.datapath import datapath_argv, differences
+from pintok_server.control.datapath import datapath_argv, differences, refuse_taken_port
 from pintok_server.control.log import Log
 from pintok_server.control.mailbox import create_mailbox
 from pintok_server.control.process import LogTail, Process
@@ -44,6 +44,7 @@ BACKOFF_LAST_S = 10.0
 # A datapath that served this long did not die of its start: the next restart is immediate again.
 STEADY_S = 30.0
 _POLL_S = 0.01
+_LINE_PREFIX = "ptk-datapath: "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class Supervisor:
                 return
             self._log.say("replace", f"draining the datapath of process {process.pid}")
             self.stop()
+        refuse_taken_port(self._plan.options["port"])
         self._spawn(self._plan.models)
         self._await_ready(tick)
 
@@ -196,7 +198,7 @@ class Supervisor:
                 outcome = self._process.outcome() if ended else "is not ready"
                 self.stop()
                 raise DatapathError(
-                    lines[-1].removeprefix("ptk-datapath: ")
+                    lines[-1].removeprefix(_LINE_PREFIX)
                     if lines
                     else f"the datapath {outcome} without a word"
                 )
@@ -205,13 +207,17 @@ class Supervisor:
             except BaseException:
                 self.stop()
                 raise
+        # What it says last, it says at the moment it becomes ready: give the lines time to arrive.
+        time.sleep(2 * _POLL_S)
+        self._relay([*lines, *self._tail.lines()])
+
+    def _relay(self, lines: Sequence[str]) -> None:
         for line in lines:
-            self._log.say("datapath", line)
+            self._log.say("datapath", line.removeprefix(_LINE_PREFIX))
 
     def watch(self) -> float:
         """Look after the datapath once; returns in how many seconds to look again at the latest."""
-        for line in self._tail.lines():
-            self._log.say("datapath", line)
+        self._relay(self._tail.lines())
         now = time.monotonic()
         if self._process is None:
             if self._restart_at is not None and now < self._restart_at:
@@ -283,8 +289,7 @@ class Supervisor:
         if not drained:
             self._process.send(signal.SIGKILL)
             self._process.wait(self._drain_timeout_s)
-        for line in self._tail.lines():
-            self._log.say("datapath", line)
+        self._relay(self._tail.lines())
         drained = drained and not self._process.failed()
         self._close_reader()
         self._process.close()

@@ -11,6 +11,7 @@ import io
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -90,7 +91,7 @@ def stand_in(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def plan(**options: object) -> Plan:
-    return Plan(options={"port": 7265, "cores": [1]} | options, models=[MODEL])
+    return Plan(options={"port": 60000, "cores": [1]} | options, models=[MODEL])
 
 
 def make_supervisor(run_dir: RunDir, stand_in: list[int], *, drain_timeout_s: float = 5, **options):
@@ -245,6 +246,17 @@ def test_host_without_core_or_interface_is_refused() -> None:
         options(iface="ptk-absent")
 
 
+def test_taken_port_is_refused() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        # As a second server would share it.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"UDP port {port} is in use"):
+            datapath.refuse_taken_port(port)
+    datapath.refuse_taken_port(port)
+
+
 def test_differences_name_option_and_both_values() -> None:
     old = {"port": 1, "cores": [1, 2], "iface": None}
     assert datapath.differences(old, dict(old)) == []
@@ -271,8 +283,8 @@ def test_start_adopt_refuse_replace_stop(run_dir: RunDir, stand_in: list[int]) -
     second.start()
     assert second.adopted and second.pid == first.pid
 
-    third, _ = make_supervisor(run_dir, stand_in, port=7266)
-    with pytest.raises(InstanceError, match=r"port 7265 -> 7266\); start with --replace"):
+    third, _ = make_supervisor(run_dir, stand_in, port=60001)
+    with pytest.raises(InstanceError, match=r"port 60000 -> 60001\); start with --replace"):
         third.start()
     assert state.alive()
 
