@@ -43,6 +43,7 @@ enum step_kind {
     STEP_SPELL_BYTES = 7,
     STEP_REPLACE = 8,
     STEP_MAP = 9,
+    STEP_REPLACE_REGEX = 10,
 };
 
 struct step {
@@ -54,6 +55,7 @@ struct step {
     struct ptk_norm_string pattern;
     struct ptk_norm_string content;
     struct ptk_norm_charsmap charsmap;
+    struct ptk_regex *regex; /* owned */
 };
 
 struct ptk_norm {
@@ -64,6 +66,7 @@ struct ptk_norm {
 
 struct ptk_norm_work {
     size_t text_len_max;
+    struct ptk_regex_work *regex_work;
     struct ptk_text_buf bufs[2]; /* with room for text_len_max + SLACK; align NULL unless wanted */
 };
 
@@ -246,6 +249,29 @@ static int add_map(struct ptk_norm *norm, const struct op *op, struct ptk_err *e
     return wrong == NULL ? 0 : refuse(op, err, wrong);
 }
 
+/* Translates a replacement of what a pattern, the first string, matches. */
+static int add_regex(struct ptk_norm *norm, const struct op *op,
+                     const struct ptk_norm_string *strings, struct ptk_err *err)
+{
+    const struct ptk_regex_config config = {
+        .pattern = strings[0].bytes,
+        .pattern_len = strings[0].len,
+        .dialect = PTK_REGEX_DIALECT_ONIGURUMA,
+        .unicode = norm->unicode,
+    };
+    struct ptk_regex *regex;
+    struct ptk_err why;
+    int rc = ptk_regex_open(&config, &regex, &why);
+    if (rc != 0) {
+        return ptk_err_set(err, rc, "normalizer operation %zu (%s): %.400s", op->idx,
+                           op_name(op->kind), why.text);
+    }
+    struct step *step = add_step(norm, STEP_REPLACE_REGEX);
+    step->regex = regex;
+    step->content = strings[1];
+    return 0;
+}
+
 /* Translates an operation whose parameters are strings of UTF-8. */
 static int add_with_strings(struct ptk_norm *norm, const struct op *op, struct ptk_err *err)
 {
@@ -267,6 +293,9 @@ static int add_with_strings(struct ptk_norm *norm, const struct op *op, struct p
     if (prepends) {
         add_step(norm, STEP_PREPEND)->content = strings[0];
         return 0;
+    }
+    if (op->kind == PTK_OP_NORM_REPLACE_REGEX) {
+        return add_regex(norm, op, strings, err);
     }
     if (strings[0].len > PATTERN_LEN_MAX) {
         return ptk_err_set(err, -ENOTSUP,
@@ -296,13 +325,10 @@ static int add_op(struct ptk_norm *norm, const struct op *op, struct ptk_err *er
         return add_plain(norm, op, err);
     case PTK_OP_NORM_PREPEND:
     case PTK_OP_NORM_REPLACE_STRING:
+    case PTK_OP_NORM_REPLACE_REGEX:
         return add_with_strings(norm, op, err);
     case PTK_OP_NORM_PRECOMPILED:
         return add_map(norm, op, err);
-    case PTK_OP_NORM_REPLACE_REGEX:
-        return ptk_err_set(err, -ENOTSUP,
-                           "normalizer operation %zu (%s): not supported by this build", op->idx,
-                           op_name(op->kind));
     default:
         return ptk_err_set(err, -EINVAL, "normalizer operation %zu: unknown kind %u", op->idx,
                            (unsigned)op->kind);
@@ -343,6 +369,12 @@ int ptk_norm_open(const struct ptk_norm_config *config, struct ptk_norm **out, s
 
 void ptk_norm_close(struct ptk_norm *norm)
 {
+    if (norm == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < norm->step_count; i++) {
+        ptk_regex_close(norm->steps[i].regex);
+    }
     free(norm);
 }
 
@@ -362,10 +394,15 @@ static size_t buf_align_len(const struct ptk_norm_limits *limits)
     return limits->align ? buf_bytes_len(limits) * sizeof(struct ptk_span) : 0;
 }
 
+static size_t regex_work_len(const struct ptk_norm_limits *limits)
+{
+    return ptk_align_up(ptk_regex_work_len(limits->text_len_max), PTK_CACHE_LINE);
+}
+
 size_t ptk_norm_work_len(const struct ptk_norm_limits *limits)
 {
     return ptk_align_up(sizeof(struct ptk_norm_work), PTK_CACHE_LINE) +
-           2 * (buf_bytes_len(limits) + buf_align_len(limits));
+           2 * (buf_bytes_len(limits) + buf_align_len(limits)) + regex_work_len(limits);
 }
 
 struct ptk_norm_work *ptk_norm_work_init(void *memory, const struct ptk_norm_limits *limits)
@@ -384,12 +421,15 @@ struct ptk_norm_work *ptk_norm_work_init(void *memory, const struct ptk_norm_lim
         buf->align = limits->align ? (struct ptk_span *)(void *)next : NULL;
         next += buf_align_len(limits);
     }
+    work->regex_work = ptk_regex_work_init(next, limits->text_len_max);
+    next += regex_work_len(limits);
     PTK_ASSERT((size_t)(next - (uint8_t *)memory) == ptk_norm_work_len(limits));
     return work;
 }
 
-static enum ptk_norm_step run_step(const struct ptk_norm *norm, const struct step *step,
-                                   struct ptk_split_text *text, struct ptk_text_buf *out)
+static enum ptk_norm_step run_step(const struct ptk_norm *norm, const struct ptk_norm_work *work,
+                                   const struct step *step, struct ptk_split_text *text,
+                                   struct ptk_text_buf *out)
 {
     switch (step->kind) {
     case STEP_FORM:
@@ -409,6 +449,8 @@ static enum ptk_norm_step run_step(const struct ptk_norm *norm, const struct ste
         return ptk_norm_spell_bytes(text, out);
     case STEP_REPLACE:
         return ptk_norm_replace(&step->pattern, &step->content, text, out);
+    case STEP_REPLACE_REGEX:
+        return ptk_norm_replace_regex(step->regex, work->regex_work, &step->content, text, out);
     case STEP_MAP:
         return ptk_norm_map(norm->unicode, &step->charsmap, text, out);
     }
@@ -432,7 +474,7 @@ enum ptk_verdict ptk_norm_run(const struct ptk_norm *norm, struct ptk_norm_work 
         if (!section->align) {
             out.align = NULL;
         }
-        switch (run_step(norm, &norm->steps[i], &text, &out)) {
+        switch (run_step(norm, work, &norm->steps[i], &text, &out)) {
         case PTK_NORM_STEP_SAME:
             break;
         case PTK_NORM_STEP_CHANGED:

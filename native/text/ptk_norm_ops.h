@@ -9,6 +9,7 @@
 #ifndef PTK_NORM_OPS_H
 #define PTK_NORM_OPS_H
 
+#include "text/ptk_regex.h"
 #include "text/ptk_split.h"
 #include "text/ptk_text.h"
 #include "text/ptk_unicode.h"
@@ -121,6 +122,13 @@ enum ptk_norm_step ptk_norm_spell_bytes(const struct ptk_split_text *in, struct 
 enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
                                     const struct ptk_norm_string *content,
                                     const struct ptk_split_text *in, struct ptk_text_buf *out);
+
+/* The same for a regular expression, which may match the empty text. */
+enum ptk_norm_step ptk_norm_replace_regex(const struct ptk_regex *regex,
+                                          struct ptk_regex_work *work,
+                                          const struct ptk_norm_string *content,
+                                          const struct ptk_split_text *in,
+                                          struct ptk_text_buf *out);
 
 /*
  * A sentencepiece map of character sequences. Offset 0: u32 length of the trie in bytes; 4: the

@@ -1,5 +1,6 @@
 /*
- * Replacing a string; see ptk_norm_ops.h. Text without an occurrence is not copied.
+ * Replacing a string or what a pattern matches; see ptk_norm_ops.h. Text without an occurrence is
+ * not copied.
  */
 #include "text/ptk_norm_ops.h"
 
@@ -80,6 +81,37 @@ enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
         }
         copied = end;
         pos = find_string(in, pattern, end);
+    }
+    return ptk_norm_copy(in, copied, in->len, out) ? PTK_NORM_STEP_CHANGED : PTK_NORM_STEP_FULL;
+}
+
+enum ptk_norm_step ptk_norm_replace_regex(const struct ptk_regex *regex,
+                                          struct ptk_regex_work *work,
+                                          const struct ptk_norm_string *content,
+                                          const struct ptk_split_text *in, struct ptk_text_buf *out)
+{
+    if (in->len == 0) {
+        return PTK_NORM_STEP_SAME; /* The reference does not search an empty text. */
+    }
+    struct ptk_span match;
+    size_t copied = 0;
+    bool changed = false;
+    ptk_regex_start(regex, work, in->bytes, in->len);
+    enum ptk_regex_answer answer;
+    while ((answer = ptk_regex_next(work, &match)) == PTK_REGEX_ANSWER_MATCH) {
+        if (!ptk_norm_copy(in, copied, match.begin, out) ||
+            !ptk_norm_put(out, content->bytes, content->len,
+                          ptk_norm_align_before(in, match.end))) {
+            return PTK_NORM_STEP_FULL;
+        }
+        copied = match.end;
+        changed = true;
+    }
+    if (answer == PTK_REGEX_ANSWER_TOO_HARD) {
+        return PTK_NORM_STEP_TOO_HARD;
+    }
+    if (!changed) {
+        return PTK_NORM_STEP_SAME;
     }
     return ptk_norm_copy(in, copied, in->len, out) ? PTK_NORM_STEP_CHANGED : PTK_NORM_STEP_FULL;
 }

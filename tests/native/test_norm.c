@@ -386,6 +386,29 @@ static bool read_all(void *dst, size_t len)
     return fread(dst, 1, len, stdin) == len;
 }
 
+/* The reader sees a short reply when a write fails. */
+static void write_all(const void *src, size_t len)
+{
+    (void)fwrite(src, 1, len, stdout);
+}
+
+/* Writes text and, where wanted, the range of each byte. */
+static void write_result(const struct ptk_split_text *result, bool align)
+{
+    const uint32_t reply[2] = {0, (uint32_t)result->len};
+    write_all(reply, sizeof reply);
+    write_all(result->bytes, result->len);
+    for (size_t pos = 0; align && pos < result->len;) {
+        uint32_t len = ptk_utf8_lead_len(result->bytes[pos]);
+        struct ptk_span span = {(uint32_t)(result->origin + pos),
+                                (uint32_t)(result->origin + pos + len)};
+        for (uint32_t i = 0; i < len; i++) {
+            write_all(result->align != NULL ? &result->align[pos + i] : &span, sizeof span);
+        }
+        pos += len;
+    }
+}
+
 /*
  * Answers requests until the input ends. All numbers are u32, little-endian:
  *
@@ -393,59 +416,60 @@ static bool read_all(void *dst, size_t len)
  *     reply     0, result length, result, with align: begin and end of each byte
  *               1, sentence length, sentence              the program was refused
  *               2, verdict                                the run did not end well
+ *
+ * A program of length UINT32_MAX, without bytes, is the one of the request before.
  */
 static int serve(void)
 {
     enum { TEXT_MAX = 1 << 20 };
     struct ptk_norm_work *work = make_work(TEXT_MAX, true);
+    struct ptk_norm *norm = NULL;
+    uint8_t *program = NULL;
     uint32_t head[3];
     while (read_all(head, sizeof head)) {
-        uint8_t *program = malloc(head[1] + 1);
+        struct ptk_err err = {0};
+        if (head[1] != UINT32_MAX) {
+            ptk_norm_close(norm);
+            norm = NULL;
+            free(program);
+            program = malloc(head[1] + 1);
+            PTK_ASSERT(program != NULL);
+            if (!read_all(program, head[1])) {
+                return 1;
+            }
+            const struct ptk_norm_config config = {.program = program,
+                                                   .program_len = head[1],
+                                                   .profile = PTK_IMAGE_PROFILE_TOKENIZERS_0_23};
+            (void)ptk_norm_open(&config, &norm, &err); /* Reported below. */
+        }
         uint8_t *text = malloc(head[2] + 1);
-        PTK_ASSERT(program != NULL);
         PTK_ASSERT(text != NULL);
-        if (!read_all(program, head[1]) || !read_all(text, head[2])) {
+        if (!read_all(text, head[2])) {
             return 1;
         }
-        const struct ptk_norm_config config = {.program = program,
-                                               .program_len = head[1],
-                                               .profile = PTK_IMAGE_PROFILE_TOKENIZERS_0_23};
-        struct ptk_norm *norm = NULL;
-        struct ptk_err err = {0};
-        if (ptk_norm_open(&config, &norm, &err) != 0) {
-            uint32_t reply[2] = {1, (uint32_t)strlen(err.text)};
-            (void)fwrite(reply, sizeof reply, 1, stdout); /* The reader sees a short reply. */
-            (void)fwrite(err.text, 1, reply[1], stdout);
+        if (norm == NULL) {
+            const uint32_t reply[2] = {1, (uint32_t)strlen(err.text)};
+            write_all(reply, sizeof reply);
+            write_all(err.text, reply[1]);
         } else {
             const struct ptk_norm_section section = {
                 .bytes = text, .len = head[2], .align = head[0] != 0};
             struct ptk_split_text result;
             enum ptk_verdict verdict = ptk_norm_run(norm, work, &section, &result);
-            uint32_t reply[2] = {verdict == PTK_VERDICT_OK ? 0 : 2, verdict == PTK_VERDICT_OK
-                                                                        ? (uint32_t)result.len
-                                                                        : (uint32_t)verdict};
-            (void)fwrite(reply, sizeof reply, 1, stdout); /* As above. */
-            if (reply[0] == 0) {
-                (void)fwrite(result.bytes, 1, result.len, stdout);
-            }
-            for (size_t pos = 0; reply[0] == 0 && head[0] != 0 && pos < result.len;) {
-                uint32_t len = ptk_utf8_lead_len(result.bytes[pos]);
-                struct ptk_span span = {(uint32_t)(result.origin + pos),
-                                        (uint32_t)(result.origin + pos + len)};
-                for (uint32_t i = 0; i < len; i++) {
-                    (void)fwrite(result.align != NULL ? &result.align[pos + i] : &span, sizeof span,
-                                 1, stdout);
-                }
-                pos += len;
+            if (verdict == PTK_VERDICT_OK) {
+                write_result(&result, section.align);
+            } else {
+                const uint32_t reply[2] = {2, (uint32_t)verdict};
+                write_all(reply, sizeof reply);
             }
         }
-        ptk_norm_close(norm);
-        free(program);
         free(text);
         if (fflush(stdout) != 0) {
             return 1;
         }
     }
+    ptk_norm_close(norm);
+    free(program);
     free(work);
     return 0;
 }

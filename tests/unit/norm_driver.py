@@ -25,6 +25,7 @@ PLAIN = {
     "Nmt": 11,
     "ByteLevel": 14,
 }
+SAME_PROGRAM = 0xFFFFFFFF
 STRIP, REPLACE_STRING, REPLACE_REGEX, PREPEND, PRECOMPILED, BERT = 7, 8, 9, 10, 12, 13
 
 
@@ -91,6 +92,7 @@ class NormDriver:
         assert self._process.stdout is not None
         self._stdin = self._process.stdin
         self._stdout = self._process.stdout
+        self._program: bytes | None = None
         return self
 
     def __exit__(
@@ -109,10 +111,16 @@ class NormDriver:
         Raises NormError when the program is refused or the run does not end well.
         """
         data = text.encode()
-        self._stdin.write(struct.pack("<III", align, len(program), len(data)) + program + data)
+        if program == self._program:
+            head = struct.pack("<III", align, SAME_PROGRAM, len(data))
+        else:
+            head = struct.pack("<III", align, len(program), len(data)) + program
+        self._program = program
+        self._stdin.write(head + data)
         self._stdin.flush()
         status, size = struct.unpack("<II", self._read(8))
         if status == 1:
+            self._program = None
             raise NormError(self._read(size).decode())
         if status == 2:
             raise NormError(f"verdict {size}")
