@@ -260,16 +260,19 @@ def _open_client(
 ) -> Iterator[Client]:
     try:
         host, port = parse_server(server)
-        # The name that a server gives this model when it is started with the same words.
-        named = parse_model(model).name if model is not None else 0
+        named = parse_model(model).name if model is not None else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    choice: int | str = named
-    if model is not None and re.fullmatch("[0-9]{1,5}", model):
-        choice = int(model)
-    with Client(
-        host, port, model=choice, timeout=timeout, datagram_len_max=datagram_len_max
-    ) as client:
+    limits: dict[str, Any] = {"timeout": timeout, "datagram_len_max": datagram_len_max}
+    choice: int | str = 0
+    if model is not None:
+        choice = int(model) if re.fullmatch("[0-9]{1,5}", model) else model
+    if named is not None and named != choice and isinstance(choice, str):
+        # The words that a server was started with name its model too, if none has just that name.
+        with Client(host, port, **limits) as client:
+            names = {info.name for info in client.models()}
+        choice = choice if choice in names else named
+    with Client(host, port, model=choice, **limits) as client:
         yield client
 
 

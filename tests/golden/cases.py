@@ -131,6 +131,8 @@ def encode_checks(golden: GoldenFile, case: Json) -> Iterator[Check]:
         }
         if "offsets" in case:
             request["offsets"] = True
+        if "type_ids" in case:  # Left out where all are 0.
+            request["type_ids"] = True
         expected["type_ids"] = case.get("type_ids", [0] * len(case["ids"]))
     elif golden.reference == "tiktoken":
         text = text_of(case, "text")

@@ -78,6 +78,7 @@ def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
         assert text is not None
         pair = _text(request, "pair")
         offsets = request.pop("offsets", False)
+        request.pop("type_ids", None)  # The answer always has them.
         options: dict[str, Any] = request
         if not offsets:
             ids = tokenizer.encode(text, pair=pair, **options)
