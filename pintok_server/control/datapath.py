@@ -39,6 +39,15 @@ def find_artifact(name: str) -> pathlib.Path:
     raise DatapathError(f"{name} is neither in {package / 'bin'} nor built: run make -C native")
 
 
+def has_interface(name: str) -> bool:
+    """Whether this network namespace has the interface; sysfs may show another one's."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
 def choose_cores(settings: Settings, allowed: Sequence[int]) -> tuple[int, ...]:
     """The cores to pin pollers to. Raises ConfigError when this process may not use one of them."""
     if settings.cores is None:
@@ -57,8 +66,8 @@ def datapath_options(settings: Settings) -> dict[str, Any]:
 
     Raises ConfigError when the host lacks a core or the interface.
     """
-    if settings.iface is not None and not pathlib.Path("/sys/class/net", settings.iface).exists():
-        raise ConfigError(f"there is no interface {settings.iface} here")
+    if settings.iface is not None and not has_interface(settings.iface):
+        raise ConfigError(f"there is no interface {settings.iface} here; see: ip link")
     return {
         "cores": list(choose_cores(settings, sorted(os.sched_getaffinity(0)))),
         "iface": settings.iface,

@@ -16,12 +16,10 @@ import resource
 from collections.abc import Iterator
 from typing import Literal
 
-from pyroute2.ethtool import Ethtool
-from pyroute2.ethtool.ioctl import EthtoolError
-
 from pintok_server.control.config import Settings
 from pintok_server.control.cores import format_number_list, parse_number_list
 from pintok_server.control.datapath import PROGRAM, STEER_OBJECT, choose_cores, find_artifact
+from pintok_server.control.link import Link, read_link
 from pintok_server.errors import ConfigError, DatapathError
 
 Outcome = Literal["OK", "WARN", "FAIL", "SKIP"]
@@ -273,86 +271,71 @@ def check_memory(settings: Settings) -> Iterator[Check]:
 
 def check_interface(settings: Settings, iface: str) -> Iterator[Check]:
     """The interface: there, up, on its own, with a queue a core, and the checksums of a veth."""
-    base = SYSFS / "class/net" / iface
-    if not base.exists():
-        yield Check("nic.exists", "FAIL", f"no interface {iface}", iface, "it is to be served",
-                    "ip link")  # fmt: skip
+    link = read_link(iface)
+    if link is None:
+        yield Check("nic.exists", "FAIL", f"no interface {iface}", iface, "it is to be served")
         return
-    state = _read(base / "operstate") or "unknown"
-    if state in ("up", "unknown"):
-        yield Check("nic.up", "OK", state)
+    device = SYSFS / "class/net" / iface / "device"
+    driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
+    yield Check("nic.driver", "OK", link.kind or driver or "unknown")
+    if link.state in ("up", "unknown"):
+        yield Check("nic.up", "OK", link.state)
     else:
-        yield Check("nic.up", "WARN", state, "up", "no packet arrives", f"ip link set {iface} up")
-    yield _channels(settings, iface, base)
-    master = base / "master"
-    if master.exists():
         yield Check(
-            "nic.master", "WARN", f"part of {master.resolve().name}", "on its own",
+            "nic.up", "WARN", link.state, "up", "no packet arrives", f"ip link set {iface} up"
+        )
+    yield _channels(settings, link)
+    if link.master is not None:
+        yield Check(
+            "nic.master", "WARN", f"part of {link.master}", "on its own",
             "a bridge or bond takes packets before the kernel's sockets see them",
             f"ip link set {iface} nomaster",
         )  # fmt: skip
-    driver = (base / "device/driver").resolve().name if (base / "device/driver").exists() else ""
-    kind = driver or ("virtual" if (SYSFS / "devices/virtual/net" / iface).exists() else "unknown")
-    yield Check("nic.driver", "OK", kind)
-    node = _read_int(base / "device/numa_node")
-    if node is not None and node >= 0 and settings.cores is not None:
-        away = [
-            core
-            for core in settings.cores
-            if not (SYSFS / f"devices/system/cpu/cpu{core}/node{node}").exists()
-        ]
-        if away:
-            local = _read(SYSFS / f"devices/system/node/node{node}/cpulist") or "?"
-            yield Check(
-                "mem.numa", "WARN", f"cores {format_number_list(away)} are not on node {node}",
-                f"cores of node {node}", "every packet crosses the socket interconnect",
-                f"choose from --cores {local}",
-            )  # fmt: skip
-        else:
-            yield Check("mem.numa", "OK", f"node {node}")
-    if _is_veth(base):
+    if link.has_xdp:
+        yield Check(
+            "nic.other_xdp", "FAIL" if settings.path == "xdp" else "WARN",
+            "an XDP program is attached", "none, unless a server of this name runs",
+            "an interface takes one program", f"ip link set {iface} xdp off",
+        )  # fmt: skip
+    if settings.cores is not None:
+        yield from _numa(settings.cores, _read_int(device / "numa_node"))
+    if link.kind == "veth":
         yield Check(
             "nic.peer", "WARN" if settings.rx_checksum == "verify" else "OK",
             "veth: local senders leave UDP checksums unfinished", "--rx-checksum auto",
             "a checksum that is only begun does not verify",
-            f"ethtool -K PEER tx off  (PEER: the other end of {iface})",
+            f"ethtool -K PEER tx off  (PEER: the other end of {iface})"
+            if settings.rx_checksum == "verify" else "",
         )  # fmt: skip
 
 
-def _is_veth(base: pathlib.Path) -> bool:
-    """A veth has no device behind it, and a peer with another index."""
-    index, link = _read_int(base / "ifindex"), _read_int(base / "iflink")
-    return not (base / "device").exists() and index != link and (base / "queues").exists()
-
-
-def _channels(settings: Settings, iface: str, base: pathlib.Path) -> Check:
-    """One queue a core: more queues than pollers leave packets to the kernel's slow path."""
-    pollers = len(settings.cores) if settings.cores is not None else 1
-    combined = _combined_channels(iface)
-    if combined is None:
-        combined = len(list((base / "queues").glob("rx-*")))
-    wanted = f"{pollers} (one a core)"
-    if combined == pollers:
-        return Check("nic.channels", "OK", f"{combined} for {pollers} cores")
-    if combined < pollers:
-        return Check(
-            "nic.channels", "FAIL" if settings.path == "xdp" else "WARN",
-            f"{combined} queues for {pollers} cores", wanted, "a poller would have no queue",
-            f"ethtool -L {iface} combined {pollers}",
-        )  # fmt: skip
-    return Check(
-        "nic.channels", "WARN", f"{combined} queues for {pollers} cores", wanted,
-        "packets of the other queues take the kernel's slow path",
-        f"ethtool -L {iface} combined {pollers}",
+def _numa(cores: tuple[int, ...], node: int | None) -> Iterator[Check]:
+    if node is None or node < 0:
+        return
+    away = [
+        core for core in cores if not (SYSFS / f"devices/system/cpu/cpu{core}/node{node}").exists()
+    ]
+    if not away:
+        yield Check("mem.numa", "OK", f"node {node}")
+        return
+    local = _read(SYSFS / f"devices/system/node/node{node}/cpulist") or "?"
+    yield Check(
+        "mem.numa", "WARN", f"cores {format_number_list(away)} are not on node {node}",
+        f"cores of node {node}", "every packet crosses the socket interconnect",
+        f"choose from --cores {local}",
     )  # fmt: skip
 
 
-def _combined_channels(iface: str) -> int | None:
-    """Channels that receive, as ethtool counts them; None when the driver does not say."""
-    try:
-        with Ethtool() as ethtool:
-            channels = ethtool.get_channels(iface)
-    except (EthtoolError, OSError):
-        return None
-    combined = getattr(channels, "combined_count", None) or 0
-    return int(combined) + int(getattr(channels, "rx_count", None) or 0) or None
+def _channels(settings: Settings, link: Link) -> Check:
+    """One queue a core: more queues than pollers leave packets to the kernel's slow path."""
+    pollers = len(settings.cores) if settings.cores is not None else 1
+    found = f"{link.rx_queues} for {pollers} core{'s' if pollers > 1 else ''}"
+    if link.rx_queues == pollers:
+        return Check("nic.channels", "OK", found)
+    few = link.rx_queues < pollers
+    return Check(
+        "nic.channels", "FAIL" if few and settings.path == "xdp" else "WARN", found, f"{pollers}",
+        "a poller would have no queue" if few
+        else "packets of the other queues take the kernel's slow path",
+        f"ethtool -L {link.name} combined {pollers}",
+    )  # fmt: skip

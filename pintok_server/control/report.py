@@ -27,10 +27,11 @@ def modes_line(snapshot: Snapshot) -> str:
     checksum = labels["rx_checksum"].replace("_", " with ")
     if labels["path"] == "xdp":
         queues = format_number_list(queue.queue for queue in snapshot.queues)
+        queues = f"queue{'s' if len(snapshot.queues) > 1 else ''} {queues}"
         copy = "zero-copy" if labels["zerocopy"] == "1" else "copy"
         return (
             f"path: AF_XDP, {labels['xdp_mode']} mode, {copy}, packet memory in "
-            f"{PAGES[labels['umem_pages']]}; queue {queues} on {cores}, {idle}; "
+            f"{PAGES[labels['umem_pages']]}; {queues} on {cores}, {idle}; "
             f"receive checksums: {checksum}"
         )
     return f"path: kernel sockets on {cores}, {idle}"
