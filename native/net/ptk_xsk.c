@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -27,7 +28,18 @@
 /* Copy mode makes an skb of each reply; the default buffer limit would allow a hundred or so. */
 #define SEND_BUFFER_LEN (8 << 20)
 
-/* libxdp's ring structs and ours describe the same memory. */
+/* libxdp keeps pointers to the ring structs it fills and reads them when it closes, so they live as
+ * long as the socket. The poller works on its own structs, which describe the same shared memory.
+ */
+struct ptk_xsk_library {
+    struct xsk_umem *umem;
+    struct xsk_socket *socket;
+    struct xsk_ring_prod fill;
+    struct xsk_ring_prod tx;
+    struct xsk_ring_cons rx;
+    struct xsk_ring_cons completion;
+};
+
 static void take_producer(struct ptk_ring *ring, const struct xsk_ring_prod *source)
 {
     memset(ring, 0, sizeof *ring);
@@ -100,10 +112,8 @@ static int bind_error(const struct ptk_xsk_config *config, int code, struct ptk_
 static int open_once(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, uint16_t copy_flag,
                      bool *memory_failed)
 {
-    struct xsk_ring_prod fill;
-    struct xsk_ring_prod tx;
-    struct xsk_ring_cons rx;
-    struct xsk_ring_cons completion;
+    struct ptk_xsk_library *library = xsk->library;
+    memset(library, 0, sizeof *library);
     const struct xsk_umem_config umem_config = {
         .fill_size = config->fill_len,
         .comp_size = config->completion_len,
@@ -118,26 +128,26 @@ static int open_once(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, u
     if (config->multi_buffer) {
         socket_config.bind_flags = (uint16_t)(socket_config.bind_flags | XDP_USE_SG);
     }
-    int code = xsk_umem__create(&xsk->umem, config->memory, config->memory_len, &fill, &completion,
-                                &umem_config);
+    int code = xsk_umem__create(&library->umem, config->memory, config->memory_len, &library->fill,
+                                &library->completion, &umem_config);
     *memory_failed = code != 0;
     if (code != 0) {
-        xsk->umem = NULL;
+        library->umem = NULL;
         return code;
     }
-    code = xsk_socket__create(&xsk->socket, config->interface, config->queue, xsk->umem, &rx, &tx,
-                              &socket_config);
+    code = xsk_socket__create(&library->socket, config->interface, config->queue, library->umem,
+                              &library->rx, &library->tx, &socket_config);
     if (code != 0) {
-        xsk->socket = NULL;
-        (void)xsk_umem__delete(xsk->umem); /* Nothing uses it: cannot be busy. */
-        xsk->umem = NULL;
+        library->socket = NULL;
+        (void)xsk_umem__delete(library->umem); /* Nothing uses it: cannot be busy. */
+        library->umem = NULL;
         return code;
     }
-    xsk->fd = xsk_socket__fd(xsk->socket);
-    take_producer(&xsk->fill, &fill);
-    take_producer(&xsk->tx, &tx);
-    take_consumer(&xsk->rx, &rx);
-    take_consumer(&xsk->completion, &completion);
+    xsk->fd = xsk_socket__fd(library->socket);
+    take_producer(&xsk->fill, &library->fill);
+    take_producer(&xsk->tx, &library->tx);
+    take_consumer(&xsk->rx, &library->rx);
+    take_consumer(&xsk->completion, &library->completion);
     return 0;
 }
 
@@ -170,6 +180,11 @@ static bool reports_zerocopy(int fd)
 int ptk_xsk_open(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, struct ptk_err *err)
 {
     memset(xsk, 0, sizeof *xsk);
+    xsk->library = calloc(1, sizeof *xsk->library);
+    if (xsk->library == NULL) {
+        return ptk_err_set(err, -ENOMEM, "queue %u of %s: no memory", config->queue,
+                           config->interface);
+    }
     bool memory_failed = false;
     int code = -EOPNOTSUPP;
     if (config->zerocopy != PTK_ZEROCOPY_OFF) {
@@ -184,6 +199,7 @@ int ptk_xsk_open(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, struc
         code = open_patiently(xsk, config, XDP_COPY, &memory_failed);
     }
     if (code != 0) {
+        ptk_xsk_close(xsk);
         return memory_failed ? memory_error(config, code, err) : bind_error(config, code, err);
     }
     xsk->zerocopy = reports_zerocopy(xsk->fd);
@@ -220,11 +236,13 @@ int ptk_xsk_counters(const struct ptk_xsk *xsk, uint64_t counters[PTK_QUEUE_COUN
 
 void ptk_xsk_close(struct ptk_xsk *xsk)
 {
-    if (xsk->socket != NULL) {
-        xsk_socket__delete(xsk->socket);
+    struct ptk_xsk_library *library = xsk->library;
+    if (library != NULL && library->socket != NULL) {
+        xsk_socket__delete(library->socket);
     }
-    if (xsk->umem != NULL) {
-        (void)xsk_umem__delete(xsk->umem); /* Its only socket is closed: cannot be busy. */
+    if (library != NULL && library->umem != NULL) {
+        (void)xsk_umem__delete(library->umem); /* Its only socket is closed: cannot be busy. */
     }
+    free(library);
     memset(xsk, 0, sizeof *xsk);
 }

@@ -15,8 +15,7 @@
 #include "gen/ptk_metrics_gen.h"
 #include "net/ptk_ring.h"
 
-struct xsk_umem;
-struct xsk_socket;
+struct ptk_xsk_library;
 
 /* --zerocopy */
 enum ptk_zerocopy {
@@ -45,8 +44,7 @@ struct ptk_xsk_config {
 #define PTK_XSK_BIND_PATIENCE_MS 2000u
 
 struct ptk_xsk {
-    struct xsk_umem *umem;
-    struct xsk_socket *socket;
+    struct ptk_xsk_library *library; /* what libxdp knows of the socket */
     int fd;
     uint32_t bind_retries;
     bool zerocopy;             /* as the kernel reports it */

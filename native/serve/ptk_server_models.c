@@ -139,8 +139,8 @@ static void show(struct ptk_server_models *models, uint32_t slot)
     struct ptk_stats_model *stats = &models->stats[slot];
     const struct ptk_server_model *model = models->slots[slot];
     const uint64_t stable = 2 * models->generation;
-    __atomic_store_n(&stats->generation, stable + 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    /* An exchange, since no later store may be seen before this one. */
+    (void)__atomic_exchange_n(&stats->generation, stable + 1, __ATOMIC_ACQ_REL);
     memset(stats->name, 0, sizeof stats->name);
     memset(stats->fingerprint, 0, sizeof stats->fingerprint);
     stats->image_len = 0;

@@ -53,8 +53,7 @@ def wait_for(condition: object, timeout_s: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-# --- crash and restart
-# -----------------------------------------------------------------------------
+# --- crash and restart ---------------------------------------------------------------------------
 
 
 def test_killed_process_leaves_nothing(link: Link, tmp_path: pathlib.Path) -> None:
@@ -68,7 +67,7 @@ def test_killed_process_leaves_nothing(link: Link, tmp_path: pathlib.Path) -> No
 
 
 def test_twenty_restarts(link: Link, tmp_path: pathlib.Path) -> None:
-    """The queue of a process that has just been killed is still busy for a moment: no start fails."""
+    """A queue is still busy for a moment after its process was killed: no start fails."""
     for number in range(20):
         with veth.datapath(link, tmp_path, *XDP) as process:
             request = ping(100 + number, 64)
@@ -80,8 +79,7 @@ def test_twenty_restarts(link: Link, tmp_path: pathlib.Path) -> None:
                 process.kill()
 
 
-# --- drain
-# -----------------------------------------------------------------------------------------
+# --- drain ---------------------------------------------------------------------------------------
 
 
 class Load(threading.Thread):
@@ -115,7 +113,7 @@ class Load(threading.Thread):
 
 @pytest.mark.parametrize("path", ["xdp", "socket"])
 def test_drain_answers_all_that_was_asked(link: Link, tmp_path: pathlib.Path, path: str) -> None:
-    """Under load, SIGTERM ends the process with status 0 and no request from before it unanswered."""
+    """Under load, SIGTERM ends with status 0 and answers every request from before it."""
     with veth.datapath(
         link, tmp_path, f"--iface={IFACE}", "--cores=0", f"--path={path}"
     ) as process:
@@ -152,8 +150,7 @@ def test_drain_hands_the_queue_to_the_kernel_socket(link: Link, tmp_path: pathli
     assert 0 < received["socket"] <= after.steer["pass_no_socket"]
 
 
-# --- refusals
-# --------------------------------------------------------------------------------------
+# --- refusals ------------------------------------------------------------------------------------
 
 
 def refused(link: Link, folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
@@ -238,8 +235,7 @@ def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
     assert done.stderr.count("\n") == 1
 
 
-# --- privileges
-# ------------------------------------------------------------------------------------
+# --- privileges ----------------------------------------------------------------------------------
 
 
 def test_every_thread_is_without_capabilities(link: Link, tmp_path: pathlib.Path) -> None:
@@ -259,8 +255,7 @@ def test_every_thread_is_without_capabilities(link: Link, tmp_path: pathlib.Path
         assert names == {"ptk-datapath", "ptk-poll-0", "ptk-socket"}
 
 
-# --- what is not ours
-# ------------------------------------------------------------------------------
+# --- what is not ours ----------------------------------------------------------------------------
 
 
 def test_other_traffic_passes(link: Link, tmp_path: pathlib.Path) -> None:
@@ -290,8 +285,7 @@ def test_other_traffic_passes(link: Link, tmp_path: pathlib.Path) -> None:
         assert steer["pass_not_ip"] > 0
 
 
-# --- counters and conditions
-# -----------------------------------------------------------------------
+# --- counters and conditions ---------------------------------------------------------------------
 
 
 def test_link_down_and_up(link: Link, tmp_path: pathlib.Path) -> None:
@@ -349,7 +343,7 @@ def test_queue_without_core_is_answered_by_the_kernel_socket(tmp_path: pathlib.P
         veth.veth_link(queues=2) as link,
         veth.datapath(link, tmp_path, *XDP, "--xdp-mode=drv", "--queues=1") as process,
     ):
-        for number in range(40):
+        for _ in range(40):
             request = ping(140, 32)
             check_reply(request, ask(link, request))
         wait_for(lambda: process.statistics().steer["pass_no_socket"] > 0)
@@ -384,8 +378,7 @@ def test_latency_histogram_counts_every_reply(link: Link, tmp_path: pathlib.Path
         assert worker.counters["request_bytes"] == worker.counters["reply_bytes"] == 50 * 40
 
 
-# --- the mailbox
-# -----------------------------------------------------------------------------------
+# --- the mailbox ---------------------------------------------------------------------------------
 
 
 class Mailbox:

@@ -1,4 +1,4 @@
-"""Every way into the server gives the same bytes: queues, MTU, checksums, VLAN, family, hook, path."""
+"""Every way in gives the same bytes: queues, MTU, checksums, VLAN, family, hook, path."""
 
 from __future__ import annotations
 
@@ -164,8 +164,7 @@ def test_every_queue_answers(link: Link, server: Datapath) -> None:
         assert sum(worker.kind == "poller" for worker in busy) == expected
 
 
-# --- whole frames
-# ----------------------------------------------------------------------------------
+# --- whole frames --------------------------------------------------------------------------------
 
 
 def request_frame(

@@ -1,4 +1,4 @@
-"""A private link: two network namespaces joined by a veth pair, and the datapath process on one end.
+"""A private link: two network namespaces joined by a veth pair, and the datapath on one end.
 
 Every name carries the id of the test process, so runs beside each other do not meet. Whatever
 happens in a test, leaving the context removes what it made.
@@ -72,7 +72,7 @@ class Link:
         return run("ip", "netns", "exec", namespace, *arguments)
 
     def set_peer_checksum(self, *, on: bool) -> None:
-        """Whether the client's kernel leaves UDP checksums to the (absent) hardware: partial ones."""
+        """Whether the client's kernel leaves UDP checksums partial, for absent hardware."""
         self.exec(self.client, "ethtool", "-K", IFACE, "tx", "on" if on else "off")
 
     @contextlib.contextmanager
