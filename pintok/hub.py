@@ -66,20 +66,24 @@ def _snapshot(repository: str, revision: str | None) -> pathlib.Path:
         directory = huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=list(_FILES)
         )
-    except errors.RepositoryNotFoundError:
-        raise ModelError(
-            f"{where}: the Hub has no such repository, or it is private: log in or set HF_TOKEN"
-        ) from None
     except errors.RevisionNotFoundError:
         raise ModelError(f"{where}: the Hub has no such revision") from None
     except errors.GatedRepoError:
         raise ModelError(
             f"{where}: access must be granted on the Hub first: log in or set HF_TOKEN"
         ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"{where}: the Hub has no such repository, or it is private: log in or set HF_TOKEN"
+        ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise ModelError(
             f"{where}: not in the local cache, and the Hub cannot be reached (offline?)"
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{where}: the Hub answers with an error: {error}") from None
-    return pathlib.Path(directory)
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{where}: the Hub answers with an error: {reason[0]}") from None
+    snapshot = pathlib.Path(directory)
+    if not any(next(snapshot.glob(pattern), None) for pattern in _FILES):
+        raise ModelError(f"{where}: the repository holds no tokenizer ({', '.join(_FILES)})")
+    return snapshot

@@ -86,7 +86,8 @@ def is_current(certificate: dict[str, Any], source: Source, corpus_sha256: str |
     if not certificate:
         return False
     if not certificate.get("compared"):
-        return certificate.get("ambiguous", False) or certificate["reason"] == unavailable(source)
+        is_final = bool(certificate.get("ambiguous", False))
+        return is_final or certificate.get("reason") == unavailable(source)
     return corpus_sha256 is None or certificate.get("corpus_sha256") == corpus_sha256
 
 

@@ -71,7 +71,7 @@ def parse_json(data: bytes, name: str) -> Any:
 
 
 def _parse_float(text: str) -> float:
-    """A decimal number as the reference's JSON reader rounds it, which is not always to the nearest.
+    """A decimal number as the reference's JSON reader rounds it: not always to the nearest.
 
     It makes an integer of the digits, as many as fit 64 bits, and divides or multiplies it once by
     a power of ten. Scores of a Unigram model that differ in the last bit decide ties.

@@ -59,6 +59,7 @@ def _standard_pipeline(vocab: dict[str, int], names: dict[str, Any], config: Jso
         "version": "1.0",
         "added_tokens": [
             {
+                "id": vocab[names[name]],
                 "content": names[name],
                 "single_word": False,
                 "lstrip": False,
