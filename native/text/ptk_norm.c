@@ -452,10 +452,10 @@ static enum ptk_norm_step run_step(const struct ptk_norm *norm, const struct ptk
     case STEP_REPLACE_REGEX:
         return ptk_norm_replace_regex(step->regex, work->regex_work, &step->content, text, out);
     case STEP_MAP:
-        return ptk_norm_map(norm->unicode, &step->charsmap, text, out);
+        break;
     }
-    PTK_ASSERT(!"a step of no kind");
-    return PTK_NORM_STEP_SAME;
+    PTK_ASSERT(step->kind == STEP_MAP);
+    return ptk_norm_map(norm->unicode, &step->charsmap, text, out);
 }
 
 enum ptk_verdict ptk_norm_run(const struct ptk_norm *norm, struct ptk_norm_work *work,

@@ -4,6 +4,11 @@
  */
 #include "text/ptk_unicode.h"
 
+#define SURROGATES_BEGIN 0xD800u
+#define SURROGATES_END   0xE000u
+
+_Static_assert(PTK_UNICODE_CLASS_SHIFT == PTK_UNICODE_SCRIPT_SHIFT, "ptk_unicode_list walks both");
+
 /* Names in small letters without separators. `Any` is every category. */
 static const struct {
     const char *name;
@@ -193,10 +198,19 @@ bool ptk_unicode_find_set(const struct ptk_unicode *unicode, const char *name, s
     return false;
 }
 
+/* Writes a range where there is still room. */
+static void put_range(struct ptk_unicode_range *ranges, size_t cap, size_t idx, uint32_t begin,
+                      uint32_t end)
+{
+    if (idx < cap) {
+        ranges[idx] = (struct ptk_unicode_range){.begin = begin, .end = end};
+    }
+}
+
 static bool is_member(const struct ptk_unicode *unicode, struct ptk_unicode_set set,
                       uint32_t code_point)
 {
-    if (code_point >= 0xD800 && code_point < 0xE000) {
+    if (code_point >= SURROGATES_BEGIN && code_point < SURROGATES_END) {
         return false;
     }
     if (set.mask != 0) {
@@ -210,21 +224,36 @@ static bool is_member(const struct ptk_unicode *unicode, struct ptk_unicode_set 
 size_t ptk_unicode_list(const struct ptk_unicode *unicode, struct ptk_unicode_set set,
                         struct ptk_unicode_range *ranges, size_t cap)
 {
+    const uint16_t *blocks = set.mask != 0 ? unicode->class_blocks : unicode->script_blocks;
+    const uint32_t block_len = 1u << PTK_UNICODE_CLASS_SHIFT;
     size_t count = 0;
     uint32_t begin = 0;
     bool inside = false;
-    for (uint32_t code_point = 0; code_point <= PTK_UNICODE_END; code_point++) {
-        bool member = code_point < PTK_UNICODE_END && is_member(unicode, set, code_point);
-        if (member && !inside) {
-            begin = code_point;
+    uint32_t same_block = UINT32_MAX; /* a block all of whose members are as `inside` says */
+    for (uint32_t code_point = 0; code_point < PTK_UNICODE_END;) {
+        /* Most of the space is few blocks again and again; surrogates begin and end with one. */
+        uint32_t block = blocks[code_point >> PTK_UNICODE_CLASS_SHIFT];
+        if (block == same_block && code_point != SURROGATES_BEGIN && code_point != SURROGATES_END) {
+            code_point += block_len;
+            continue;
         }
-        if (inside && !member) {
-            if (count < cap) {
-                ranges[count] = (struct ptk_unicode_range){.begin = begin, .end = code_point};
+        size_t count_before = count;
+        bool inside_before = inside;
+        for (uint32_t end = code_point + block_len; code_point < end; code_point++) {
+            bool member = is_member(unicode, set, code_point);
+            if (member && !inside) {
+                begin = code_point;
             }
-            count++;
+            if (inside && !member) {
+                put_range(ranges, cap, count++, begin, code_point);
+            }
+            inside = member;
         }
-        inside = member;
+        bool uniform = count == count_before && inside == inside_before;
+        same_block = uniform ? block : UINT32_MAX;
+    }
+    if (inside) {
+        put_range(ranges, cap, count++, begin, PTK_UNICODE_END);
     }
     return count;
 }

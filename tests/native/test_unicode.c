@@ -70,12 +70,10 @@ static struct ptk_unicode_set find(const struct ptk_unicode *unicode, const char
     return set;
 }
 
-/* Ranges and masks are two views of one set, and the scripts' Han is the mask's Han. */
-static void test_ranges_are_the_set(const struct ptk_unicode *unicode)
+static void check_ranges(const struct ptk_unicode *unicode, struct ptk_unicode_set set,
+                         uint64_t mask)
 {
-    struct ptk_unicode_set han = find(unicode, "Han");
-    size_t count = ptk_unicode_list(unicode, han, ranges, RANGES_CAP);
-    PTK_ASSERT(count > 0);
+    size_t count = ptk_unicode_list(unicode, set, ranges, RANGES_CAP);
     PTK_ASSERT(count <= RANGES_CAP);
     size_t k = 0;
     for (uint32_t code_point = 0; code_point < PTK_UNICODE_END; code_point++) {
@@ -83,12 +81,29 @@ static void test_ranges_are_the_set(const struct ptk_unicode *unicode)
             k++;
         }
         bool listed = k < count && code_point >= ranges[k].begin;
-        PTK_ASSERT(listed == ((ptk_unicode_mask(unicode, code_point) & PTK_UNICODE_HAN) != 0));
+        bool is_surrogate = code_point >= 0xD800 && code_point < 0xE000;
+        bool member = (ptk_unicode_mask(unicode, code_point) & mask) != 0 && !is_surrogate;
+        PTK_ASSERT(listed == member);
+    }
+    for (size_t i = 1; i < count; i++) {
+        PTK_ASSERT(ranges[i - 1].end < ranges[i].begin);
     }
     struct ptk_unicode_range first[1];
-    PTK_ASSERT(ptk_unicode_list(unicode, han, first, 1) == count);
-    PTK_ASSERT(first[0].begin == ranges[0].begin);
-    PTK_ASSERT(ptk_unicode_list(unicode, han, NULL, 0) == count);
+    PTK_ASSERT(ptk_unicode_list(unicode, set, first, 1) == count);
+    PTK_ASSERT(ptk_unicode_list(unicode, set, NULL, 0) == count);
+    PTK_ASSERT(count == 0 || first[0].begin == ranges[0].begin);
+}
+
+/* Ranges and masks are two views of one set, for every bit, and the scripts' Han is the mask's. */
+static void test_ranges_are_the_set(const struct ptk_unicode *unicode)
+{
+    for (uint32_t bit = 0; bit < 64; bit++) {
+        const uint64_t mask = UINT64_C(1) << bit;
+        check_ranges(unicode, (struct ptk_unicode_set){.mask = mask}, mask);
+    }
+    struct ptk_unicode_set han = find(unicode, "Han");
+    PTK_ASSERT(han.mask == 0);
+    check_ranges(unicode, han, PTK_UNICODE_HAN);
 }
 
 /* A range may end at the last code point, and none contains a surrogate. */
