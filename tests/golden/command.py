@@ -52,8 +52,9 @@ def compare(
 ) -> Outcome:
     """Every check of one golden file by one run of the command per operation.
 
-    `model` is what --model is given, the file itself by default; `arguments` stand beside it: --server
-    and its options. Where a reply with offsets could exceed `reply_len_max`, only ids are asked for.
+    `model` is what --model is given, the file itself by default; `arguments` stand beside it:
+    --server and its options. Where a reply with offsets could exceed `reply_len_max`, only ids are
+    asked for.
     """
     outcome = Outcome(golden.label)
     checks = list(cases.checks(golden, kinds))
