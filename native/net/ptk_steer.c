@@ -97,7 +97,9 @@ static int add_addresses(const struct ptk_steer *steer, const struct ptk_address
 /* Describes the program that occupies the interface: "program 17 (name x, tag 0123...)". */
 static void describe_occupant(uint32_t interface_index, char *text, size_t cap)
 {
-    LIBBPF_OPTS(bpf_xdp_query_opts, query);
+    struct bpf_xdp_query_opts query;
+    memset(&query, 0, sizeof query); /* libbpf wants the padding zero as well. */
+    query.sz = sizeof query;
     (void)snprintf(text, cap, "another program");
     if (bpf_xdp_query((int)interface_index, 0, &query) != 0) {
         return;
@@ -129,7 +131,10 @@ static int attach_at(const struct ptk_steer *steer, uint32_t flags)
 {
     const struct bpf_program *program =
         bpf_object__find_program_by_name(steer->object, "ptk_steer");
-    LIBBPF_OPTS(bpf_link_create_opts, options, .flags = flags);
+    struct bpf_link_create_opts options;
+    memset(&options, 0, sizeof options);
+    options.sz = sizeof options;
+    options.flags = flags;
     return bpf_link_create(bpf_program__fd(program), (int)steer->interface_index, BPF_XDP,
                            &options);
 }
@@ -137,7 +142,9 @@ static int attach_at(const struct ptk_steer *steer, uint32_t flags)
 /* Where does the kernel say that the program runs? */
 static enum ptk_xdp_mode mode_obtained(uint32_t interface_index)
 {
-    LIBBPF_OPTS(bpf_xdp_query_opts, query);
+    struct bpf_xdp_query_opts query;
+    memset(&query, 0, sizeof query); /* libbpf wants the padding zero as well. */
+    query.sz = sizeof query;
     if (bpf_xdp_query((int)interface_index, 0, &query) != 0) {
         return PTK_XDP_MODE_NONE;
     }
