@@ -133,7 +133,7 @@ class PrivateLink:
         """The words that, put before a command, run it on the server's side."""
         assert self._holder is not None
         pid = str(self._holder.pid)
-        return ["nsenter", "--target", pid, "--net", "--mount"]
+        return ["nsenter", "--target", pid, "--net", "--mount", "--root", "--wd"]
 
     def start(self, command: Sequence[str], *, log: Path) -> subprocess.Popen[bytes]:
         """Starts `command` on the server's side, its output in `log`; it dies with this process."""
