@@ -36,6 +36,7 @@ _ENCODE: Final = int(WireOp.ENCODE)
 # Plain integers: bit arithmetic on enum flags costs a microsecond each.
 _CRC: Final = int(WireFlags.CRC)
 _OFFSETS: Final = int(WireOutputs.OFFSETS)
+_OFFSETS_SHORT: Final = int(WireOutputs.OFFSETS_SHORT)
 _TYPE_IDS: Final = int(WireOutputs.TYPE_IDS)
 _SPECIAL_TOKENS_MASK: Final = int(WireOutputs.SPECIAL_TOKENS_MASK)
 _PADDING: Final = tuple(bytes(-n % 8) for n in range(8))
@@ -327,7 +328,8 @@ def _parse_encodings(
         raise MalformedReply(f"the server's reply has ids in the undefined format {id_format}")
     padded = total + 7 & ~7
     ids_off, off = off, off + (total * id_len + 7 & ~7)
-    offsets_off, off = off, off + (8 * total if outputs & _OFFSETS else 0)
+    offset_code, offset_len = ("<u2", 4) if outputs & _OFFSETS_SHORT else ("<u4", 8)
+    offsets_off, off = off, off + (offset_len * total + 7 & ~7 if outputs & _OFFSETS else 0)
     types_off, off = off, off + (padded if outputs & _TYPE_IDS else 0)
     mask_off, off = off, off + (padded if outputs & _SPECIAL_TOKENS_MASK else 0)
     if len(message) != off:
@@ -336,7 +338,7 @@ def _parse_encodings(
     ids = parse_ids(message, ids_off, total, id_format)
     offsets = types = mask = None
     if outputs & _OFFSETS:
-        offsets = np.frombuffer(message, "<u4", 2 * total, offsets_off).astype(np.uint32)
+        offsets = np.frombuffer(message, offset_code, 2 * total, offsets_off).astype(np.uint32)
         offsets = offsets.reshape(total, 2)
     if outputs & _TYPE_IDS:
         types = np.frombuffer(message, np.uint8, total, types_off).copy()

@@ -32,7 +32,10 @@ TRANSIENT: Final = frozenset({Verdict.BUSY, Verdict.RATE_LIMITED, Verdict.BAD_CR
 """Verdicts after which the same request may succeed a little later."""
 
 ALL_OUTPUTS: Final = int(
-    WireOutputs.OFFSETS | WireOutputs.TYPE_IDS | WireOutputs.SPECIAL_TOKENS_MASK
+    WireOutputs.OFFSETS
+    | WireOutputs.OFFSETS_SHORT
+    | WireOutputs.TYPE_IDS
+    | WireOutputs.SPECIAL_TOKENS_MASK
 )
 
 _SLOTS_SEARCHED: Final = 64
@@ -86,7 +89,7 @@ class Exchange:
         if call.op == WireOp.DECODE:
             share = 0.5
         elif call.outputs & WireOutputs.OFFSETS:
-            share = 0.33
+            share = 0.5
         self._fill = max(int(datagram_len_max * share), _codec.ONE_ITEM_LEN)
         room = datagram_len_max - _codec.HEADER_LEN - _codec.PRELUDE_LEN
         self._items_max = min(max(room // (8 if call.op == WireOp.COUNT else 12), 1), 256)

@@ -245,6 +245,9 @@ class WireOutputs(enum.IntFlag):
     TYPE_IDS = 0x2
     # u8 per id: 1 for ids the post-processor added.
     SPECIAL_TOKENS_MASK = 0x4
+    # With offsets: they are u16 begin, u16 end. For texts below 65536 bytes, as all that fit one
+    # datagram are.
+    OFFSETS_SHORT = 0x8
 
 
 # The beginning of every datagram, in both directions.

@@ -287,8 +287,11 @@ enum ptk_wire_direction {
 #define PTK_WIRE_OUTPUTS_TYPE_IDS 0x2u
 /* u8 per id: 1 for ids the post-processor added. */
 #define PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK 0x4u
+/* With offsets: they are u16 begin, u16 end. For texts below 65536 bytes, as all that fit one
+ * datagram are. */
+#define PTK_WIRE_OUTPUTS_OFFSETS_SHORT 0x8u
 /* Every defined bit of wire_outputs; the others are zero and checked. */
-#define PTK_WIRE_OUTPUTS_MASK 0x7u
+#define PTK_WIRE_OUTPUTS_MASK 0xfu
 
 /* The beginning of every datagram, in both directions. */
 struct ptk_wire_header {

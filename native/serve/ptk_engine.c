@@ -45,6 +45,8 @@ struct job {
     uint32_t id_format; /* encode: of the reply, never auto */
 };
 
+_Static_assert(PTK_ENGINE_DATAGRAM_LEN_MAX <= UINT16_MAX, "short offsets hold every position");
+
 /* Shortest encoding of an id on the wire: what bounds the ids of a datagram. */
 #define ID_LEN_MIN 2u
 
@@ -254,6 +256,22 @@ static void build_bytes(uint8_t *dst, const uint8_t *src, size_t len)
     memset(dst + len, 0, ptk_align_up(len, 8) - len);
 }
 
+/* Writes offsets in the width that `outputs` asks for, and their padding. */
+static void build_offsets(uint8_t *dst, const struct ptk_span *offsets, size_t count,
+                          uint32_t outputs)
+{
+    if (ptk_wire_offset_len(outputs) == sizeof *offsets) {
+        memcpy(dst, offsets, count * sizeof *offsets);
+        return;
+    }
+    /* No text of one datagram reaches 64 KiB. */
+    for (size_t idx = 0; idx < count; idx++) {
+        PTK_DCHECK(offsets[idx].end <= UINT16_MAX);
+        ptk_store_u32(dst + 4 * idx, offsets[idx].begin | offsets[idx].end << 16);
+    }
+    memset(dst + 4 * count, 0, ptk_align_up(4 * count, 8) - 4 * count);
+}
+
 static size_t handle_encode(struct ptk_engine *engine, const struct job *job)
 {
     const struct ptk_wire_batch_view *batch = job->batch;
@@ -293,7 +311,7 @@ static size_t handle_encode(struct ptk_engine *engine, const struct job *job)
                                                                message + layout.ids_off);
     memset(message + ids_end, 0, layout.offsets_off - ids_end);
     if ((outputs & PTK_WIRE_OUTPUTS_OFFSETS) != 0) {
-        memcpy(message + layout.offsets_off, engine->offsets, count * sizeof(struct ptk_span));
+        build_offsets(message + layout.offsets_off, engine->offsets, count, outputs);
     }
     if ((outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) != 0) {
         build_bytes(message + layout.type_ids_off, engine->type_ids, count);

@@ -47,7 +47,7 @@ struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t item_count, size_t i
     struct ptk_wire_encode_layout layout = {.ids_off = ptk_wire_items_len(item_count)};
     size_t off = layout.ids_off + ptk_align_up(ids_count * ptk_wire_id_len(id_format), 8);
     layout.offsets_off = off;
-    off += (outputs & PTK_WIRE_OUTPUTS_OFFSETS) != 0 ? 8 * ids_count : 0;
+    off += ptk_align_up(ids_count * ptk_wire_offset_len(outputs), 8);
     layout.type_ids_off = off;
     off += (outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) != 0 ? bytes_len : 0;
     layout.special_tokens_mask_off = off;
@@ -61,11 +61,10 @@ size_t ptk_wire_encode_cap(size_t item_count, size_t message_cap, uint32_t id_fo
 {
     PTK_ASSERT(message_cap >= ptk_wire_items_len(item_count));
     const size_t room = message_cap - ptk_wire_items_len(item_count);
-    const size_t id_len = ptk_wire_id_len(id_format) +
-                          ((outputs & PTK_WIRE_OUTPUTS_OFFSETS) != 0 ? 8u : 0u) +
+    const size_t id_len = ptk_wire_id_len(id_format) + ptk_wire_offset_len(outputs) +
                           ((outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) != 0 ? 1u : 0u) +
                           ((outputs & PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK) != 0 ? 1u : 0u);
-    /* Each of at most three arrays has less than 8 bytes of padding: this ends after a few steps.
+    /* Each of at most four arrays has less than 8 bytes of padding: this ends after a few steps.
      */
     size_t cap = room / id_len;
     while (ptk_wire_encode_layout(item_count, cap, id_format, outputs).message_len > message_cap) {

@@ -40,6 +40,15 @@ static inline size_t ptk_wire_items_len(size_t item_count)
     return sizeof(struct ptk_wire_reply) + item_count * sizeof(struct ptk_wire_item);
 }
 
+/* ptk_wire_offset_len: bytes of the offsets of one id; 0 when there are none. */
+static inline size_t ptk_wire_offset_len(uint32_t outputs)
+{
+    if ((outputs & PTK_WIRE_OUTPUTS_OFFSETS) == 0) {
+        return 0;
+    }
+    return (outputs & PTK_WIRE_OUTPUTS_OFFSETS_SHORT) != 0 ? 4 : 8;
+}
+
 /* ptk_wire_encode_layout places the arrays of `ids_count` ids in a format with fixed width. */
 struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t item_count, size_t ids_count,
                                                      uint32_t id_format, uint32_t outputs);

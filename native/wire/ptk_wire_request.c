@@ -149,6 +149,10 @@ static enum ptk_verdict check_prelude(uint32_t op, const struct ptk_wire_request
         (prelude->outputs & PTK_WIRE_OUTPUTS_OFFSETS) == 0) {
         return PTK_VERDICT_BAD_OPTION;
     }
+    if ((prelude->outputs & PTK_WIRE_OUTPUTS_OFFSETS_SHORT) != 0 &&
+        (prelude->outputs & PTK_WIRE_OUTPUTS_OFFSETS) == 0) {
+        return PTK_VERDICT_BAD_OPTION;
+    }
     if ((options & PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS) != 0 &&
         (options & PTK_WIRE_OPTIONS_PARSE_SPECIAL) == 0) {
         return PTK_VERDICT_BAD_OPTION;

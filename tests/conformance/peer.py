@@ -261,8 +261,8 @@ def read_encoding(reply: Reply, item_count: int, outputs: int = 0) -> list[Answe
     offsets: list[tuple[int, int]] = [(0, 0)] * total
     type_ids, mask = [0] * total, [0] * total
     if outputs & 1:
-        data, off = take(message, off, 8 * total)
-        offsets = list(struct.iter_unpack("<II", data))
+        data, off = take(message, off, (4 if outputs & 8 else 8) * total)
+        offsets = list(struct.iter_unpack("<HH" if outputs & 8 else "<II", data))
     if outputs & 2:
         data, off = take(message, off, total)
         type_ids = list(data)

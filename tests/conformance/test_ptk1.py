@@ -95,7 +95,8 @@ HEADER_EDITS = [
 PRELUDE_EDITS = [
     ("bad_option", 32, (5,)),
     ("bad_option", 32, (255,)),
-    ("bad_flags", 33, (0x08,)),
+    ("bad_flags", 33, (0x10,)),
+    ("bad_option", 33, (0x08,)),
     ("bad_flags", 33, (0x80,)),
     ("bad_flags", 35, (0x80,)),
     ("bad_option", 34, (0x80, 0)),
@@ -245,7 +246,7 @@ def test_every_format_says_the_same(client: Peer, model: Info) -> None:
         assert read_encoding(reply, 1)[0].ids == ids
 
 
-@pytest.mark.parametrize("outputs", range(8))
+@pytest.mark.parametrize("outputs", [*range(8), 9, 15])
 @pytest.mark.parametrize("unit", [0, 64], ids=["bytes", "chars"])
 def test_outputs_do_not_change_the_ids(client: Peer, outputs: int, unit: int) -> None:
     """Each array has one row per id, offsets lie in the text and never go back."""
@@ -306,7 +307,7 @@ def test_item_table_limits(client: Peer, model: Info) -> None:
 
 def test_reply_limits_are_exact(client: Peer) -> None:
     """The longest reply the client accepts is given; with a byte less, the item is refused."""
-    for outputs in (0, 7):
+    for outputs in (0, 7, 15):
         whole = client.ask(encode(HELLO, outputs=outputs))
         answer = read_encoding(whole, 1, outputs)[0]
         exact = client.ask(encode(HELLO, outputs=outputs, reply_len_max=whole.datagram_len))

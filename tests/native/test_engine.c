@@ -271,8 +271,10 @@ static void test_each_field_is_checked(void)
         {PTK_WIRE_OP_ENCODE, 28, 4, 1, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 32, 1, PTK_ID_FORMAT_RANK_VARINT, PTK_VERDICT_UNSUPPORTED},
         {PTK_WIRE_OP_ENCODE, 32, 1, PTK_ID_FORMAT_VALUE_COUNT, PTK_VERDICT_BAD_OPTION},
-        {PTK_WIRE_OP_ENCODE, 33, 1, 0x08, PTK_VERDICT_BAD_FLAGS},
-        {PTK_WIRE_OP_ENCODE, 33, 1, 0x07, PTK_VERDICT_OK},
+        {PTK_WIRE_OP_ENCODE, 33, 1, 0x10, PTK_VERDICT_BAD_FLAGS},
+        {PTK_WIRE_OP_ENCODE, 33, 1, 0x80, PTK_VERDICT_BAD_FLAGS},
+        {PTK_WIRE_OP_ENCODE, 33, 1, PTK_WIRE_OUTPUTS_OFFSETS_SHORT, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_ENCODE, 33, 1, 0x0F, PTK_VERDICT_OK},
         {PTK_WIRE_OP_ENCODE, 34, 2, 0x200, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 34, 2, 0x8000, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS, PTK_VERDICT_BAD_OPTION},
@@ -428,7 +430,11 @@ static void test_reply_limits_hold_to_the_byte(void)
 {
     static struct buffer request, reply;
     for (uint32_t model_id = 0; model_id < 3; model_id++) {
-        for (uint32_t outputs = 0; outputs < 8; outputs++) {
+        for (uint32_t outputs = 0; outputs <= PTK_WIRE_OUTPUTS_MASK; outputs++) {
+            if ((outputs & PTK_WIRE_OUTPUTS_OFFSETS_SHORT) != 0 &&
+                (outputs & PTK_WIRE_OUTPUTS_OFFSETS) == 0) {
+                continue;
+            }
             for (size_t text_len = 0; text_len < 40; text_len++) {
                 const uint32_t id_format = PTK_ID_FORMAT_U16 + model_id;
                 const size_t wanted =

@@ -184,7 +184,8 @@ def layout(
     width = WIDTHS[id_format]
     data = padded(b"".join((row[0] + model.base).to_bytes(width, "little") for row in rows))
     if outputs & 1:
-        data += b"".join(struct.pack("<II", row[1], row[2]) for row in rows)
+        code = "<HH" if outputs & 8 else "<II"
+        data += padded(b"".join(struct.pack(code, row[1], row[2]) for row in rows))
     if outputs & 2:
         data += padded(bytes(row[3] for row in rows))
     if outputs & 4:

@@ -146,10 +146,12 @@ def test_ids_survive_each_format_that_holds_them(values: list[int]) -> None:
 
 
 texts = st.binary(max_size=40)
+# Short offsets are asked for with offsets only.
+outputs_asked = st.integers(0, 15).filter(lambda outputs: outputs & 9 != 8)
 items = st.lists(st.tuples(texts, texts), min_size=1, max_size=8)
 
 
-@given(items, st.booleans(), st.booleans(), st.integers(0, 7), st.integers(0, 2), st.booleans())
+@given(items, st.booleans(), st.booleans(), outputs_asked, st.integers(0, 2), st.booleans())
 def test_round_trip_through_the_twin_server(
     pairs: list[tuple[bytes, bytes]],
     with_pair: bool,
