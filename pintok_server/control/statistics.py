@@ -16,7 +16,7 @@ from typing import Self
 
 from pintok import _wire
 from pintok_server._spec import metrics as spec
-from pintok_server.errors import StatisticsError
+from pintok_server.errors import StatisticsError, UnfinishedStatisticsError
 
 # Bounds that no writer of this version exceeds; they keep a damaged head from asking for the moon.
 WORKERS_MAX = 4096
@@ -143,9 +143,12 @@ class StatisticsReader:
             with path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise StatisticsError(f"{path}: there is no statistics segment") from None
-        except (OSError, ValueError) as error:
-            raise StatisticsError(f"{path}: cannot be mapped: {error}") from None
+            raise UnfinishedStatisticsError(f"{path}: there is no statistics segment") from None
+        except ValueError:
+            # An empty file cannot be mapped.
+            raise UnfinishedStatisticsError(f"{path}: not finished yet") from None
+        except OSError as error:
+            raise StatisticsError(f"{path}: cannot be mapped: {error.strerror}") from None
         self._bytes = memoryview(self._map)
         # A file whose length is no multiple of 8 is refused by the cast's own check below.
         self._words = self._bytes[: len(self._bytes) & ~7].cast("Q")
@@ -160,8 +163,10 @@ class StatisticsReader:
             raise StatisticsError(f"{path}: shorter than the head of a statistics segment")
         values = spec.STATS_HEAD.unpack_from(self._bytes)
         head = dict(zip(spec.STATS_HEAD_FIELDS, values, strict=True))
+        if head["magic"] == bytes(8):
+            raise UnfinishedStatisticsError(f"{path}: not finished yet")
         if head["magic"] != spec.STATS_MAGIC.encode():
-            raise StatisticsError(f"{path}: not a statistics segment, or not finished yet")
+            raise StatisticsError(f"{path}: not a statistics segment")
         if head["version"] != spec.STATS_VERSION:
             raise StatisticsError(
                 f"{path}: version {head['version']}; this program reads {spec.STATS_VERSION}"
