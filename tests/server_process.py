@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
-from pintok_server.control.runtime import RunDir, read_state
+from pintok_server.control.runtime import RunDir, process_start_time, read_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -76,7 +76,8 @@ class Instance:
     ) -> None:
         self.run_dir = RunDir(folder / "run")
         self.servers: list[Server] = []
-        self.pids: set[int] = set()
+        self.pids: dict[int, int | None] = {}
+        self.environment: dict[str, str] = {}
         self._options = options
         self._prefix = prefix
 
@@ -89,11 +90,12 @@ class Instance:
             self.command("--http=127.0.0.1:0", "--log-format=json", *options),
             stderr=subprocess.PIPE,
             cwd=ROOT,
+            env=os.environ | self.environment,
         )
         server = Server(process, [], {})
         self.servers.append(server)
         server.ready = server.read_until("ready")
-        self.pids.add(server.ready["pid"])
+        self.note(server.ready["pid"])
         return server
 
     def refuse(self, *options: str) -> str:
@@ -117,6 +119,10 @@ class Instance:
             text=True,
         )
 
+    def note(self, pid: int) -> None:
+        """Remember a datapath, to be ended in the end if it still runs then."""
+        self.pids[pid] = process_start_time(pid)
+
     @staticmethod
     def kill(server: Server) -> None:
         """SIGKILL of the control process, as a crash."""
@@ -131,8 +137,10 @@ class Instance:
             server.process.stderr.close()
         state = read_state(self.run_dir) if self.run_dir.path.exists() else None
         if state is not None and state.alive():
-            self.pids.add(state.pid)
-        for pid in self.pids:
+            self.note(state.pid)
+        for pid, start_time in self.pids.items():
+            if process_start_time(pid) != start_time:
+                continue
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -8,6 +8,7 @@ through a view of 64-bit words; blocks may mix two moments, as the specification
 from __future__ import annotations
 
 import dataclasses
+import enum
 import mmap
 import pathlib
 import time
@@ -38,7 +39,7 @@ STEER_NAMES = _names(spec.STEER_COUNTERS)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker at a moment. Its verdicts, item verdicts and ops are those that occurred."""
+    """One worker at a moment. Verdicts, item verdicts and operations are counted by name."""
 
     index: int
     kind: str
@@ -123,10 +124,10 @@ class Snapshot:
         return sum(worker.counters.get(counter, 0) for worker in self.workers)
 
 
-def enum_name(enum: type, value: int) -> str:
+def enum_name(names: type[enum.IntEnum], value: int) -> str:
     """The lower-case name of a value of a generated enum; its number when this version has none."""
     try:
-        return str(enum(value).name).lower()
+        return names(value).name.lower()
     except ValueError:
         return str(value)
 
@@ -291,9 +292,14 @@ class StatisticsReader:
             latency=tuple(self._list(off["latency"], spec.STATS_LATENCY_BUCKETS)),
         )
 
-    def _tally(self, enum: type, off: int, count: int) -> dict[str, int]:
+    def _tally(self, names: type[enum.IntEnum], off: int, count: int) -> dict[str, int]:
         values = self._list(off, count)
-        return {enum_name(enum, code): value for code, value in enumerate(values) if value}
+        known = {int(member) for member in names}
+        return {
+            enum_name(names, code): value
+            for code, value in enumerate(values)
+            if value or code in known
+        }
 
     def _queue(self, index: int) -> Queue:
         base = self._head["queue_off"] + index * spec.STATS_QUEUE.size

@@ -90,8 +90,9 @@ def status_text(instance: Instance) -> str:
         for verdict in worker.verdicts
         if verdict != "ok"
     }
-    if refused:
-        lines.append("refused: " + ", ".join(f"{n} {name}" for name, n in sorted(refused.items())))
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in refused.items() if count)
+    if listed:
+        lines.append(f"refused: {listed}")
     return "\n".join(lines)
 
 

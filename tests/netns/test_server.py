@@ -109,7 +109,7 @@ def test_every_process_may_be_killed(link: Link, instance: Instance, tokenizer: 
     second = instance.start()
     assert not second.event("adopted") and answers_well(link, tokenizer)
     os.kill(second.ready["pid"], signal.SIGKILL)
-    instance.pids.add(second.read_until("restart")["pid"])
+    instance.note(second.read_until("restart")["pid"])
     assert answers_well(link, tokenizer) and link.xdp_program() is not None
     # And one more control process takes the new datapath over.
     instance.kill(second)

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,19 @@ def test_start_answer_measure_drain(instance: SocketInstance, tokenizer: Tokeniz
     assert instance.tool("status").returncode == 1
 
 
+def test_service_manager_is_told(instance: SocketInstance, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(20)
+        instance.environment["NOTIFY_SOCKET"] = str(path)
+        server = instance.start()
+        assert manager.recv(64) == b"READY=1"
+        server.process.send_signal(signal.SIGTERM)
+        assert manager.recv(64) == b"STOPPING=1"
+        assert server.process.wait(20) == 0
+
+
 def test_killed_control_process_is_replaced_without_a_lost_answer(
     instance: SocketInstance, tokenizer: Tokenizer
 ) -> None:
@@ -137,7 +151,7 @@ def test_killed_datapath_is_restarted(instance: SocketInstance, tokenizer: Token
         state = read_state(instance.run_dir)
         assert state is not None
         os.kill(state.pid, signal.SIGKILL)
-        instance.pids.add(server.read_until("restart")["pid"])
+        instance.note(server.read_until("restart")["pid"])
         with instance.client(timeout=15, retries=60) as client:
             assert answers_well(client, tokenizer)
         wait_until(lambda: server.get("/readyz")[0] == 200)
@@ -157,7 +171,7 @@ def test_models_are_loaded_and_unloaded_while_serving(
         assert [info.name for info in client.models()] == ["default", "second"]
     # A live change survives the death of the datapath.
     os.kill(server.ready["pid"], signal.SIGKILL)
-    instance.pids.add(server.read_until("restart")["pid"])
+    instance.note(server.read_until("restart")["pid"])
     with instance.client(model="second", timeout=15, retries=60) as client:
         assert answers_well(client, tokenizer)
     assert "gone from slot 1" in instance.tool("models", "unload", "second").stdout
