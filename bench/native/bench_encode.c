@@ -1,20 +1,23 @@
 /*
  * The engine alone: how fast one thread turns text into ids in the caller's buffer.
  *
- *     bench_encode IMAGE TEXT [--lens 200,1400,32768,1048576] [--warm 1048576] [--seconds 0.5] [--smoke]
+ *     bench_encode IMAGE TEXT [--lens 200,1400,32768,1048576] [--warm 1048576] [--seconds 0.5]
+ * [--smoke]
  *
- * For each length the file is cut into texts of about that length (at characters). "fresh" encodes each text
- * once, after warming the caches with the first --warm bytes, which are not measured; "hot" repeats the
- * texts. "decode" turns the hot texts' ids back, and the decoded bytes are compared with the text
- * before anything is timed. One JSON line per length; rates are of processor time.
+ * For each length the file is cut into texts of about that length (at characters). "fresh" encodes
+ * each text once, after warming the caches with the first --warm bytes, which are not measured;
+ * "hot" repeats the texts. "decode" turns the hot texts' ids back, and the decoded bytes are
+ * compared with the text before anything is timed. One JSON line per length; rates are of processor
+ * time.
  */
 #include "algo/ptk_tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
-#define LENS_MAX 16u
+#define LENS_MAX  16u
 #define CACHE_LEN (4u << 20)
 
 struct settings {
@@ -60,6 +63,7 @@ static void *reserve(size_t len)
     if (memory == NULL) {
         fail("out of memory");
     }
+    (void)madvise(memory, ptk_align_up(len, 2u << 20), MADV_HUGEPAGE); /* as a server would */
     return memory;
 }
 
@@ -78,7 +82,8 @@ static void read_text(struct bench *bench, const char *path)
     fclose(file);
 }
 
-/* The end of the text that begins at `begin`: at a character, `len` bytes on or at the file's end. */
+/* The end of the text that begins at `begin`: at a character, `len` bytes on or at the file's end.
+ */
 static size_t text_end(const struct bench *bench, size_t begin, size_t len)
 {
     size_t end = ptk_min_size(begin + len, bench->text_len);

@@ -142,8 +142,7 @@ static bool touches_word(const struct ptk_added *added, const struct ptk_added_s
                               PTK_UNICODE_WORD_RUST, &len)) {
         return true;
     }
-    return end < search->len &&
-           char_has(added, search->text + end, PTK_UNICODE_WORD_RUST, &len);
+    return end < search->len && char_has(added, search->text + end, PTK_UNICODE_WORD_RUST, &len);
 }
 
 static size_t strip_left(const struct ptk_added *added, const struct ptk_added_search *search,
@@ -184,8 +183,7 @@ bool ptk_added_next(const struct ptk_added *added, struct ptk_added_search *sear
         return false;
     }
     for (;;) { /* ends: pos grows up to len */
-        const size_t at =
-            next_candidate(&added->filter, search->text, search->len, search->pos);
+        const size_t at = next_candidate(&added->filter, search->text, search->len, search->pos);
         if (at == search->len) {
             search->pos = at;
             return false;

@@ -3,11 +3,12 @@
 #include "text/ptk_utf8.h"
 
 #include <errno.h>
+#include <smmintrin.h>
 #include <stdlib.h>
 
-#define NO_SLOT UINT32_MAX         /* no merge starts at this unit */
+#define NO_SLOT   UINT32_MAX       /* no merge starts at this unit */
 #define DEAD_SLOT (UINT32_MAX - 1) /* this unit no longer starts a symbol */
-#define NO_UNIT UINT32_MAX
+#define NO_UNIT   UINT32_MAX
 
 _Static_assert(PTK_BPE_RANKS_MAX == 64u * 64u * 64u * 4u,
                "three levels of 64, four words at the top");
@@ -15,13 +16,25 @@ _Static_assert(PTK_BPE_RANKS_MAX == 64u * 64u * 64u * 4u,
 #define LEVEL1_WORDS (LEVEL0_WORDS / 64u)
 #define LEVEL2_WORDS (LEVEL1_WORDS / 64u)
 
+/* A key of the short loop: rank above, place below, so that the lowest key is the leftmost lowest
+ * rank. */
+#define PLACE_BITS 6u
+#define NO_KEY     UINT32_MAX
+_Static_assert(PTK_BPE_SHORT_MAX == 1u << PLACE_BITS, "a place fits its bits");
+
 #ifdef PTK_DEBUG
 static _Thread_local uint64_t steps;
 #define COUNT_STEPS(count) (steps += (count))
-uint64_t ptk_bpe_steps(void) { return steps; }
+uint64_t ptk_bpe_steps(void)
+{
+    return steps;
+}
 #else
 #define COUNT_STEPS(count) ((void)0)
-uint64_t ptk_bpe_steps(void) { return 0; }
+uint64_t ptk_bpe_steps(void)
+{
+    return 0;
+}
 #endif
 
 /* Whether ranks only grow while merging: then no merge can make a pair due before the current
@@ -33,7 +46,6 @@ static int find_order(struct ptk_bpe *bpe, struct ptk_err *err)
     if (rank_end == NULL) {
         return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
     }
-    bpe->ascending = true;
     for (size_t i = 0; i <= image->pair_mask; i++) {
         const struct ptk_image_pair *pair = &image->pairs[i];
         if (pair->left == PTK_IMAGE_NONE) {
@@ -41,7 +53,8 @@ static int find_order(struct ptk_bpe *bpe, struct ptk_err *err)
         }
         if (pair->rank >= PTK_BPE_RANKS_MAX) {
             bpe->ascending = false;
-            break;
+            bpe->short_ranks = bpe->short_ranks && pair->rank < NO_KEY >> PLACE_BITS;
+            continue;
         }
         if (rank_end[pair->id] < pair->rank + 1) {
             rank_end[pair->id] = pair->rank + 1;
@@ -50,11 +63,88 @@ static int find_order(struct ptk_bpe *bpe, struct ptk_err *err)
     for (size_t i = 0; i <= image->pair_mask && bpe->ascending; i++) {
         const struct ptk_image_pair *pair = &image->pairs[i];
         if (pair->left != PTK_IMAGE_NONE) {
-            bpe->ascending = pair->rank >= rank_end[pair->left] &&
-                             pair->rank >= rank_end[pair->right];
+            bpe->ascending =
+                pair->rank >= rank_end[pair->left] && pair->rank >= rank_end[pair->right];
         }
     }
     free(rank_end);
+    return 0;
+}
+
+/*
+ * Most pairs that merging asks for do not exist, and the table is larger than the caches near the
+ * core: a bit says no without it. 2^22 bits stay in the second cache and let about one in twenty
+ * pass.
+ */
+#define FILTER_BITS_LOG2 22u
+
+static inline size_t filter_bit(uint32_t left, uint32_t right)
+{
+    return (size_t)((((uint64_t)left << 32 | right) * PTK_HASH_B) >> (64 - FILTER_BITS_LOG2));
+}
+
+static int make_filter(struct ptk_bpe *bpe, struct ptk_err *err)
+{
+    const struct ptk_image *image = bpe->image;
+    bpe->filter = calloc((size_t)1 << (FILTER_BITS_LOG2 - 6), sizeof *bpe->filter);
+    if (bpe->filter == NULL) {
+        return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
+    }
+    for (size_t i = 0; i <= image->pair_mask; i++) {
+        if (image->pairs[i].left != PTK_IMAGE_NONE) {
+            const size_t bit = filter_bit(image->pairs[i].left, image->pairs[i].right);
+            bpe->filter[bit >> 6] |= 1ull << (bit & 63);
+        }
+    }
+    return 0;
+}
+
+static inline struct ptk_bpe_merge find_merge(const struct ptk_bpe *bpe, uint32_t left,
+                                              uint32_t right)
+{
+    const size_t bit = filter_bit(left, right);
+    if ((bpe->filter[bit >> 6] >> (bit & 63) & 1) != 0) {
+        const struct ptk_image_pair *pair = ptk_image_pair(bpe->image, left, right);
+        if (pair != NULL) {
+            return (struct ptk_bpe_merge){pair->rank, pair->id};
+        }
+    }
+    return (struct ptk_bpe_merge){UINT32_MAX, 0};
+}
+
+static int make_byte_merges(struct ptk_bpe *bpe, struct ptk_err *err)
+{
+    bpe->byte_merges = malloc(65536 * sizeof *bpe->byte_merges);
+    if (bpe->byte_merges == NULL) {
+        return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
+    }
+    const uint32_t *byte_ids = bpe->image->byte_ids;
+    for (size_t i = 0; i < 65536; i++) {
+        bpe->byte_merges[i] = find_merge(bpe, byte_ids[i >> 8], byte_ids[i & 255]);
+    }
+    return 0;
+}
+
+/* A byte at the end of a piece, with the suffix. */
+static uint32_t last_byte_id(const struct ptk_bpe *bpe, uint8_t byte)
+{
+    uint8_t key[PTK_BPE_AFFIX_MAX + 1] = {byte};
+    memcpy(key + 1, bpe->suffix, bpe->suffix_len);
+    return ptk_image_vocab(bpe->image, key, 1 + bpe->suffix_len);
+}
+
+/* Units are bytes only if the vocabulary has each of them, at the end of a word too. */
+static int check_last_bytes(const struct ptk_bpe *bpe, struct ptk_err *err)
+{
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        if (bpe->image->byte_ids[byte] != PTK_IMAGE_NONE &&
+            last_byte_id(bpe, (uint8_t)byte) == PTK_IMAGE_NONE) {
+            return ptk_err_set(
+                err, -EINVAL,
+                "the vocabulary has no token for byte 0x%02x with the suffix \"%.*s\"", byte,
+                (int)bpe->suffix_len, (const char *)bpe->suffix);
+        }
+    }
     return 0;
 }
 
@@ -70,6 +160,7 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_
         .bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
         .gaps = (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0,
         .ascending = true,
+        .short_ranks = true,
     };
     if ((uint64_t)config->prefix_len + config->suffix_len > PTK_BPE_AFFIX_MAX) {
         return ptk_err_set(
@@ -78,7 +169,23 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_
             "at most %u are supported",
             config->prefix_len + config->suffix_len, PTK_BPE_AFFIX_MAX);
     }
-    return image->pairs == NULL ? 0 : find_order(bpe, err);
+    int code = bpe->bytes && bpe->suffix_len > 0 ? check_last_bytes(bpe, err) : 0;
+    if (code != 0 || image->pairs == NULL) {
+        return code;
+    }
+    code = make_filter(bpe, err);
+    if (code == 0 && bpe->bytes) {
+        code = make_byte_merges(bpe, err);
+    }
+    return code == 0 ? find_order(bpe, err) : code;
+}
+
+void ptk_bpe_fini(struct ptk_bpe *bpe)
+{
+    free(bpe->filter);
+    free(bpe->byte_merges);
+    bpe->filter = NULL;
+    bpe->byte_merges = NULL;
 }
 
 size_t ptk_bpe_scratch_len(size_t unit_cap)
@@ -242,56 +349,88 @@ static uint32_t pair_slot(const struct ptk_image *image, uint32_t left, uint32_t
     return pair == NULL ? NO_SLOT : (uint32_t)(pair - image->pairs);
 }
 
-static uint32_t slot_rank(const struct ptk_image *image, uint32_t slot)
+/* The symbols of a short piece; `count` is the place behind the last one. */
+struct short_piece {
+    PTK_ALIGNED_LINE uint32_t key[PTK_BPE_SHORT_MAX]; /* of the pair that starts at a place */
+    uint32_t merged[PTK_BPE_SHORT_MAX];               /* its result */
+    uint8_t next[PTK_BPE_SHORT_MAX];
+    uint8_t previous[PTK_BPE_SHORT_MAX + 1];
+};
+
+static inline void short_put(struct short_piece *piece, size_t at, struct ptk_bpe_merge merge)
 {
-    return slot == NO_SLOT ? UINT32_MAX : image->pairs[slot].rank;
+    piece->key[at] = merge.rank == UINT32_MAX ? NO_KEY : merge.rank << PLACE_BITS | (uint32_t)at;
+    piece->merged[at] = merge.id;
+}
+
+/* The lowest key of `groups` times 16. */
+static inline uint32_t short_lowest(const struct short_piece *piece, size_t groups)
+{
+    const __m128i *keys = (const __m128i *)(const void *)piece->key;
+    __m128i low = _mm_min_epu32(_mm_min_epu32(keys[0], keys[1]), _mm_min_epu32(keys[2], keys[3]));
+    for (size_t i = 1; i < groups; i++) {
+        keys += 4;
+        low = _mm_min_epu32(
+            low, _mm_min_epu32(_mm_min_epu32(keys[0], keys[1]), _mm_min_epu32(keys[2], keys[3])));
+    }
+    low = _mm_min_epu32(low, _mm_shuffle_epi32(low, _MM_SHUFFLE(1, 0, 3, 2)));
+    low = _mm_min_epu32(low, _mm_shuffle_epi32(low, _MM_SHUFFLE(2, 3, 0, 1)));
+    return (uint32_t)_mm_cvtsi128_si32(low);
 }
 
 /*
- * Merges `count` symbols in place, keeping them dense; start[i] is the first unit of symbol i. Each
- * merge scans the ranks: quadratic, but over at most PTK_BPE_SHORT_MAX words of one small array.
+ * Merges `count` units in place and returns how many ids are left; `ends`, if not NULL, is thinned
+ * out alike. `bytes`, if not NULL, are the units. Each merge looks at all keys: quadratic, but over
+ * 16 registers at most.
  */
-static size_t merge_short(const struct ptk_image *image, uint32_t *ids, uint8_t *start,
-                          size_t count)
+static size_t merge_short(const struct ptk_bpe *bpe, uint32_t *ids, uint32_t *ends,
+                          const uint8_t *bytes, size_t count)
 {
-    uint32_t rank[PTK_BPE_SHORT_MAX];
-    uint32_t slot[PTK_BPE_SHORT_MAX];
-    for (size_t i = 0; i + 1 < count; i++) {
-        slot[i] = pair_slot(image, ids[i], ids[i + 1]);
+    struct short_piece piece;
+    const size_t groups = (count + 15) / 16;
+    for (size_t i = 0; i < count; i++) {
+        piece.next[i] = (uint8_t)(i + 1);
+        piece.previous[i + 1] = (uint8_t)i;
+    }
+    for (size_t i = count - 1; i < 16 * groups; i++) {
+        piece.key[i] = NO_KEY;
     }
     for (size_t i = 0; i + 1 < count; i++) {
-        rank[i] = slot_rank(image, slot[i]);
+        short_put(&piece, i,
+                  bytes != NULL ? bpe->byte_merges[(size_t)bytes[i] << 8 | bytes[i + 1]]
+                                : find_merge(bpe, ids[i], ids[i + 1]));
     }
-    while (count > 1) {
-        const size_t pairs = count - 1;
-        uint32_t lowest = UINT32_MAX;
-        COUNT_STEPS(pairs);
-        for (size_t i = 0; i < pairs; i++) {
-            lowest = rank[i] < lowest ? rank[i] : lowest;
-        }
-        if (lowest == UINT32_MAX) {
+    for (;;) { /* ends: each turn takes one symbol away */
+        COUNT_STEPS(16 * groups);
+        const uint32_t lowest = short_lowest(&piece, groups);
+        if (lowest == NO_KEY) {
             break;
         }
-        size_t at = 0;
-        while (rank[at] != lowest) {
-            at++;
+        const size_t at = lowest & (PTK_BPE_SHORT_MAX - 1);
+        const size_t second = piece.next[at];
+        const size_t right = piece.next[second];
+        ids[at] = piece.merged[at];
+        piece.next[at] = (uint8_t)right;
+        piece.previous[right] = (uint8_t)at;
+        piece.key[second] = NO_KEY;
+        piece.key[at] = NO_KEY;
+        if (right < count) {
+            short_put(&piece, at, find_merge(bpe, ids[at], ids[right]));
         }
-        ids[at] = image->pairs[slot[at]].id;
-        count--;
-        memmove(ids + at + 1, ids + at + 2, (count - at - 1) * sizeof *ids);
-        memmove(start + at + 1, start + at + 2, (count - at - 1) * sizeof *start);
-        memmove(rank + at, rank + at + 1, (pairs - at - 1) * sizeof *rank);
-        memmove(slot + at, slot + at + 1, (pairs - at - 1) * sizeof *slot);
         if (at > 0) {
-            slot[at - 1] = pair_slot(image, ids[at - 1], ids[at]);
-            rank[at - 1] = slot_rank(image, slot[at - 1]);
-        }
-        if (at + 1 < count) {
-            slot[at] = pair_slot(image, ids[at], ids[at + 1]);
-            rank[at] = slot_rank(image, slot[at]);
+            const size_t left = piece.previous[at];
+            short_put(&piece, left, find_merge(bpe, ids[left], ids[at]));
         }
     }
-    return count;
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i = piece.next[i]) {
+        ids[kept] = ids[i];
+        if (ends != NULL) {
+            ends[kept] = ends[piece.next[i] - 1];
+        }
+        kept++;
+    }
+    return kept;
 }
 
 /* ---- long pieces: the symbols --------------------------------------------------------------- */
@@ -629,15 +768,23 @@ static void merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratc
     }
 }
 
-/* Merges the units in the scratch; `with_ends` says that their ends are to be merged too. */
-static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count,
-                    bool with_ends)
+/* What the units to merge are. */
+struct units {
+    const uint8_t *bytes; /* the units, if they are bytes and nothing else */
+    size_t count;
+    bool with_ends; /* scratch->ends is merged too */
+};
+
+/* Merges the units in the scratch. */
+static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, struct units units)
 {
+    const size_t count = units.count;
+    const bool with_ends = units.with_ends;
     if (count < 2 || bpe->image->pairs == NULL) {
         return count;
     }
     size_t kept = 0;
-    if (count > PTK_BPE_SHORT_MAX) {
+    if (count > PTK_BPE_SHORT_MAX || !bpe->short_ranks) {
         merge_long(bpe, scratch, count);
         for (size_t i = 0; i < count; i = scratch->partner[i] + (size_t)1) {
             scratch->ids[kept] = scratch->ids[i];
@@ -648,15 +795,7 @@ static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, 
         }
         return kept;
     }
-    uint8_t start[PTK_BPE_SHORT_MAX];
-    for (size_t i = 0; i < count; i++) {
-        start[i] = (uint8_t)i;
-    }
-    kept = merge_short(bpe->image, scratch->ids, start, count);
-    for (size_t i = 0; i < kept && with_ends; i++) {
-        const size_t next = i + 1 < kept ? start[i + 1] : count;
-        scratch->ends[i] = scratch->ends[next - 1];
-    }
+    kept = merge_short(bpe, scratch->ids, with_ends ? scratch->ends : NULL, units.bytes, count);
     return kept;
 }
 
@@ -665,7 +804,8 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
 {
     if (!bpe->bytes) {
         const size_t count = make_units(bpe, scratch, piece, len);
-        return count == SIZE_MAX ? SIZE_MAX : merge(bpe, scratch, count, true);
+        return count == SIZE_MAX ? SIZE_MAX
+                                 : merge(bpe, scratch, (struct units){NULL, count, true});
     }
     if (len > scratch->unit_cap) {
         return SIZE_MAX;
@@ -674,7 +814,11 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
     for (size_t i = 0; i < len; i++) {
         scratch->ids[i] = byte_ids[piece[i]];
     }
-    return merge(bpe, scratch, len, false);
+    if (bpe->suffix_len == 0) {
+        return merge(bpe, scratch, (struct units){piece, len, false});
+    }
+    scratch->ids[len - 1] = last_byte_id(bpe, piece[len - 1]);
+    return merge(bpe, scratch, (struct units){NULL, len, false});
 }
 
 /* ---- bytes without a token ------------------------------------------------------------------ */
@@ -689,7 +833,10 @@ bool ptk_bpe_has_gap(const struct ptk_bpe *bpe, const uint8_t *piece, size_t len
 }
 
 /* UTF-8 length of a byte's character in the byte-level alphabet. */
-static size_t alphabet_len(uint8_t byte) { return byte > 0x20 && byte < 0x7f ? 1 : 2; }
+static size_t alphabet_len(uint8_t byte)
+{
+    return byte > 0x20 && byte < 0x7f ? 1 : 2;
+}
 
 /* A byte of a piece and where its character of the alphabet begins. */
 struct alphabet_cursor {
@@ -724,7 +871,7 @@ size_t ptk_bpe_encode_gaps(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *sc
         }
     }
     flush_unknown(bpe, &writer);
-    const size_t count = merge(bpe, scratch, writer.count, true);
+    const size_t count = merge(bpe, scratch, (struct units){NULL, writer.count, true});
     struct alphabet_cursor cursor = {0, 0};
     size_t begin = 0;
     for (size_t i = 0; i < count; i++) {

@@ -22,37 +22,48 @@
 /* Longest continuing-subword prefix plus end-of-word suffix, in bytes. */
 #define PTK_BPE_AFFIX_MAX 64u
 
+/* What a merge yields; rank UINT32_MAX: the two do not merge. */
+struct ptk_bpe_merge {
+    uint32_t rank;
+    uint32_t id;
+};
+
 struct ptk_bpe {
     const struct ptk_image *image;
+    struct ptk_bpe_merge
+        *byte_merges; /* by left byte << 8 | right byte; NULL: units are characters */
+    uint64_t *filter; /* a bit for every pair in the table, by hash */
     const uint8_t *prefix;
     const uint8_t *suffix;
     uint32_t prefix_len;
     uint32_t suffix_len;
-    bool bytes;     /* units are bytes */
-    bool gaps;      /* and some byte has no token */
-    bool ascending; /* every merge has a higher rank than the merges that make its halves */
+    bool bytes;       /* units are bytes */
+    bool gaps;        /* and some byte has no token */
+    bool ascending;   /* every merge has a higher rank than the merges that make its halves */
+    bool short_ranks; /* ranks fit 26 bits, as the loop for short pieces needs */
 };
 
 /*
- * ptk_bpe_init prepares the model of an image for use. Set-up: allocates and frees. Returns 0, or a
- * negative errno and a sentence.
+ * ptk_bpe_init prepares the model of an image for use. Set-up: allocates. Returns 0, or a negative
+ * errno and a sentence. ptk_bpe_fini releases what init allocated, after a failure too.
  */
 int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err);
+void ptk_bpe_fini(struct ptk_bpe *bpe);
 
 /*
  * What merging needs besides the image; owned by one thread. Arrays have unit_cap entries but for
  * the lists' heads. Between calls every word of `level` is 0.
  */
 struct ptk_bpe_scratch {
-    uint32_t *ids;      /* by unit: id of the symbol that starts here; afterwards the result */
+    uint32_t *ids; /* by unit: id of the symbol that starts here; afterwards the result */
     /* by unit: bytes of the piece up to and with this unit; afterwards per id */
     uint32_t *ends;
-    uint32_t *partner;  /* by unit: at a symbol's first unit its last one, and the reverse */
-    uint32_t *slot;     /* by unit: slot in the pair table of the pair that starts here */
+    uint32_t *partner; /* by unit: at a symbol's first unit its last one, and the reverse */
+    uint32_t *slot;    /* by unit: slot in the pair table of the pair that starts here */
     /* by unit: previous unit in the list of its rank, or its place in the heap */
     uint32_t *before;
-    uint32_t *after;    /* by unit: next unit in the list of its rank; or the heap itself */
-    uint32_t *head;     /* by rank: first unit of its list */
+    uint32_t *after; /* by unit: next unit in the list of its rank; or the heap itself */
+    uint32_t *head;  /* by rank: first unit of its list */
     /* a bit for every rank with a list, then a bit for every word that is not 0 */
     uint64_t *level[3];
     size_t unit_cap;

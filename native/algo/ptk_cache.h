@@ -1,10 +1,13 @@
 /*
  * The piece cache: what one thread learnt about pieces that the image does not know.
  *
- * A table of fixed size with slots like the image's piece table: a 16-byte key and up to four ids, two
- * slots to a cache line. A new piece takes the first slot of its line and pushes that one's piece to the
- * second, so the older of the two is forgotten. Its hash has a secret seed: nobody outside can
- * choose texts whose pieces push each other out.
+ * Two tables of fixed size in one memory. Pieces of up to 15 bytes with up to four ids have slots
+ * like those of the image's piece table, two to a cache line; pieces of up to 30 bytes with up to
+ * eight ids have a line each, and may stand in either of two neighbouring lines. A new piece takes
+ * the first of its two places and pushes that one's piece to the second, so the older of the two is
+ * forgotten.
+ *
+ * Hashes have a secret seed: nobody outside can choose texts whose pieces push each other out.
  */
 #ifndef PTK_CACHE_H
 #define PTK_CACHE_H
@@ -13,15 +16,37 @@
 #include "image/ptk_image.h"
 
 /*
- * A key may carry this mark: a part of a piece, which merges alone decide, beside the same bytes as a
- * whole piece. Id counts are at most 4, so that the bit is free.
+ * A key may carry this mark: a part of a piece, which merges alone decide, beside the same bytes as
+ * a whole piece. Id counts are at most 4, so that the bit is free.
  */
-#define PTK_CACHE_INNER (1ull << 63)
+#define PTK_CACHE_INNER     (1ull << 63)
 #define PTK_CACHE_HIGH_MASK (PTK_PIECE_HIGH_MASK | PTK_CACHE_INNER)
 
-/* The first line of a cache's memory; the slots follow. */
+#define PTK_CACHE_LONG_KEY_MAX 30u
+#define PTK_CACHE_LONG_IDS_MAX 8u
+
+/*
+ * A longer piece.
+ *
+ *   OFFSET SIZE MEANING
+ *   0      30   the piece, zero-padded
+ *   30     1    1: a part of a piece, which merges alone decide
+ *   31     1    length | (id count - 1) << 5; 0: empty
+ *   32     32   ids
+ */
+struct ptk_cache_long {
+    uint64_t key[4];
+    uint32_t ids[PTK_CACHE_LONG_IDS_MAX];
+};
+_Static_assert(sizeof(struct ptk_cache_long) == PTK_CACHE_LINE, "a line each");
+
+/* What a look-up compares of the last word: all but the id count. */
+#define PTK_CACHE_LONG_MASK 0x1fffffffffffffffull
+
+/* The first line of a cache's memory; the tables follow. */
 struct ptk_cache {
-    PTK_ALIGNED_LINE uint64_t line_count;
+    PTK_ALIGNED_LINE uint64_t short_lines;
+    uint64_t long_pairs;
     PTK_ALIGNED_LINE struct ptk_image_piece slots[];
 };
 
@@ -31,13 +56,12 @@ struct ptk_cache_seed {
     uint64_t high;
 };
 
-/* ptk_cache_line: where a piece belongs. */
-static inline struct ptk_image_piece *ptk_cache_line(struct ptk_cache *cache,
-                                                     const struct ptk_cache_seed *seed,
-                                                     struct ptk_piece_key key)
+/* ptk_cache_line: where a short piece belongs. */
+static inline struct ptk_image_piece *
+ptk_cache_line(struct ptk_cache *cache, const struct ptk_cache_seed *seed, struct ptk_piece_key key)
 {
     const uint64_t hash = ptk_hash_fold(key.low ^ seed->low, key.high ^ seed->high);
-    return &cache->slots[((hash >> 32) * cache->line_count >> 32) * 2];
+    return &cache->slots[((hash >> 32) * cache->short_lines >> 32) * 2];
 }
 
 /* ptk_cache_find: the slot of a piece in its line, or NULL. */
@@ -66,10 +90,67 @@ static inline void ptk_cache_put(struct ptk_image_piece *line, struct ptk_piece_
     }
 }
 
-/* ptk_cache_id_count: of a slot of the cache or of the image's piece table. */
+/* ptk_cache_id_count: of a slot of the short table or of the image's piece table. */
 static inline uint32_t ptk_cache_id_count(const struct ptk_image_piece *slot)
 {
     return slot->key[15] >> 4 & 7u;
+}
+
+/* The key of a longer piece, its id count 0. */
+struct ptk_cache_long_key {
+    uint64_t word[4];
+};
+
+/* ptk_cache_long_key_make: `len` is 1 to PTK_CACHE_LONG_KEY_MAX. */
+static inline struct ptk_cache_long_key ptk_cache_long_key_make(const uint8_t *piece, size_t len,
+                                                                bool inner)
+{
+    struct ptk_cache_long_key key = {{0}};
+    memcpy(key.word, piece, len);
+    key.word[3] |= (uint64_t)len << 56 | (uint64_t)inner << 48;
+    return key;
+}
+
+/* ptk_cache_long_pair: the two places of a longer piece. */
+static inline struct ptk_cache_long *ptk_cache_long_pair(struct ptk_cache *cache,
+                                                         const struct ptk_cache_seed *seed,
+                                                         const struct ptk_cache_long_key *key)
+{
+    const uint64_t front = ptk_hash_fold(key->word[0] ^ seed->low, key->word[1] ^ seed->high);
+    const uint64_t hash =
+        ptk_hash_fold(key->word[2] ^ seed->high ^ front, key->word[3] ^ seed->low);
+    struct ptk_cache_long *table =
+        (struct ptk_cache_long *)(void *)&cache->slots[cache->short_lines * 2];
+    return &table[((hash >> 32) * cache->long_pairs >> 32) * 2];
+}
+
+static inline const struct ptk_cache_long *ptk_cache_long_find(const struct ptk_cache_long *pair,
+                                                               const struct ptk_cache_long_key *key)
+{
+    for (size_t i = 0; i < 2; i++) {
+        const uint64_t *word = pair[i].key;
+        if (((word[0] ^ key->word[0]) | (word[1] ^ key->word[1]) | (word[2] ^ key->word[2]) |
+             ((word[3] & PTK_CACHE_LONG_MASK) ^ key->word[3])) == 0) {
+            return &pair[i];
+        }
+    }
+    return NULL;
+}
+
+/* ptk_cache_long_put: `count` is 1 to PTK_CACHE_LONG_IDS_MAX; the piece is not in the pair. */
+static inline void ptk_cache_long_put(struct ptk_cache_long *pair,
+                                      const struct ptk_cache_long_key *key, const uint32_t *ids,
+                                      size_t count)
+{
+    pair[1] = pair[0];
+    memcpy(pair[0].key, key->word, sizeof key->word);
+    pair[0].key[3] |= (uint64_t)(count - 1) << 61;
+    memcpy(pair[0].ids, ids, count * sizeof *ids);
+}
+
+static inline size_t ptk_cache_long_id_count(const struct ptk_cache_long *slot)
+{
+    return (size_t)(slot->key[3] >> 61) + 1;
 }
 
 #endif

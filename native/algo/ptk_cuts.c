@@ -6,8 +6,8 @@
 #include "text/ptk_utf8.h"
 
 /*
- * One side of a boundary inside a token: a whole character, or the part of one that the token holds: its
- * last byte on the left, its first byte on the right.
+ * One side of a boundary inside a token: a whole character, or the part of one that the token
+ * holds: its last byte on the left, its first byte on the right.
  */
 #define PART 0x80000000u
 
@@ -17,9 +17,15 @@ static size_t bit_of(uint32_t left, uint32_t right)
     return (size_t)((key * PTK_HASH_A) >> (64 - PTK_CUTS_BITS_LOG2));
 }
 
-static void set_bit(uint64_t *bits, size_t bit) { bits[bit >> 6] |= 1ull << (bit & 63); }
+static void set_bit(uint64_t *bits, size_t bit)
+{
+    bits[bit >> 6] |= 1ull << (bit & 63);
+}
 
-static bool has_bit(const uint64_t *bits, size_t bit) { return bits[bit >> 6] >> (bit & 63) & 1; }
+static bool has_bit(const uint64_t *bits, size_t bit)
+{
+    return bits[bit >> 6] >> (bit & 63) & 1;
+}
 
 static void add_neighbours(struct ptk_cuts *cuts, uint32_t left, uint32_t right)
 {
@@ -83,7 +89,8 @@ int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct p
     memset(cuts, 0, sizeof *cuts);
     cuts->image = image;
     cuts->only_known = !bytes;
-    if (config->algorithm != PTK_IMAGE_ALGORITHM_BPE || config->prefix_len + config->suffix_len > 0 ||
+    if (config->algorithm != PTK_IMAGE_ALGORITHM_BPE ||
+        config->prefix_len + config->suffix_len > 0 ||
         (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0 ||
         (!bytes && (config->unk_id == PTK_IMAGE_NONE || merges_substitutes(image)))) {
         return 0;

@@ -310,9 +310,9 @@ static void op_bpe(const struct ptk_image_op_view *op, const struct strings *in,
 
 /* The reference's clean-up of English, in its order; no replacement is longer than its pattern. */
 static const char *const clean_ups[][2] = {
-    {" .", "."},     {" ?", "?"},     {" !", "!"},           {" ,", ","},
-    {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"},         {" do not", " don't"},
-    {" 's", "'s"},   {" 've", "'ve"}, {" 're", "'re"},
+    {" .", "."},   {" ?", "?"},     {" !", "!"},     {" ,", ","},
+    {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},   {" do not", " don't"},
+    {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
 };
 
 /* Cleans the unfinished string of `out` up in place. */

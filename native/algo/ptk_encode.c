@@ -6,8 +6,8 @@
  *                                                                 └─ pre-tokenize ─ pieces ─> sink
  *
  * A piece is looked up in the image, then in the thread's cache, and only then encoded. Where the
- * pre-tokenizer is a scanner, pieces come in chunks as bare ends, and a chunk is worked on in batches:
- * make all keys and ask for their cache lines, then take the ids.
+ * pre-tokenizer is a scanner, pieces come in chunks as bare ends, and a chunk is worked on in
+ * batches: make all keys and ask for their cache lines, then take the ids.
  */
 #include "algo/ptk_tokenizer_state.h"
 #include "base/ptk_cpu.h"
@@ -49,9 +49,13 @@ typedef struct ptk_split_text source_text;
 /* The character of the byte-level alphabet that stands for a space: U+0120. */
 #define BYTE_LEVEL_SPACE 0x120u
 
-/* ---- offsets ------------------------------------------------------------------------------------ */
+/* ---- offsets ------------------------------------------------------------------------------------
+ */
 
-static bool is_continuation(uint8_t byte) { return (byte & 0xc0) == 0x80; }
+static bool is_continuation(uint8_t byte)
+{
+    return (byte & 0xc0) == 0x80;
+}
 
 /* The original bytes of text[begin..end): whole characters, as the reference aligns them. */
 static struct ptk_span original_span(const source_text *text, size_t begin, size_t end)
@@ -76,7 +80,8 @@ static size_t key_len(const struct ptk_image *image, uint32_t id)
     return image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
 }
 
-/* ---- ids into the sink -------------------------------------------------------------------------- */
+/* ---- ids into the sink --------------------------------------------------------------------------
+ */
 
 /* Writes one id; false when no more are wanted. */
 static inline bool put_id(struct sink *sink, uint32_t id, struct ptk_span span)
@@ -100,7 +105,7 @@ static inline bool put_id(struct sink *sink, uint32_t id, struct ptk_span span)
 
 /* Gives the ids of the piece at `begin` to the sink, with offsets if it wants them. */
 static void put_ids(const struct job *job, const source_text *text, size_t begin,
-                    const struct ptk_model_ids *ids)
+                    const struct ptk_encoder_ids *ids)
 {
     struct sink *sink = job->sink;
     if (sink->counting) {
@@ -136,19 +141,19 @@ static inline void put_slot(const struct job *job, const source_text *text, size
         sink->len += count;
         return;
     }
-    const struct ptk_model_ids ids = {.ids = slot->ids, .count = count};
+    const struct ptk_encoder_ids ids = {.ids = slot->ids, .count = count};
     put_ids(job, text, begin, &ids);
 }
 
-/* ---- pieces -------------------------------------------------------------------------------------- */
+/* ---- pieces
+ * -------------------------------------------------------------------------------------- */
 
 /* A piece or part that neither the image nor the cache knows. */
 static enum ptk_verdict encode_piece(const struct job *job, const source_text *text, size_t begin,
-                                     size_t len, enum ptk_model_part part,
-                                     struct ptk_model_ids *ids)
+                                     size_t len, enum ptk_part part, struct ptk_encoder_ids *ids)
 {
-    if (!ptk_model_encode(&job->tokenizer->model, &job->work->model, text->bytes + begin, len, part,
-                          ids)) {
+    if (!ptk_encoder_run(&job->tokenizer->encoder, &job->work->encoder, text->bytes + begin, len,
+                         part, ids)) {
         return PTK_VERDICT_TEXT_TOO_LONG;
     }
     put_ids(job, text, begin, ids);
@@ -156,12 +161,15 @@ static enum ptk_verdict encode_piece(const struct job *job, const source_text *t
 }
 
 /* By length: which bytes of 16 belong to a piece. */
-#define LOW_MASK(len) ((len) >= 8 ? UINT64_MAX : (1ull << 8 * ((len) & 7)) - 1)
+#define LOW_MASK(len)  ((len) >= 8 ? UINT64_MAX : (1ull << 8 * ((len)&7)) - 1)
 #define HIGH_MASK(len) ((len) <= 8 ? 0 : (1ull << 8 * (((len)-8) & 7)) - 1)
-#define KEY_MASK(len) {LOW_MASK(len), HIGH_MASK(len)}
+#define KEY_MASK(len)                                                                              \
+    {                                                                                              \
+        LOW_MASK(len), HIGH_MASK(len)                                                              \
+    }
 static const struct ptk_piece_key key_masks[16] = {
-    KEY_MASK(0),  KEY_MASK(1),  KEY_MASK(2),  KEY_MASK(3), KEY_MASK(4),  KEY_MASK(5),
-    KEY_MASK(6),  KEY_MASK(7),  KEY_MASK(8),  KEY_MASK(9), KEY_MASK(10), KEY_MASK(11),
+    KEY_MASK(0),  KEY_MASK(1),  KEY_MASK(2),  KEY_MASK(3),  KEY_MASK(4),  KEY_MASK(5),
+    KEY_MASK(6),  KEY_MASK(7),  KEY_MASK(8),  KEY_MASK(9),  KEY_MASK(10), KEY_MASK(11),
     KEY_MASK(12), KEY_MASK(13), KEY_MASK(14), KEY_MASK(15),
 };
 
@@ -179,7 +187,7 @@ static inline struct ptk_piece_key piece_key(const source_text *text, size_t beg
 
 /* A short piece or part, from the cache or by the model; then the cache knows it. */
 static enum ptk_verdict cached_part(const struct job *job, const source_text *text, size_t begin,
-                                    size_t len, struct ptk_piece_key key, enum ptk_model_part part)
+                                    size_t len, struct ptk_piece_key key, enum ptk_part part)
 {
     struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
     const struct ptk_image_piece *slot = ptk_cache_find(line, key);
@@ -187,7 +195,7 @@ static enum ptk_verdict cached_part(const struct job *job, const source_text *te
         put_slot(job, text, begin, slot);
         return PTK_VERDICT_OK;
     }
-    struct ptk_model_ids ids;
+    struct ptk_encoder_ids ids;
     const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
     if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_IMAGE_PIECE_IDS_MAX) {
         ptk_cache_put(line, key, ids.ids, ids.count);
@@ -195,56 +203,121 @@ static enum ptk_verdict cached_part(const struct job *job, const source_text *te
     return verdict;
 }
 
+/* The same for one that only the table for longer ones can hold, if that. */
+static enum ptk_verdict cached_long_part(const struct job *job, const source_text *text,
+                                         size_t begin, size_t len, enum ptk_part part)
+{
+    struct ptk_encoder_ids ids;
+    if (len > PTK_CACHE_LONG_KEY_MAX || job->need_ends) {
+        return encode_piece(job, text, begin, len, part, &ids);
+    }
+    const struct ptk_cache_long_key key =
+        ptk_cache_long_key_make(text->bytes + begin, len, part == PTK_PART_INNER);
+    struct ptk_cache_long *pair = ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key);
+    const struct ptk_cache_long *slot = ptk_cache_long_find(pair, &key);
+    if (slot != NULL) {
+        ids = (struct ptk_encoder_ids){.ids = slot->ids, .count = ptk_cache_long_id_count(slot)};
+        put_ids(job, text, begin, &ids);
+        return PTK_VERDICT_OK;
+    }
+    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
+    if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_CACHE_LONG_IDS_MAX) {
+        ptk_cache_long_put(pair, &key, ids.ids, ids.count);
+    }
+    return verdict;
+}
+
+/* The image's slot of a part, unless only a whole piece is that token. */
+static const struct ptk_image_piece *known_inner(const struct ptk_encoder *encoder,
+                                                 struct ptk_piece_key key)
+{
+    if (encoder->image->pieces == NULL || (encoder->ignore_merges && encoder->merged == NULL)) {
+        return NULL;
+    }
+    const struct ptk_image_piece *slot =
+        ptk_image_piece_hashed(encoder->image, key, ptk_piece_hash(key.low, key.high));
+    if (slot == NULL || !encoder->ignore_merges) {
+        return slot;
+    }
+    return ptk_encoder_is_merged(encoder, slot->ids[0]) ? slot : NULL;
+}
+
 /* What lies between two safe cuts. */
 static enum ptk_verdict encode_inner(const struct job *job, const source_text *text, size_t begin,
                                      size_t len)
 {
     if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
-        struct ptk_model_ids ids;
-        return encode_piece(job, text, begin, len, PTK_MODEL_INNER, &ids);
+        return cached_long_part(job, text, begin, len, PTK_PART_INNER);
     }
-    const struct ptk_image *image = job->tokenizer->image;
     struct ptk_piece_key key = piece_key(text, begin, len);
-    if (job->tokenizer->model.ignore_merges) {
-        key.high |= PTK_CACHE_INNER;
-    } else if (image->pieces != NULL) {
-        const struct ptk_image_piece *slot =
-            ptk_image_piece_hashed(image, key, ptk_piece_hash(key.low, key.high));
-        if (slot != NULL) {
-            put_slot(job, text, begin, slot);
-            return PTK_VERDICT_OK;
-        }
-    }
-    return cached_part(job, text, begin, len, key, PTK_MODEL_INNER);
-}
-
-/* A piece that the image does not know or that is too long for it: cut where that is safe. */
-static enum ptk_verdict encode_cut(const struct job *job, const source_text *text, size_t begin,
-                                   size_t len)
-{
-    const struct ptk_cuts *cuts = &job->tokenizer->cuts;
-    const uint8_t *piece = text->bytes + begin;
-    size_t cut = ptk_cuts_next(cuts, piece, len, 0);
-    if (cut < len &&
-        ptk_model_token(&job->tokenizer->model, piece, len, PTK_MODEL_WHOLE) == PTK_IMAGE_NONE) {
-        for (size_t pos = 0; pos < len;) {
-            const enum ptk_verdict verdict = encode_inner(job, text, begin + pos, cut - pos);
-            if (verdict != PTK_VERDICT_OK || job->sink->full) {
-                return verdict;
-            }
-            pos = cut;
-            cut = pos < len ? ptk_cuts_next(cuts, piece, len, pos) : len;
-        }
+    const struct ptk_image_piece *slot = known_inner(&job->tokenizer->encoder, key);
+    if (slot != NULL) {
+        put_slot(job, text, begin, slot);
         return PTK_VERDICT_OK;
     }
-    if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
-        struct ptk_model_ids ids;
-        return encode_piece(job, text, begin, len, PTK_MODEL_WHOLE, &ids);
+    if (job->tokenizer->encoder.ignore_merges) {
+        key.high |= PTK_CACHE_INNER;
     }
-    return cached_part(job, text, begin, len, piece_key(text, begin, len), PTK_MODEL_WHOLE);
+    return cached_part(job, text, begin, len, key, PTK_PART_INNER);
 }
 
-/* Pieces on their way: all keys are made, and their cache lines asked for, before the first look-up. */
+/* A piece with a safe cut at `cut`, part by part. */
+static enum ptk_verdict encode_parts(const struct job *job, const source_text *text, size_t begin,
+                                     size_t len, size_t cut)
+{
+    const struct ptk_cuts *cuts = &job->tokenizer->cuts;
+    for (size_t pos = 0; pos < len;) {
+        const enum ptk_verdict verdict = encode_inner(job, text, begin + pos, cut - pos);
+        if (verdict != PTK_VERDICT_OK || job->sink->full) {
+            return verdict;
+        }
+        pos = cut;
+        cut = pos < len ? ptk_cuts_next(cuts, text->bytes + begin, len, pos) : len;
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* A piece that is too long for the image's table. */
+static enum ptk_verdict long_piece(const struct job *job, const source_text *text, size_t begin,
+                                   size_t len)
+{
+    const uint8_t *piece = text->bytes + begin;
+    const size_t cut = ptk_cuts_next(&job->tokenizer->cuts, piece, len, 0);
+    if (cut < len &&
+        ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) == PTK_IMAGE_NONE) {
+        return encode_parts(job, text, begin, len, cut);
+    }
+    return cached_long_part(job, text, begin, len, PTK_PART_WHOLE);
+}
+
+/* A short piece that the image does not know. What its parts yield is kept for the whole. */
+static enum ptk_verdict short_piece(const struct job *job, const source_text *text, size_t begin,
+                                    size_t len, struct ptk_piece_key key)
+{
+    struct sink *sink = job->sink;
+    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
+    if (slot != NULL) {
+        put_slot(job, text, begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    const size_t cut = ptk_cuts_next(&job->tokenizer->cuts, text->bytes + begin, len, 0);
+    if (cut == len || ptk_encoder_token(&job->tokenizer->encoder, text->bytes + begin, len,
+                                        PTK_PART_WHOLE) != PTK_IMAGE_NONE) {
+        return cached_part(job, text, begin, len, key, PTK_PART_WHOLE);
+    }
+    const size_t before = sink->len;
+    const enum ptk_verdict verdict = encode_parts(job, text, begin, len, cut);
+    const size_t count = sink->len - before;
+    if (sink->fast_end > 0 && verdict == PTK_VERDICT_OK && !sink->full && count > 0 &&
+        count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, sink->ids + before, count);
+    }
+    return verdict;
+}
+
+/* Pieces on their way: all keys are made, and their cache lines asked for, before the first
+ * look-up. */
 struct batch {
     size_t count;
     uint32_t begin[BATCH_PIECES];
@@ -264,7 +337,8 @@ static inline void batch_add(const struct ptk_image *image, const source_text *t
         batch->key[i] = piece_key(text, begin, len);
         batch->hash[i] = ptk_piece_hash(batch->key[i].low, batch->key[i].high);
         if (image->pieces != NULL) {
-            ptk_prefetch(&image->pieces[((uint32_t)batch->hash[i] & image->piece_mask) * (size_t)2]);
+            ptk_prefetch(
+                &image->pieces[((uint32_t)batch->hash[i] & image->piece_mask) * (size_t)2]);
         }
     }
 }
@@ -280,14 +354,17 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
         const size_t begin = batch->begin[i];
         const size_t len = batch->end[i] - begin;
         const struct ptk_image_piece *slot = NULL;
-        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && image->pieces != NULL && !job->need_ends)) {
+        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && image->pieces != NULL &&
+                       !job->need_ends)) {
             slot = ptk_image_piece_hashed(image, batch->key[i], batch->hash[i]);
         }
         enum ptk_verdict verdict = PTK_VERDICT_OK;
         if (PTK_LIKELY(slot != NULL)) {
             put_slot(job, text, begin, slot);
         } else {
-            verdict = encode_cut(job, text, begin, len);
+            verdict = len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends
+                          ? long_piece(job, text, begin, len)
+                          : short_piece(job, text, begin, len, batch->key[i]);
         }
         if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
             return verdict;
@@ -296,7 +373,8 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
     return PTK_VERDICT_OK;
 }
 
-/* ---- sections ------------------------------------------------------------------------------------ */
+/* ---- sections
+ * ------------------------------------------------------------------------------------ */
 
 static enum ptk_verdict encode_scanned(const struct job *job, const source_text *text)
 {
@@ -372,7 +450,7 @@ static void put_token(const struct job *job, const source_text *text,
                       const struct ptk_added_match *match)
 {
     const uint32_t end = (uint32_t)(match->end - match->begin);
-    const struct ptk_model_ids ids = {.ids = &match->token->id, .ends = &end, .count = 1};
+    const struct ptk_encoder_ids ids = {.ids = &match->token->id, .ends = &end, .count = 1};
     put_ids(job, text, match->begin, &ids);
 }
 
@@ -408,7 +486,8 @@ static enum ptk_verdict cut_at_tokens(const struct job *job, const struct ptk_ad
     return PTK_VERDICT_OK;
 }
 
-/* ---- one sequence -------------------------------------------------------------------------------- */
+/* ---- one sequence
+ * -------------------------------------------------------------------------------- */
 
 static enum ptk_verdict encode_part(const struct job *job, const source_text *part)
 {
@@ -442,9 +521,11 @@ static enum ptk_verdict encode_sequence(const struct job *job, const uint8_t *by
     return cut_at_tokens(job, &job->tokenizer->added_raw, &text, normalize_part);
 }
 
-/* ---- trims and code points ------------------------------------------------------------------------ */
+/* ---- trims and code points
+ * ------------------------------------------------------------------------ */
 
-/* Turns byte positions of one text into code points; positions mostly ascend, so each step is short. */
+/* Turns byte positions of one text into code points; positions mostly ascend, so each step is
+ * short. */
 struct char_cursor {
     const uint8_t *text;
     size_t len;
@@ -505,7 +586,8 @@ static struct spaces count_spaces(const struct ptk_tokenizer *tokenizer, const u
     return spaces;
 }
 
-/* The spaces of the token at an original span: an added token's text, or the key of a model's id. */
+/* The spaces of the token at an original span: an added token's text, or the key of a model's id.
+ */
 static struct spaces token_spaces(const struct ptk_tokenizer *tokenizer, uint32_t id,
                                   const uint8_t *text, struct ptk_span span)
 {
@@ -515,7 +597,7 @@ static struct spaces token_spaces(const struct ptk_tokenizer *tokenizer, uint32_
     }
     const uint8_t *key = image->vocab_key + image->vocab_key_offs[id];
     const size_t len = key_len(image, id);
-    if (!tokenizer->model.keys_tell) {
+    if (!tokenizer->encoder.keys_tell) {
         return count_spaces(tokenizer, key, len);
     }
     struct spaces spaces = {0, 0};
@@ -562,7 +644,8 @@ static void finish_offsets(const struct ptk_tokenizer *tokenizer, const uint8_t 
     }
 }
 
-/* ---- the item ------------------------------------------------------------------------------------ */
+/* ---- the item
+ * ------------------------------------------------------------------------------------ */
 
 /* One request on its way: what goes around the texts, and how many ids of each are wanted. */
 struct item {
@@ -630,11 +713,10 @@ static enum ptk_verdict encode_text(struct job *job, const struct item *item, si
     const struct ptk_encode_request *request = item->request;
     sink->skip = window.skip;
     sink->end = window.len < sink->cap - sink->len ? sink->len + window.len : sink->cap;
-    sink->fast_end =
-        sink->counting || sink->offsets != NULL || sink->skip > 0 ? 0 : sink->end;
-    const enum ptk_verdict verdict =
-        which == PTK_POST_A ? encode_sequence(job, request->text, request->text_len)
-                            : encode_sequence(job, request->pair, request->pair_len);
+    sink->fast_end = sink->counting || sink->offsets != NULL || sink->skip > 0 ? 0 : sink->end;
+    const enum ptk_verdict verdict = which == PTK_POST_A
+                                         ? encode_sequence(job, request->text, request->text_len)
+                                         : encode_sequence(job, request->pair, request->pair_len);
     const bool cut = sink->full;
     sink->full = false;
     if (verdict == PTK_VERDICT_OK && cut && window.len == SIZE_MAX) {
@@ -664,7 +746,8 @@ static enum ptk_verdict count_texts(const struct job *job, const struct item *it
     return PTK_VERDICT_OK;
 }
 
-/* Counts the texts and applies the request's truncation to the counts; `full` are those before it. */
+/* Counts the texts and applies the request's truncation to the counts; `full` are those before it.
+ */
 static enum ptk_verdict truncated_lens(const struct job *job, const struct item *item,
                                        struct ptk_post_lens *full, struct ptk_post_lens *kept)
 {
@@ -685,7 +768,7 @@ static enum ptk_verdict truncated_lens(const struct job *job, const struct item 
 static bool surely_short(const struct ptk_tokenizer *tokenizer, const struct item *item)
 {
     const struct ptk_encode_request *request = item->request;
-    return tokenizer->scan && !tokenizer->normalizes && tokenizer->model.keys_tell &&
+    return tokenizer->scan && !tokenizer->normalizes && tokenizer->encoder.keys_tell &&
            request->truncation->strategy <= 2 && request->truncation->direction <= 1 &&
            request->text_len + request->pair_len + special_count(item) <=
                request->truncation->max_length;
@@ -788,7 +871,7 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     struct sink sink = {.ids = out->ids, .offsets = out->offsets, .cap = out->cap};
     struct job job = job_init(tokenizer, work, cache, request->options);
     job.sink = &sink;
-    job.need_ends = out->offsets != NULL && !tokenizer->model.ids_tell;
+    job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
     if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
         struct ptk_post_lens full;

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define OP_TRIM_OFFSETS 4u
+#define OP_TRIM_OFFSETS     4u
 #define OP_ADD_PREFIX_SPACE 1u
 
 static int template_init(struct ptk_post_template *template, const struct ptk_post_item *items,
@@ -73,7 +73,7 @@ static int read_cls_sep(struct ptk_post *post, const struct ptk_image_op_view *o
     const uint32_t cls = ptk_load_u32(op->params);
     const uint32_t sep = ptk_load_u32(op->params + 4);
     const struct ptk_post_item bert[] = {
-        {PTK_POST_SPECIAL, 0, cls}, {PTK_POST_A, 0, 0},           {PTK_POST_SPECIAL, 0, sep},
+        {PTK_POST_SPECIAL, 0, cls}, {PTK_POST_A, 0, 0},         {PTK_POST_SPECIAL, 0, sep},
         {PTK_POST_B, 1, 0},         {PTK_POST_SPECIAL, 1, sep},
     };
     const struct ptk_post_item roberta[] = {
@@ -144,8 +144,8 @@ void ptk_post_fini(struct ptk_post *post)
 /* ---- truncation ----------------------------------------------------------------------------- */
 
 #define LONGEST_FIRST 0u
-#define ONLY_FIRST 1u
-#define ONLY_SECOND 2u
+#define ONLY_FIRST    1u
+#define ONLY_SECOND   2u
 
 /* The shorter sequence is kept as long as it is below its half, otherwise both get a half. */
 static struct ptk_post_lens longest_first(struct ptk_post_lens lens, size_t max)

@@ -5,11 +5,11 @@
 #include <sys/random.h>
 
 /*
- * Normalized text may be longer than its source: a space that becomes U+2581 has three bytes. A text
- * that grows further is refused by name, and a caller may come back with a larger work.
+ * Normalized text may be longer than its source: a space that becomes U+2581 has three bytes. A
+ * text that grows further is refused by name, and a caller may come back with a larger work.
  */
 #define TEXT_GROWTH 3u
-#define TEXT_EXTRA 256u
+#define TEXT_EXTRA  256u
 
 static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
@@ -43,7 +43,7 @@ static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 
 static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
-    int code = ptk_model_init(&tokenizer->model, tokenizer->image, err);
+    int code = ptk_encoder_init(&tokenizer->encoder, tokenizer->image, err);
     if (code == 0) {
         code = ptk_cuts_init(&tokenizer->cuts, tokenizer->image, err);
     }
@@ -56,8 +56,8 @@ static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
     if (code == 0) {
         code = ptk_decoder_init(&tokenizer->decoder, tokenizer->image, err);
     }
-    if (code == 0 && getrandom(&tokenizer->seed, sizeof tokenizer->seed, 0) !=
-                         (ssize_t)sizeof tokenizer->seed) {
+    if (code == 0 &&
+        getrandom(&tokenizer->seed, sizeof tokenizer->seed, 0) != (ssize_t)sizeof tokenizer->seed) {
         code = ptk_err_set(err, -EIO, "the system gives no random bytes for the piece cache");
     }
     return code;
@@ -91,7 +91,7 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     if (tokenizer == NULL) {
         return;
     }
-    ptk_model_fini(&tokenizer->model);
+    ptk_encoder_fini(&tokenizer->encoder);
     ptk_cuts_fini(&tokenizer->cuts);
     ptk_post_fini(&tokenizer->post);
     ptk_norm_close(tokenizer->norm);
@@ -99,11 +99,12 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     free(tokenizer);
 }
 
-/* ---- work ---------------------------------------------------------------------------------------- */
+/* ---- work
+ * ---------------------------------------------------------------------------------------- */
 
 /* Where the parts of a work begin in its memory. */
 struct layout {
-    size_t model;
+    size_t encoder;
     size_t split;
     size_t norm;
     size_t pre_tokenized;
@@ -134,7 +135,7 @@ static struct layout work_layout(const struct ptk_work_limits *limits)
         .unit_cap = 2 * limits->text_len_max + TEXT_EXTRA,
     };
     const size_t align_len = layout.text_cap * sizeof(struct ptk_span);
-    layout.model = place(&layout, ptk_model_scratch_len(layout.unit_cap));
+    layout.encoder = place(&layout, ptk_encoder_scratch_len(layout.unit_cap));
     layout.split = place(&layout, ptk_split_work_len(layout.text_cap));
     const struct ptk_norm_limits norm = norm_limits(&layout);
     layout.norm = place(&layout, ptk_norm_work_len(&norm));
@@ -143,7 +144,10 @@ static struct layout work_layout(const struct ptk_work_limits *limits)
     return layout;
 }
 
-size_t ptk_work_len(const struct ptk_work_limits *limits) { return work_layout(limits).end; }
+size_t ptk_work_len(const struct ptk_work_limits *limits)
+{
+    return work_layout(limits).end;
+}
 
 struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limits)
 {
@@ -153,7 +157,7 @@ struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limit
     uint8_t *base = memory;
     struct ptk_work *work = memory;
     *work = (struct ptk_work){.limits = *limits, .text_cap = layout.text_cap};
-    ptk_model_scratch_init(&work->model, base + layout.model, layout.unit_cap);
+    ptk_encoder_scratch_init(&work->encoder, base + layout.encoder, layout.unit_cap);
     work->split = ptk_split_work_init(base + layout.split, layout.text_cap);
     const struct ptk_norm_limits norm = norm_limits(&layout);
     work->norm = ptk_norm_work_init(base + layout.norm, &norm);
@@ -173,7 +177,9 @@ struct ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
     PTK_ASSERT((memory_len & (memory_len - 1)) == 0);
     struct ptk_cache *cache = memory;
     memset(memory, 0, memory_len);
-    cache->line_count = (memory_len - sizeof *cache) / (2 * sizeof(struct ptk_image_piece));
+    const size_t lines = (memory_len - sizeof *cache) / PTK_CACHE_LINE;
+    cache->short_lines = lines / 2;
+    cache->long_pairs = (lines - cache->short_lines) / 2;
     return cache;
 }
 
@@ -181,14 +187,15 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
                                       const uint32_t *ids, size_t ids_len, uint32_t options,
                                       uint8_t *text, size_t cap, size_t *text_len)
 {
-    /* The arrays of a model's scratch behind those of its result: 16 bytes a unit, two units a byte. */
-    uint8_t *spare = (uint8_t *)work->model.bpe.partner;
+    /* The arrays of a model's scratch behind those of its result: 16 bytes a unit, two units a
+     * byte. */
+    uint8_t *spare = (uint8_t *)work->encoder.bpe.partner;
     _Static_assert(TEXT_GROWTH <= 16, "the spare arrays hold a text");
     const struct ptk_decode_scratch scratch = {
         .bytes = {spare, work->pre_tokenized.bytes},
-        .ends = {work->model.bpe.ids, work->model.bpe.ends},
+        .ends = {work->encoder.bpe.ids, work->encoder.bpe.ends},
         .text_cap = work->text_cap,
-        .end_cap = work->model.bpe.unit_cap,
+        .end_cap = work->encoder.bpe.unit_cap,
     };
     return ptk_decoder_run(&tokenizer->decoder, &scratch, ids, ids_len,
                            (options & PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS) != 0, text, cap,

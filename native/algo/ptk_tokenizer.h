@@ -58,7 +58,7 @@ struct ptk_encode_request {
     size_t text_len;
     const uint8_t *pair; /* NULL: no pair */
     size_t pair_len;
-    uint32_t options;                       /* PTK_WIRE_OPTIONS_* */
+    uint32_t options; /* PTK_WIRE_OPTIONS_* */
     /* PTK_WIRE_OUTPUTS_*: which arrays of the result are filled */
     uint32_t outputs;
     const struct ptk_wire_truncation *truncation; /* NULL: none */

@@ -8,7 +8,7 @@
 #include "algo/ptk_cache.h"
 #include "algo/ptk_cuts.h"
 #include "algo/ptk_decode.h"
-#include "algo/ptk_model.h"
+#include "algo/ptk_encoder.h"
 #include "algo/ptk_post.h"
 #include "algo/ptk_tokenizer.h"
 #include "text/ptk_norm.h"
@@ -27,7 +27,7 @@ struct ptk_tokenizer {
     struct ptk_added added_normalized;
     struct ptk_norm *norm;
     struct ptk_split *split;
-    struct ptk_model model;
+    struct ptk_encoder encoder;
     struct ptk_cuts cuts;
     struct ptk_post post;
     struct ptk_decoder decoder;
@@ -39,10 +39,10 @@ struct ptk_tokenizer {
 struct ptk_work {
     PTK_ALIGNED_LINE struct ptk_work_limits limits;
     size_t text_cap; /* of the text buffers: room for normalized text */
-    struct ptk_model_scratch model;
+    struct ptk_encoder_scratch encoder;
     struct ptk_norm_work *norm;
     struct ptk_split_work *split;
-    struct ptk_text_buf pre_tokenized; /* what the pre-tokenizer makes of the text */
+    struct ptk_text_buf pre_tokenized;       /* what the pre-tokenizer makes of the text */
     uint32_t ends[PTK_CHUNK_PIECES];         /* ends of a chunk of pieces */
     struct ptk_span spans[PTK_CHUNK_PIECES]; /* the same where pieces may have gaps */
 };

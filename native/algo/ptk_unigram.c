@@ -5,7 +5,7 @@
 
 #include "text/ptk_utf8.h"
 
-#define NO_WAY UINT32_MAX
+#define NO_WAY      UINT32_MAX
 #define UNK_PENALTY 10.0
 
 int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,

@@ -78,8 +78,8 @@ size_t ptk_wordpiece_encode(const struct ptk_wordpiece *wordpiece, const uint8_t
         } else {
             const size_t rest = ptk_min_size(len - begin, key_max);
             memcpy(key + wordpiece->prefix_len, word + begin, rest);
-            taken = longest_match(image, key, wordpiece->prefix_len,
-                                  wordpiece->prefix_len + rest, &id);
+            taken =
+                longest_match(image, key, wordpiece->prefix_len, wordpiece->prefix_len + rest, &id);
         }
         if (taken == 0) {
             return put_unknown(wordpiece, len, ids, ends);

@@ -136,7 +136,8 @@ enum ptk_image_section {
     /* Keys of the vocab table, followed by 64 zero bytes. */
     PTK_IMAGE_SECTION_VOCAB_KEY = 12,
     /* image_piece[capacity]: pieces whose ids are certain at compile time; capacity is a power
-     * of two; buckets of two slots, see ptk_piece_hash(). */
+     * of two; buckets of two slots, see ptk_piece_hash(). Where it is present, it has every key
+     * of up to 15 bytes that is valid UTF-8 and, as a whole piece, is its token. */
     PTK_IMAGE_SECTION_PIECES = 13,
     /* f64[ids_end]: Unigram scores. */
     PTK_IMAGE_SECTION_SCORES = 14,

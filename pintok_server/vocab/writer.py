@@ -229,8 +229,9 @@ def _pieces(
     pairs: U32,
 ) -> npt.NDArray[np.uint8]:
     """Pieces whose ids are certain: the vocabulary's own short tokens, commonest first."""
-    # Without a pre-tokenizer a text is one piece; an affix makes a piece more than its bytes.
-    if not description.programs.pre_tokenizer or description.prefix or description.suffix:
+    # An affix makes a piece more than its bytes. Without a pre-tokenizer a text is one piece, but
+    # its parts between safe cuts are looked up alike.
+    if description.prefix or description.suffix:
         return np.empty((0, spec.IMAGE_PIECE.size), dtype=np.uint8)
     ids = [
         token_id

@@ -23,13 +23,6 @@ static inline uint32_t test_random_below(uint64_t *state, uint32_t end)
     return (uint32_t)((test_random(state) >> 33) % end);
 }
 
-enum test_checksum {
-    TEST_CHECKSUM_GOOD = 0,
-    TEST_CHECKSUM_BAD,
-    TEST_CHECKSUM_NONE,
-    TEST_CHECKSUM_PARTIAL,
-};
-
 struct test_packet {
     bool ipv6;
     bool vlan;
@@ -37,7 +30,12 @@ struct test_packet {
     uint8_t target[16];
     uint16_t source_port;
     uint16_t target_port;
-    enum test_checksum checksum;
+    enum {
+        TEST_CHECKSUM_GOOD,
+        TEST_CHECKSUM_BAD,
+        TEST_CHECKSUM_NONE,
+        TEST_CHECKSUM_PARTIAL
+    } checksum;
     const uint8_t *payload;
     size_t payload_len;
 };

@@ -11,11 +11,11 @@
 
 #include <stdio.h>
 
-#define LETTERS 4u
-#define TOKENS_MAX 400u
+#define LETTERS       4u
+#define TOKENS_MAX    400u
 #define TOKEN_LEN_MAX 32u
-#define MERGES_MAX 4000u
-#define PIECE_MAX (1u << 16)
+#define MERGES_MAX    4000u
+#define PIECE_MAX     (1u << 16)
 
 static uint64_t seed;
 
@@ -65,7 +65,7 @@ static uint32_t joined_token(uint32_t left, uint32_t right)
     return model.token_count++;
 }
 
-static const struct ptk_image_pair *find_merge(uint32_t left, uint32_t right)
+static const struct ptk_image_pair *listed_merge(uint32_t left, uint32_t right)
 {
     for (uint32_t i = 0; i < model.merge_count; i++) {
         if (model.merges[i].left == left && model.merges[i].right == right) {
@@ -101,6 +101,7 @@ static void model_end(void)
                                .byte_ids = byte_ids,
                                .strings = (const uint8_t *)""};
     struct ptk_err err;
+    ptk_bpe_fini(&bpe);
     PTK_ASSERT(ptk_bpe_init(&bpe, &image, &err) == 0);
 }
 
@@ -112,7 +113,7 @@ static void model_random(uint32_t merge_count)
         const uint32_t left = random_below(model.token_count);
         const uint32_t right = random_below(model.token_count);
         const uint32_t id = joined_token(left, right);
-        if (id != PTK_IMAGE_NONE && find_merge(left, right) == NULL) {
+        if (id != PTK_IMAGE_NONE && listed_merge(left, right) == NULL) {
             model.merges[model.merge_count] =
                 (struct ptk_image_pair){left, right, model.merge_count, id};
             model.merge_count++;
@@ -161,7 +162,7 @@ static size_t oracle(const uint8_t *piece, size_t len, uint32_t *ids)
         const struct ptk_image_pair *best = NULL;
         size_t at = 0;
         for (size_t i = 0; i + 1 < len; i++) {
-            const struct ptk_image_pair *merge = find_merge(ids[i], ids[i + 1]);
+            const struct ptk_image_pair *merge = listed_merge(ids[i], ids[i + 1]);
             if (merge != NULL && (best == NULL || merge->rank < best->rank)) {
                 best = merge;
                 at = i;
@@ -304,6 +305,7 @@ int main(void)
     test_heap_equals_lists();
     test_long_pieces_take_linear_steps();
     test_piece_larger_than_scratch_is_refused();
+    ptk_bpe_fini(&bpe);
     free(memory);
     return 0;
 }
