@@ -68,8 +68,11 @@ static int load(struct ptk_steer *steer, const struct ptk_steer_config *config, 
     }
     const int code = bpf_object__load(steer->object);
     if (code != 0) {
-        return ptk_err_set(err, code, "XDP program: the kernel refuses to load it%s: %s (%s)",
-                           ptk_caps_hint(CAP_BPF), strerror(-code), libbpf_text);
+        /* The socket map asks for CAP_NET_ADMIN, the rest for CAP_BPF. */
+        const char *hint = ptk_caps_hint(CAP_BPF);
+        hint = hint[0] != '\0' ? hint : ptk_caps_hint(CAP_NET_ADMIN);
+        return ptk_err_set(err, code, "XDP program: the kernel refuses to load it%s: %s (%s)", hint,
+                           strerror(-code), libbpf_text);
     }
     steer->sockets_fd = bpf_object__find_map_fd_by_name(steer->object, "ptk_sockets");
     steer->reasons_fd = bpf_object__find_map_fd_by_name(steer->object, "ptk_reasons");

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -467,3 +468,73 @@ def test_control_process_may_die(link: Link, tmp_path: pathlib.Path) -> None:
         if pid:
             subprocess.run(["kill", "-TERM", str(pid)], check=True)
             wait_for(lambda: not pathlib.Path(f"/proc/{pid}").exists(), 10.0)
+
+
+# --- fewer rights --------------------------------------------------------------------------------
+
+
+FOUR = "-all,+net_admin,+net_raw,+bpf,+ipc_lock"
+
+
+def unprivileged(capabilities: str) -> tuple[str, ...]:
+    """A command prefix: user nobody with these capabilities, as setpriv writes them."""
+    return (
+        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+        *(f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"),
+        f"--bounding-set={capabilities}",
+    )
+
+
+@pytest.fixture
+def open_folder() -> Iterator[pathlib.Path]:
+    """A folder in memory that every user may write to; pytest's own are root's."""
+    with tempfile.TemporaryDirectory(prefix="ptk-test-", dir="/dev/shm") as name:
+        pathlib.Path(name).chmod(0o777)
+        yield pathlib.Path(name)
+
+
+def test_four_capabilities_are_enough(link: Link, open_folder: pathlib.Path) -> None:
+    """CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK: a user of no other rank serves XDP."""
+    with veth.datapath(link, open_folder, *XDP, prefix=unprivileged(FOUR)) as process:
+        check_reply(ping(180, 8), ask(link, ping(180, 8)))
+        assert process.statistics().path == "xdp"
+        assert process.statistics().process["memory_locked"] == 1
+        assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("net_admin", "CAP_NET_ADMIN is missing"),
+        ("net_raw", "CAP_NET_RAW is missing"),
+        ("bpf", "CAP_BPF is missing"),
+    ],
+)
+def test_missing_capability_is_named(
+    link: Link, open_folder: pathlib.Path, missing: str, words: str
+) -> None:
+    three = FOUR.replace(f",+{missing}", "")
+    with veth.datapath(link, open_folder, *XDP, prefix=unprivileged(three), ready=False) as process:
+        assert process.process.wait(20.0) == 1
+        wait_for(lambda: words in process.text)
+
+
+def test_without_rights_the_socket_path_serves(link: Link, open_folder: pathlib.Path) -> None:
+    """`--path auto` of a user without any capability: it serves, and says what it lacks."""
+    with veth.datapath(
+        link, open_folder, f"--iface={IFACE}", "--cores=0", prefix=unprivileged("-all")
+    ) as process:
+        check_reply(ping(181, 8), ask(link, ping(181, 8)))
+        assert process.statistics().path == "socket"
+        assert "lesser mode: AF_XDP" in process.text
+        assert process.stop() == 0
+
+
+def test_interface_that_vanishes(tmp_path: pathlib.Path) -> None:
+    """The process says so, goes on, and can still be drained."""
+    with veth.veth_link() as link, veth.datapath(link, tmp_path, *XDP) as process:
+        check_reply(ping(182, 8), ask(link, ping(182, 8)))
+        link.ip(link.client, "link", "delete", IFACE)
+        wait_for(lambda: "is gone" in process.text)
+        assert process.statistics().process["link_up"] == 0
+        assert process.stop() == 0

@@ -157,12 +157,19 @@ def veth_link(*, queues: int = 1, mtu: int = 1500) -> Iterator[Link]:
 class Datapath:
     """A running ptk-datapath in the server's namespace. Standard error is kept in `lines`."""
 
-    def __init__(self, link: Link, folder: pathlib.Path, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        folder: pathlib.Path,
+        arguments: Sequence[str],
+        *,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.stats_path = folder / f"stats-{next(_numbers)}"
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [
-                *("ip", "netns", "exec", link.server, str(program_path())),
+                *("ip", "netns", "exec", link.server, *prefix, str(program_path())),
                 *(f"--stats={self.stats_path}", f"--steer-object={steer_path()}"),
                 *arguments,
             ],
@@ -216,10 +223,14 @@ class Datapath:
 
 @contextlib.contextmanager
 def datapath(
-    link: Link, folder: pathlib.Path, *arguments: str, ready: bool = True
+    link: Link,
+    folder: pathlib.Path,
+    *arguments: str,
+    ready: bool = True,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Datapath]:
-    """Start the datapath and, unless told otherwise, wait until it serves."""
-    process = Datapath(link, folder, arguments)
+    """Start the datapath, behind the command `prefix`, and wait until it serves if `ready`."""
+    process = Datapath(link, folder, arguments, prefix=prefix)
     try:
         if ready:
             process.wait_ready()
