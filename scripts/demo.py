@@ -72,7 +72,9 @@ def show_ids(work: Path, texts: Path, cores: Sequence[int]) -> None:
         services.prove(services.XDP, [*SAMPLES, *random_cuts], say=say)
 
 
-def compare(work: Path, texts: Path, core: int, seconds: float) -> list[dict[str, Any]]:
+def compare(
+    work: Path, texts: Path, *, core: int, load_core: int, seconds: float
+) -> list[dict[str, Any]]:
     """The services one after another, each alone on `core` and on a fresh link of one queue."""
     random_cuts = services.cuts(texts, count=300, bytes_max=CUT_BYTES_MAX, seed=2)
     rows = []
@@ -80,16 +82,18 @@ def compare(work: Path, texts: Path, core: int, seconds: float) -> list[dict[str
         with services.serving(service, queue_count=1, cores=[core], work=work):
             services.prove(service, random_cuts, say=say)
             for size in SIZES:
-                rows.append(measure(service, texts, size=size, seconds=seconds))
+                rows.append(measure(service, texts, size=size, core=load_core, seconds=seconds))
                 say(f"  {service.name}: {size} B measured")
     return rows
 
 
-def measure(service: services.Service, texts: Path, *, size: int, seconds: float) -> dict[str, Any]:
+def measure(
+    service: services.Service, texts: Path, *, size: int, core: int, seconds: float
+) -> dict[str, Any]:
     """One row of the table: alone, with one request under way, and full, with WINDOW."""
 
     def put(window: int, length: float) -> dict[str, Any]:
-        return services.load(service, texts, size=size, window=window, seconds=length, core=0)
+        return services.load(service, texts, size=size, window=window, seconds=length, core=core)
 
     put(1, 0.3)  # Connections, caches and clocks settle before anything is counted.
     alone, full = put(1, seconds), put(WINDOW, seconds)
@@ -134,7 +138,7 @@ def inside(seconds: float) -> int:
             step("Starting pintok-server on a private veth link with two queues")
             show_ids(work, texts, allowed[-2:])
             step("Measuring: one service at a time, on the same core, link and texts")
-            rows = compare(work, texts, allowed[-1], seconds)
+            rows = compare(work, texts, core=allowed[-1], load_core=allowed[0], seconds=seconds)
         except (services.ServiceError, pintok.PinTokError) as error:
             say(f"\ndemo: {error}")
             return 1
