@@ -39,6 +39,9 @@ ALL_OUTPUTS: Final = int(
 )
 
 _SLOTS_SEARCHED: Final = 64
+# Replies under way together must fit the receive buffer of a socket: 212,992 bytes by default in
+# Linux, which also counts the kernel's own share of every packet.
+_IN_FLIGHT_LEN_MAX: Final = 96 * 1024
 _PROBE_STEP: Final = 8
 _PROBE_LENS: Final = (1200, 1448, 1472, 4048)
 
@@ -387,6 +390,11 @@ def check_settings(
         raise ValueError("timeout, retry_after and window are positive, retries is not negative")
     if datagram_len_max is not None:
         PathSearch(datagram_len_max)
+
+
+def window_of(window: int, datagram_len_max: int) -> int:
+    """How many datagrams of this length may be under way: `window`, or fewer large ones."""
+    return max(min(window, _IN_FLIGHT_LEN_MAX // datagram_len_max), 1)
 
 
 def too_long(index: int, count: int, data_len: int, room: int) -> RefusedError:

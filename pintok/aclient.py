@@ -438,10 +438,11 @@ class AsyncClient:
         if len(items) == 1:
             await self._carry(channel, exchange)
         elif items:
+            window = _exchange.window_of(self.window, self._datagram_len_max)
             # One worker is one datagram under way; the first refusal ends them all.
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self.window, len(items))):
+                    for _ in range(min(window, len(items))):
                         group.create_task(self._carry(channel, exchange))
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None

@@ -117,7 +117,7 @@ class Client:
 
         `model` is a slot of the server or the name of a model in it. `timeout` bounds each request
         in seconds, repetitions included: the first after `retry_after`, then at doubled intervals,
-        at most `retries`. `window` datagrams of one batch are under way at a time.
+        at most `retries`. Up to `window` datagrams of one batch are under way at a time.
         `datagram_len_max` is the largest UDP payload to send and to accept; by default what an
         Ethernet frame, or the smaller path that the kernel knows, carries. `checksum` adds a CRC32C
         to every message.
@@ -542,8 +542,9 @@ class Client:
 
     def _drive(self, channel: _Channel, exchange: Exchange, op: WireOp) -> None:
         flights: dict[int, _Flight] = {}
+        window = _exchange.window_of(self.window, self._datagram_len_max)
         while True:
-            while len(flights) < self.window and (part := exchange.take()) is not None:
+            while len(flights) < window and (part := exchange.take()) is not None:
                 self._launch(channel, part, flights)
             if not flights:
                 return

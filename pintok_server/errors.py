@@ -28,3 +28,7 @@ class DatapathError(ServerError):
 
 class StatisticsError(ServerError):
     """The statistics segment is absent or not one that this version reads."""
+
+
+class UnfinishedStatisticsError(StatisticsError):
+    """The statistics segment is not there yet, or not finished: asking again may help."""

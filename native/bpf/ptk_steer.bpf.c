@@ -10,6 +10,10 @@
  * "Certainly ours" is the destination port and one of the destination addresses in the map. The
  * program does not look into the payload: what is no request of ours is refused, and counted, in
  * one place, the poller. It drops nothing. Every way out has a counter.
+ *
+ * A VLAN tag that the network card has taken out of the frame (rx-vlan-offload) cannot be seen
+ * here, and the reply would leave without it. So the address of a VLAN interface belongs into the
+ * map only where that offload is off; the addresses of the interface itself never carry a tag.
  */
 #include "bpf/ptk_steer_shared.h"
 

@@ -21,6 +21,9 @@
 #define XDP_MAX_TX_SKB_BUDGET 9 /* socket option: packets a send call may send, Linux 6.17 */
 #endif
 
+/* Some drivers let the kernel's internal ENOTSUPP out; the C library has no name for it. */
+#define KERNEL_ENOTSUPP 524
+
 /* Copy mode sends inside our wake-up, this many packets a call instead of 32: fewer calls under
  * load. */
 #define TX_BUDGET 256u
@@ -190,7 +193,7 @@ int ptk_xsk_open(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, struc
     if (config->zerocopy != PTK_ZEROCOPY_OFF) {
         code = open_patiently(xsk, config, XDP_ZEROCOPY, &memory_failed);
     }
-    const bool no_zerocopy = code == -EOPNOTSUPP || code == -EINVAL || code == -ENOTSUP;
+    const bool no_zerocopy = code == -EOPNOTSUPP || code == -EINVAL || code == -KERNEL_ENOTSUPP;
     if (config->zerocopy != PTK_ZEROCOPY_REQUIRE && no_zerocopy && !memory_failed) {
         if (config->zerocopy == PTK_ZEROCOPY_AUTO) {
             /* strerror's text fits; a longer one may be cut. */

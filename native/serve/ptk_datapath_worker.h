@@ -92,12 +92,13 @@ static inline void ptk_worker_loop_begin(struct ptk_worker *worker)
 enum ptk_worker_turn ptk_worker_loop_end(struct ptk_worker *worker, uint64_t start,
                                          uint32_t packets, bool pending);
 
-/* Counts a reply that took from `start` to `now` cycles. */
-static inline void ptk_worker_latency(struct ptk_worker *worker, uint64_t start, uint64_t now)
+/* Counts `count` replies that took from `start` to `now` cycles. */
+static inline void ptk_worker_latency(struct ptk_worker *worker, uint64_t start, uint64_t now,
+                                      uint32_t count)
 {
     const uint64_t elapsed_ns = (now - start) * 1000u / worker->config.cycles_per_us;
-    worker->counters[PTK_WORKER_LATENCY_NS] += elapsed_ns;
-    worker->latency[ptk_stats_latency_bucket(elapsed_ns, PTK_STATS_LATENCY_BUCKETS)]++;
+    worker->counters[PTK_WORKER_LATENCY_NS] += elapsed_ns * count;
+    worker->latency[ptk_stats_latency_bucket(elapsed_ns, PTK_STATS_LATENCY_BUCKETS)] += count;
 }
 
 /* Gives one datagram to the engine and counts it. As ptk_engine_handle. */

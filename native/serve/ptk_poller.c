@@ -107,6 +107,12 @@ static void flush(struct ptk_poller *poller)
         }
     }
     poller->tx_untaken = ptk_ring_untaken(&poller->tx) > 0;
+    if (poller->batch_replies > 0) {
+        /* Copy mode has sent them by now: their time includes it, as on the socket path. */
+        ptk_worker_latency(&poller->worker, poller->batch_start, ptk_cycles(),
+                           poller->batch_replies);
+        poller->batch_replies = 0;
+    }
 }
 
 /* Is there room for `count` more descriptors? If not at once, what the kernel holds is moved on
@@ -159,14 +165,13 @@ static bool scatter(struct ptk_poller *poller, size_t packet_len)
     return true;
 }
 
-static void count_reply(struct ptk_poller *poller, size_t packet_len, size_t payload_len,
-                        uint64_t start)
+static void count_reply(struct ptk_poller *poller, size_t packet_len, size_t payload_len)
 {
-    struct ptk_worker *worker = &poller->worker;
-    worker->counters[PTK_WORKER_TX_PACKETS]++;
-    worker->counters[PTK_WORKER_TX_BYTES] += packet_len;
-    worker->counters[PTK_WORKER_REPLY_BYTES] += payload_len;
-    ptk_worker_latency(worker, start, ptk_cycles());
+    uint64_t *counters = poller->worker.counters;
+    counters[PTK_WORKER_TX_PACKETS]++;
+    counters[PTK_WORKER_TX_BYTES] += packet_len;
+    counters[PTK_WORKER_REPLY_BYTES] += payload_len;
+    poller->batch_replies++;
 }
 
 /* Parses a packet and counts it; false when it is refused. */
@@ -215,7 +220,7 @@ static size_t reply_linear(struct ptk_poller *poller, const uint8_t *packet, siz
 }
 
 /* Answers the packet in a held frame in place; true when the frame went to the transmit ring. */
-static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t len, uint64_t start)
+static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t len)
 {
     uint8_t *packet = poller->frame_memory + address;
     struct ptk_frame_view view;
@@ -236,7 +241,7 @@ static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t 
     }
     const size_t packet_len = ptk_frame_reply_build(packet, &view, packet, reply_len);
     tx_write(poller, address, packet_len, false);
-    count_reply(poller, packet_len, reply_len, start);
+    count_reply(poller, packet_len, reply_len);
     return true;
 }
 
@@ -271,8 +276,7 @@ static size_t gather(struct ptk_poller *poller, const struct xdp_desc *descripto
 
 /* One descriptor where a packet may span several: its frame is free again before the reply takes
  * any. */
-static void receive_part(struct ptk_poller *poller, const struct xdp_desc *descriptor,
-                         uint64_t start)
+static void receive_part(struct ptk_poller *poller, const struct xdp_desc *descriptor)
 {
     size_t payload_len = 0;
     const bool whole = poller->gathered_parts == 0 && (descriptor->options & XDP_PKT_CONTD) == 0;
@@ -282,12 +286,12 @@ static void receive_part(struct ptk_poller *poller, const struct xdp_desc *descr
     (void)ptk_frames_give(&poller->frames, descriptor->addr >> PTK_FRAME_SHIFT,
                           PTK_FRAME_PLACE_HELD); /* Held since receive(): cannot fail. */
     if (packet_len > 0 && scatter(poller, packet_len)) {
-        count_reply(poller, packet_len, payload_len, start);
+        count_reply(poller, packet_len, payload_len);
     }
 }
 
 /* One descriptor of the receive ring: its frame ends in the transmit ring or in the free list. */
-static void receive(struct ptk_poller *poller, const struct xdp_desc *descriptor, uint64_t start)
+static void receive(struct ptk_poller *poller, const struct xdp_desc *descriptor)
 {
     const uint64_t frame = descriptor->addr >> PTK_FRAME_SHIFT;
     const uint64_t offset = descriptor->addr & (PTK_FRAME_LEN - 1);
@@ -300,8 +304,8 @@ static void receive(struct ptk_poller *poller, const struct xdp_desc *descriptor
         poller->frames.faults++;
         (void)ptk_frames_give(&poller->frames, frame, PTK_FRAME_PLACE_HELD);
     } else if (poller->multi_buffer) {
-        receive_part(poller, descriptor, start);
-    } else if (!answer_in_place(poller, descriptor->addr, descriptor->len, start)) {
+        receive_part(poller, descriptor);
+    } else if (!answer_in_place(poller, descriptor->addr, descriptor->len)) {
         (void)ptk_frames_give(&poller->frames, frame, PTK_FRAME_PLACE_HELD);
     }
 }
@@ -329,9 +333,9 @@ uint32_t ptk_poller_step(struct ptk_poller *poller)
         flush(poller); /* Only what the kernel has left in the ring. */
         return 0;
     }
-    const uint64_t start = ptk_cycles();
+    poller->batch_start = ptk_cycles();
     poller->breath_at =
-        start + (uint64_t)PTK_POLLER_BREATH_US * poller->worker.config.cycles_per_us;
+        poller->batch_start + (uint64_t)PTK_POLLER_BREATH_US * poller->worker.config.cycles_per_us;
     for (uint32_t i = 0; i < count; i++) {
         /* A copy: the entry is in memory the kernel shares, and is judged by what was read once. */
         const struct xdp_desc descriptor =
@@ -342,7 +346,7 @@ uint32_t ptk_poller_step(struct ptk_poller *poller)
             ptk_prefetch(poller->frame_memory + next->addr);
             ptk_prefetch(poller->frame_memory + next->addr + PTK_CACHE_LINE);
         }
-        receive(poller, &descriptor, start);
+        receive(poller, &descriptor);
         breathe(poller);
     }
     ptk_ring_release(&poller->rx, count);
@@ -385,7 +389,8 @@ void *ptk_poller_main(void *argument)
             break;
         }
         if (turn == PTK_WORKER_TURN_SLEEP) {
-            (void)ptk_wake_wait(poller->socket_fd, PTK_WORKER_SLEEP_MS);
+            /* Replies that the kernel has not taken yet are offered again soon. */
+            (void)ptk_wake_wait(poller->socket_fd, poller->tx_untaken ? 1 : PTK_WORKER_SLEEP_MS);
         }
     }
     ptk_worker_leave(&poller->worker);

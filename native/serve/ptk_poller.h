@@ -74,11 +74,13 @@ struct ptk_poller {
     struct ptk_frame_filter filter;
     uint32_t mtu;
     bool multi_buffer;
-    uint32_t tx_written;   /* entries written to the transmit ring and not yet submitted */
-    bool tx_untaken;       /* the kernel may not have taken everything submitted */
-    uint64_t breath_at;    /* cycles: when a long batch hands over */
-    uint8_t *gathered;     /* linear copy of a packet in several parts */
-    uint32_t gathered_len; /* bytes of it so far */
+    uint32_t tx_written;    /* entries written to the transmit ring and not yet submitted */
+    bool tx_untaken;        /* the kernel may not have taken everything submitted */
+    uint64_t batch_start;   /* cycles: when the batch in work was taken */
+    uint32_t batch_replies; /* its replies whose service time is not counted yet */
+    uint64_t breath_at;     /* cycles: when a long batch hands over */
+    uint8_t *gathered;      /* linear copy of a packet in several parts */
+    uint32_t gathered_len;  /* bytes of it so far */
     uint32_t gathered_parts;
     uint8_t *linear_reply; /* a reply before it is spread over frames */
 };

@@ -40,10 +40,12 @@ struct ptk_server_image {
 };
 
 struct ptk_server_config {
-    const char *interface;          /* NULL: none; then the path is the socket path */
-    struct ptk_cpu_list queues;     /* none: the first ones, as many as there are cores */
-    struct ptk_cpu_list cores;      /* at least one */
-    struct ptk_address_set address; /* none: all of the interface, or of the host */
+    const char *interface;      /* NULL: none; then the path is the socket path */
+    struct ptk_cpu_list queues; /* none: the first ones, as many as there are cores */
+    /* At least one. The first ones serve queues, the next one the kernel's socket beside AF_XDP;
+     * any further ones stay idle. */
+    struct ptk_cpu_list cores;
+    struct ptk_address_set address; /* none: those the interface, or the host, has at start */
     uint16_t port;
     enum ptk_datapath_path path; /* NONE: XDP if it can be had */
     enum ptk_xdp_mode xdp_mode;  /* NONE: the driver's hook if it can be had */

@@ -12,8 +12,9 @@
 /* The longest datagram there is, and the header that shows a longer one could not be. */
 #define DATAGRAM_CAP 65536u
 
-/* Requests the kernel may queue while the worker is busy with one. */
+/* Requests the kernel may queue while the worker is busy with one, and replies it may hold. */
 #define RECEIVE_BUFFER_LEN (8 << 20)
+#define SEND_BUFFER_LEN    (4 << 20)
 
 #define CONTROL_CAP                                                                                \
     (CMSG_SPACE(sizeof(struct in6_pktinfo)) > CMSG_SPACE(sizeof(struct in_pktinfo))                \
@@ -82,6 +83,9 @@ static int set_options(int fd, bool ipv6)
     }
     if (set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_LEN) != 0) {
         (void)set_int(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_LEN); /* Up to net.core.rmem_max. */
+    }
+    if (set_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_LEN) != 0) {
+        (void)set_int(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_LEN); /* Up to net.core.wmem_max. */
     }
     return 0;
 }
@@ -305,9 +309,8 @@ static uint32_t step(struct ptk_socket *sockets, bool ipv6)
         }
     }
     send_replies(sockets, fd, reply_count);
-    const uint64_t end = ptk_cycles();
-    for (uint32_t i = 0; i < reply_count; i++) {
-        ptk_worker_latency(&sockets->worker, start, end);
+    if (reply_count > 0) {
+        ptk_worker_latency(&sockets->worker, start, ptk_cycles(), reply_count);
     }
     return (uint32_t)received;
 }

@@ -503,7 +503,7 @@ bool ptk_norm_copy(const struct ptk_split_text *in, size_t begin, size_t end,
     if (out->cap - out->len < len) {
         return false;
     }
-    memcpy(out->bytes + out->len, in->bytes + begin, len);
+    ptk_norm_copy_bytes(out, in->bytes + begin, len, in->len - begin);
     if (out->align != NULL && in->align != NULL) {
         memcpy(out->align + out->len, in->align + begin, len * sizeof *out->align);
     } else if (out->align != NULL) {

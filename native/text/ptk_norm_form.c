@@ -18,7 +18,7 @@
 #include "text/ptk_norm_ops.h"
 
 #define STARTER_ROOM 4u /* longest encoding of the starter */
-#define CLASSES      256u
+#define RANKS        256u
 
 struct form {
     const struct ptk_unicode *unicode;
@@ -30,7 +30,7 @@ struct form {
 /* One code point of the decomposed text. */
 struct item {
     uint32_t code_point;
-    uint32_t class;
+    uint32_t rank;     /* combining class, 0 for a starter */
     uint32_t consumed; /* 1 for the first of a character's decomposition, 0 for the others */
 };
 
@@ -85,7 +85,7 @@ static bool next_item(const struct form *form, struct cursor *cursor, struct ite
     } else {
         return false;
     }
-    item->class = ptk_unicode_norm(form->unicode, item->code_point) & PTK_UNICODE_NORM_CLASS;
+    item->rank = ptk_unicode_norm(form->unicode, item->code_point) & PTK_UNICODE_NORM_CLASS;
     return true;
 }
 
@@ -93,24 +93,24 @@ static bool next_item(const struct form *form, struct cursor *cursor, struct ite
 static size_t certain_end(const struct form *form, const struct ptk_split_text *in, size_t pos)
 {
     size_t starter = pos;
-    uint32_t last_class = 0;
+    uint32_t last_rank = 0;
     while (pos < in->len) {
         if (in->bytes[pos] < 0x80) {
             pos += ptk_utf8_ascii_len(in->bytes + pos, in->len - pos);
             starter = pos - 1;
-            last_class = 0;
+            last_rank = 0;
             continue;
         }
         uint32_t len;
         uint32_t word = ptk_unicode_norm(form->unicode, ptk_utf8_decode(in->bytes + pos, &len));
-        uint32_t class = word & PTK_UNICODE_NORM_CLASS;
-        if ((word & form->doubt) != 0 || (class != 0 && class < last_class)) {
+        uint32_t rank = word & PTK_UNICODE_NORM_CLASS;
+        if ((word & form->doubt) != 0 || (rank != 0 && rank < last_rank)) {
             return starter;
         }
-        if (class == 0) {
+        if (rank == 0) {
             starter = pos;
         }
-        last_class = class;
+        last_rank = rank;
         pos += len;
     }
     return in->len;
@@ -187,12 +187,33 @@ static bool begin_cluster(struct cluster *cluster, const struct item *starter,
     return true;
 }
 
-/* Writes one mark; where alignment is wanted, `begin` keeps what it consumes until the flush. */
-static void put_mark(struct ptk_text_buf *out, size_t pos, const struct item *item)
+/* Writes one mark and returns its length; with alignment, `begin` keeps what it consumes until the
+ * flush. */
+static uint32_t put_mark(struct ptk_text_buf *out, size_t pos, const struct item *item)
 {
-    (void)ptk_utf8_encode(item->code_point, out->bytes + pos); /* The length is known. */
     if (out->align != NULL) {
         out->align[pos].begin = item->consumed;
+    }
+    return ptk_utf8_encode(item->code_point, out->bytes + pos);
+}
+
+/* Writes the run of marks at `cursor` to `begin` in canonical order, each to its class's place. */
+static void scatter_run(const struct form *form, const struct cursor *cursor,
+                        struct ptk_text_buf *out, size_t begin)
+{
+    size_t places[RANKS] = {0};
+    struct cursor ahead = *cursor;
+    struct item item;
+    while (next_item(form, &ahead, &item) && item.rank != 0) {
+        places[item.rank] += ptk_utf8_code_point_len(item.code_point);
+    }
+    for (size_t rank = 0; rank < RANKS; rank++) {
+        size_t rank_len = places[rank];
+        places[rank] = begin;
+        begin += rank_len;
+    }
+    for (ahead = *cursor; next_item(form, &ahead, &item) && item.rank != 0;) {
+        places[item.rank] += put_mark(out, places[item.rank], &item);
     }
 }
 
@@ -207,40 +228,23 @@ static bool put_run(const struct form *form, struct cursor *cursor, struct clust
     struct cursor ahead = *cursor;
     struct cursor run_end = *cursor;
     struct item item;
-    size_t room = out->cap - cluster->marks_end;
-    size_t run_len = 0;
-    uint32_t last_class = 0;
+    size_t pos = cluster->marks_end;
+    uint32_t last_rank = 0;
     bool ordered = true;
-    while (next_item(form, &ahead, &item) && item.class != 0) {
-        run_end = ahead;
-        run_len += ptk_utf8_code_point_len(item.code_point);
-        if (run_len > room) {
+    while (next_item(form, &ahead, &item) && item.rank != 0) {
+        if (out->cap - pos < ptk_utf8_code_point_len(item.code_point)) {
             return false;
         }
-        ordered = ordered && item.class >= last_class;
-        last_class = item.class;
+        ordered = ordered && item.rank >= last_rank;
+        last_rank = item.rank;
+        pos += put_mark(out, pos, &item);
+        run_end = ahead;
     }
-    size_t next[CLASSES];
     if (!ordered) {
-        memset(next, 0, sizeof next);
-        for (ahead = *cursor; next_item(form, &ahead, &item) && item.class != 0;) {
-            next[item.class] += ptk_utf8_code_point_len(item.code_point);
-        }
-        size_t pos = cluster->marks_end;
-        for (size_t class = 0; class < CLASSES; class ++) {
-            size_t class_len = next[class];
-            next[class] = pos;
-            pos += class_len;
-        }
-    }
-    size_t pos = cluster->marks_end;
-    for (ahead = *cursor; next_item(form, &ahead, &item) && item.class != 0;) {
-        size_t *place = ordered ? &pos : &next[item.class];
-        put_mark(out, *place, &item);
-        *place += ptk_utf8_code_point_len(item.code_point);
+        scatter_run(form, cursor, out, cluster->marks_end);
     }
     *cursor = run_end;
-    *end = cluster->marks_end + run_len;
+    *end = pos;
     return true;
 }
 
@@ -252,19 +256,19 @@ static void take_run(const struct form *form, struct cluster *cluster, struct pt
         cluster->marks_end = end;
         return;
     }
-    uint32_t last_class = 0; /* of the marks that stay */
+    uint32_t last_rank = 0; /* of the marks that stay */
     uint32_t len;
     for (size_t pos = cluster->marks_end; pos < end; pos += len) {
         uint32_t mark = ptk_utf8_decode(out->bytes + pos, &len);
-        uint32_t class = ptk_unicode_norm(form->unicode, mark) & PTK_UNICODE_NORM_CLASS;
+        uint32_t rank = ptk_unicode_norm(form->unicode, mark) & PTK_UNICODE_NORM_CLASS;
         uint32_t composite =
-            class > last_class ? ptk_unicode_compose(form->unicode, cluster->starter, mark) : 0;
+            rank > last_rank ? ptk_unicode_compose(form->unicode, cluster->starter, mark) : 0;
         if (composite != 0) {
             cluster->starter = composite;
             cluster->consumed += out->align != NULL ? out->align[pos].begin : 0;
             continue;
         }
-        last_class = class;
+        last_rank = rank;
         memmove(out->bytes + cluster->marks_end, out->bytes + pos, len);
         if (out->align != NULL) {
             out->align[cluster->marks_end].begin = out->align[pos].begin;
@@ -285,7 +289,7 @@ static bool put_form(const struct form *form, const struct ptk_split_text *in, s
         return false;
     }
     while (next_item(form, &cursor, &item)) {
-        if (item.class != 0) {
+        if (item.rank != 0) {
             size_t run_end;
             cursor = before;
             if (!put_run(form, &cursor, &cluster, out, &run_end)) {

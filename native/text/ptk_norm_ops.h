@@ -57,6 +57,33 @@ static inline void ptk_norm_fill_align(struct ptk_text_buf *out, size_t pos, siz
     }
 }
 
+/* Copies a short run; the copy may write up to 16 bytes where both sides have room for them. */
+static inline void ptk_norm_copy_bytes(struct ptk_text_buf *out, const uint8_t *bytes, size_t len,
+                                       size_t readable)
+{
+    uint8_t *dst = out->bytes + out->len;
+    if (len <= 16 && readable >= 16 && out->cap - out->len >= 16) {
+        memcpy(dst, bytes, 16);
+    } else {
+        memcpy(dst, bytes, len);
+    }
+}
+
+/* Copies what is mostly one character: a call of memcpy would cost more than the copy. */
+static inline void ptk_norm_copy_few(uint8_t *dst, const uint8_t *src, size_t len)
+{
+    if (len == 1) {
+        dst[0] = src[0];
+    } else if (len == 2 || len == 3) {
+        uint16_t first = ptk_load_u16(src);
+        uint16_t last = ptk_load_u16(src + len - 2);
+        ptk_store_u16(dst, first);
+        ptk_store_u16(dst + len - 2, last);
+    } else {
+        memcpy(dst, src, len);
+    }
+}
+
 /* Appends bytes that share one range. Returns false when the output is full. */
 static inline bool ptk_norm_put(struct ptk_text_buf *out, const uint8_t *bytes, size_t len,
                                 struct ptk_span align)
@@ -64,7 +91,7 @@ static inline bool ptk_norm_put(struct ptk_text_buf *out, const uint8_t *bytes, 
     if (out->cap - out->len < len) {
         return false;
     }
-    memcpy(out->bytes + out->len, bytes, len);
+    ptk_norm_copy_few(out->bytes + out->len, bytes, len);
     if (out->align != NULL) {
         ptk_norm_fill_align(out, out->len, len, align);
     }

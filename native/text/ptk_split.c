@@ -68,7 +68,8 @@ static void set_matcher(const struct maker *maker, struct ptk_split_op *op, unsi
 {
     op->matcher = ptk_split_matcher_get(number);
     PTK_ASSERT(op->matcher != NULL);
-    ptk_split_classes_init(&op->classes, maker->split->unicode, op->matcher);
+    ptk_split_classes_init(&op->classes, maker->split->unicode, number);
+    op->scan = ptk_split_scan_best(op->matcher, number);
 }
 
 /* STRING at `at` of the parameters, which end with it. */
@@ -505,7 +506,7 @@ static void find_scan(struct ptk_split *split)
         /* Every piece is a match: isolated or, turned around, not removed comes to the same. */
         bool keeps_all = op->behaviour == PTK_SPLIT_BEHAVIOUR_ISOLATED ||
                          (op->behaviour == PTK_SPLIT_BEHAVIOUR_REMOVED && op->invert);
-        split->scan = keeps_all ? op->matcher->scan : NULL;
+        split->scan = keeps_all ? op->scan : NULL;
     }
 }
 
@@ -518,10 +519,11 @@ int ptk_split_open(const struct ptk_split_config *config, struct ptk_split **out
         return ptk_err_set(err, -ENOTSUP, "this build has no Unicode tables for profile %u",
                            (unsigned)config->profile);
     }
-    struct ptk_split *split = calloc(1, sizeof *split);
+    struct ptk_split *split = aligned_alloc(_Alignof(struct ptk_split), sizeof *split);
     if (split == NULL) {
         return ptk_err_set(err, -ENOMEM, "no memory for a pre-tokenizer");
     }
+    memset(split, 0, sizeof *split);
     split->unicode = unicode;
     struct maker maker = {.config = config, .split = split, .err = err};
     int rc = make_all(&maker);

@@ -54,7 +54,8 @@ struct ptk_split_op {
     enum ptk_split_prepend prepend;
     bool behind_split; /* METASPACE: an operation before it has cut the text */
     uint32_t length;   /* FIXED_LENGTH: characters */
-    const struct ptk_split_matcher *matcher;
+    const struct ptk_split_matcher *matcher; /* SCANNER */
+    ptk_split_scan_fn *scan; /* the matcher's or a faster twin of it; NULL where it has none */
     struct ptk_split_classes classes; /* SCANNER */
     struct ptk_regex *regex;
     uint8_t *literal; /* LITERAL, METASPACE */

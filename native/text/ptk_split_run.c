@@ -135,7 +135,7 @@ static void split_scanner(const struct run *run, const struct ptk_split_op *op,
     size_t pos = 0;
     size_t done = begin;
     for (;;) {
-        size_t count = op->matcher->scan(&op->classes, text, len, &pos, ends, PTK_ARRAY_LEN(ends));
+        size_t count = op->scan(&op->classes, text, len, &pos, ends, PTK_ARRAY_LEN(ends));
         if (count == 0) {
             break;
         }

@@ -97,47 +97,6 @@ INLINE size_t glyph_before(const struct walk *w, size_t end)
     return end;
 }
 
-/* 's|'t|'re|'ve|'m|'ll|'d at `at`: its end, or 0. */
-INLINE size_t contraction(const struct walk *w, size_t at)
-{
-    if (w->len - at < 2 || w->text[at] != '\'') {
-        return 0;
-    }
-    uint8_t first = w->text[at + 1];
-    if (first == 's' || first == 't' || first == 'm' || first == 'd') {
-        return at + 2;
-    }
-    if (w->len - at < 3) {
-        return 0;
-    }
-    uint8_t second = w->text[at + 2];
-    bool pair = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
-                (first == 'l' && second == 'l');
-    return pair ? at + 3 : 0;
-}
-
-/* (?i:'s|'t|'re|'ve|'m|'ll|'d): the same in any case; U+017F is a small s, too. */
-INLINE size_t contraction_any_case(const struct walk *w, size_t at)
-{
-    if (w->len - at < 2 || w->text[at] != '\'') {
-        return 0;
-    }
-    uint8_t first = w->text[at + 1] | 0x20;
-    if (first == 's' || first == 't' || first == 'm' || first == 'd') {
-        return at + 2;
-    }
-    if (w->len - at < 3) {
-        return 0;
-    }
-    if (w->text[at + 1] == 0xC5 && w->text[at + 2] == 0xBF) {
-        return at + 3;
-    }
-    uint8_t second = w->text[at + 2] | 0x20;
-    bool pair = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
-                (first == 'l' && second == 'l');
-    return pair ? at + 3 : 0;
-}
-
 /*
  * \s+(?!\S)|\s+ at white space: the run but for its last character, unless nothing follows it; a
  * character of `stop` counts as nothing.
@@ -210,7 +169,7 @@ INLINE size_t gpt2_end(const struct walk *w, size_t at, bool digits)
     if (here.bits & cut) {
         return here.end;
     }
-    size_t end = contraction(w, at);
+    size_t end = ptk_split_contraction(w->text, w->len, at);
     if (end != 0) {
         return end;
     }
@@ -240,7 +199,7 @@ INLINE size_t gpt2_end(const struct walk *w, size_t at, bool digits)
  */
 INLINE size_t cl100k_end(const struct walk *w, size_t at, unsigned numbers_max, bool spaces_to_end)
 {
-    size_t end = contraction_any_case(w, at);
+    size_t end = ptk_split_contraction_any_case(w->text, w->len, at);
     if (end != 0) {
         return end;
     }
@@ -323,7 +282,9 @@ INLINE size_t cased_end(const struct walk *w, size_t at, struct cased_rules rule
         word = word_upper(w, at);
     }
     if (word != 0) {
-        size_t end = rules.contractions && word < w->len ? contraction_any_case(w, word) : 0;
+        size_t end = rules.contractions && word < w->len
+                         ? ptk_split_contraction_any_case(w->text, w->len, word)
+                         : 0;
         return end != 0 ? end : word;
     }
     struct glyph next = glyph_at(w, here.end);
@@ -333,13 +294,6 @@ INLINE size_t cased_end(const struct walk *w, size_t at, struct cased_rules rule
         return line_ends(w, end, rules.slashes);
     }
     return spaces_and_lines(w, at, false);
-}
-
-/* [U+4E00-U+9FA5 U+3040-U+309F U+30A0-U+30FF] */
-INLINE bool is_deepseek_cjk(uint32_t code_point)
-{
-    return (code_point >= 0x4E00 && code_point <= 0x9FA5) ||
-           (code_point >= 0x3040 && code_point <= 0x30FF);
 }
 
 /*
@@ -362,7 +316,7 @@ INLINE struct glyph deepseek_glyph(const struct walk *w, size_t at, enum deepsee
     bool cjk = false;
     if (here.end - at == 3) {
         uint32_t width;
-        cjk = is_deepseek_cjk(ptk_utf8_decode(w->text + at, &width));
+        cjk = ptk_split_is_cjk(ptk_utf8_decode(w->text + at, &width));
     }
     if (view == VIEW_CJK ? !cjk : cjk || here.bits & NUMBER) {
         here.bits = CUT;
@@ -591,7 +545,7 @@ static bool find_deepseek_cjk(const struct ptk_split_classes *classes, const uin
     bool inside = false;
     while (pos < len) {
         uint32_t width;
-        bool cjk = is_deepseek_cjk(ptk_utf8_decode(text + pos, &width));
+        bool cjk = ptk_split_is_cjk(ptk_utf8_decode(text + pos, &width));
         if (cjk && !inside) {
             match->begin = (uint32_t)pos;
         }
@@ -652,9 +606,65 @@ static uint8_t bits_of(uint64_t mask, const struct ptk_split_matcher *matcher)
     return (uint8_t)bits;
 }
 
-void ptk_split_classes_init(struct ptk_split_classes *classes, const struct ptk_unicode *unicode,
-                            const struct ptk_split_matcher *matcher)
+/* Class bits of a block: the same properties, arranged for the rules of this scanner. */
+static uint8_t block_bits_of(uint64_t mask, unsigned number)
 {
+    const bool is_cased = number == PTK_SPLIT_SCANNER_O200K || number == PTK_SPLIT_SCANNER_TEKKEN ||
+                          number == PTK_SPLIT_SCANNER_KIMI;
+    const bool is_deepseek = number == PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL;
+    unsigned bits = 0;
+    bits |= mask & PTK_UNICODE_L ? PTK_SPLIT_BLOCK_LETTER : 0;
+    bits |= mask & PTK_UNICODE_N ? PTK_SPLIT_BLOCK_NUMBER : 0;
+    bits |= mask & PTK_UNICODE_SPACE ? PTK_SPLIT_BLOCK_SPACE : 0;
+    if (is_cased || is_deepseek) {
+        bits |= mask & PTK_UNICODE_M ? PTK_SPLIT_BLOCK_LETTER : 0;
+    }
+    if (is_cased) { /* Letters that are neither are both. */
+        bits |= mask & (PTK_UNICODE_LU | PTK_UNICODE_LT) ? PTK_SPLIT_BLOCK_UPPER : 0;
+        bits |= mask & PTK_UNICODE_LL ? PTK_SPLIT_BLOCK_LOWER : 0;
+        bits |= mask & PTK_UNICODE_M ? PTK_SPLIT_BLOCK_SPECIAL : 0;
+    }
+    if (number == PTK_SPLIT_SCANNER_KIMI && mask & PTK_UNICODE_HAN) {
+        bits |= PTK_SPLIT_BLOCK_SPECIAL;
+    }
+    if (is_deepseek && bits == 0 && !(mask & (PTK_UNICODE_P | PTK_UNICODE_S))) {
+        bits = PTK_SPLIT_BLOCK_SPECIAL;
+    }
+    if (number == PTK_SPLIT_SCANNER_GPT2_DIGITS) {
+        const bool is_cut = mask & PTK_UNICODE_NUMERIC;
+        if (is_cut) {
+            bits = PTK_SPLIT_BLOCK_NUMBER;
+        } else if (bits & PTK_SPLIT_BLOCK_NUMBER) {
+            bits = PTK_SPLIT_BLOCK_SPECIAL;
+        }
+    }
+    return (uint8_t)bits;
+}
+
+static void init_blocks(struct ptk_split_classes *classes, unsigned number)
+{
+    const struct ptk_unicode *unicode = classes->unicode;
+    memset(classes->block_by_class, 0, sizeof classes->block_by_class);
+    for (uint32_t i = 0; i < unicode->class_count; i++) {
+        classes->block_by_class[i] = block_bits_of(unicode->class_masks[i], number);
+    }
+    memset(classes->block_nibbles, 0, sizeof classes->block_nibbles);
+    for (uint32_t i = 0; i < sizeof classes->block_ascii; i++) {
+        unsigned bits = classes->block_by_class[ptk_unicode_class(unicode, i)];
+        bits |= is_line_end((uint8_t)i) ? PTK_SPLIT_BLOCK_LINE : 0;
+        bool slashes = number == PTK_SPLIT_SCANNER_O200K || number == PTK_SPLIT_SCANNER_TEKKEN;
+        bits |= i == '/' && slashes ? PTK_SPLIT_BLOCK_SLASH : 0;
+        classes->block_ascii[i] = (uint8_t)bits;
+        for (unsigned bit = 0; bit < 8; bit++) {
+            classes->block_nibbles[bit][i & 15] |= (uint8_t)((bits >> bit & 1) << (i >> 4));
+        }
+    }
+}
+
+void ptk_split_classes_init(struct ptk_split_classes *classes, const struct ptk_unicode *unicode,
+                            unsigned number)
+{
+    const struct ptk_split_matcher *matcher = ptk_split_matcher_get(number);
     classes->unicode = unicode;
     memset(classes->by_class, 0, sizeof classes->by_class);
     for (uint32_t i = 0; i < unicode->class_count; i++) {
@@ -663,4 +673,14 @@ void ptk_split_classes_init(struct ptk_split_classes *classes, const struct ptk_
     for (uint32_t i = 0; i < sizeof classes->ascii; i++) {
         classes->ascii[i] = classes->by_class[ptk_unicode_class(unicode, i)];
     }
+    init_blocks(classes, number);
+}
+
+ptk_split_scan_fn *ptk_split_scan_best(const struct ptk_split_matcher *matcher, unsigned number)
+{
+    ptk_split_scan_fn *scan = ptk_split_scan_avx512(number);
+    if (scan == NULL) {
+        scan = ptk_split_scan_avx2(number);
+    }
+    return scan != NULL ? scan : matcher->scan;
 }

@@ -25,10 +25,26 @@
 #define PTK_SPLIT_CUT    0x40u /* see struct ptk_split_matcher */
 #define PTK_SPLIT_SYMBOL 0x80u /* \p{P} or \p{S} */
 
+/*
+ * Class bits of a byte in a block of 64: what the parallel scanners look at. UPPER, LOWER, SLASH
+ * and SPECIAL mean something only to some of them, see block_bits_of().
+ */
+#define PTK_SPLIT_BLOCK_LETTER  0x01u
+#define PTK_SPLIT_BLOCK_NUMBER  0x02u
+#define PTK_SPLIT_BLOCK_SPACE   0x04u
+#define PTK_SPLIT_BLOCK_LINE    0x08u /* \r \n; they are SPACE, too */
+#define PTK_SPLIT_BLOCK_UPPER   0x10u
+#define PTK_SPLIT_BLOCK_LOWER   0x20u
+#define PTK_SPLIT_BLOCK_SLASH   0x40u
+#define PTK_SPLIT_BLOCK_SPECIAL 0x80u
+
 /* Class bits of every character, for one scanner. */
 struct ptk_split_classes {
-    uint8_t ascii[128];
-    uint8_t by_class[256]; /* by ptk_unicode_class() */
+    PTK_ALIGNED_LINE uint8_t ascii[128];
+    uint8_t by_class[256];                     /* by ptk_unicode_class() */
+    PTK_ALIGNED_LINE uint8_t block_ascii[128]; /* PTK_SPLIT_BLOCK_* */
+    uint8_t block_by_class[256];
+    uint8_t block_nibbles[8][16]; /* [bit][low nibble]: which high nibbles have the bit */
     const struct ptk_unicode *unicode;
 };
 
@@ -62,8 +78,67 @@ struct ptk_split_matcher {
 /* ptk_split_matcher_get returns the scalar scanner with this number, or NULL. */
 const struct ptk_split_matcher *ptk_split_matcher_get(unsigned number);
 
-/* ptk_split_classes_init fills the class bits of a scanner. */
+/* ptk_split_classes_init fills the class bits for the scanner with this number, which exists. */
 void ptk_split_classes_init(struct ptk_split_classes *classes, const struct ptk_unicode *unicode,
-                            const struct ptk_split_matcher *matcher);
+                            unsigned number);
+
+/*
+ * The parallel scanners for a CPU with these instructions, NULL where this CPU lacks them or the
+ * scanner has no such twin.
+ */
+ptk_split_scan_fn *ptk_split_scan_avx2(unsigned number);
+ptk_split_scan_fn *ptk_split_scan_avx512(unsigned number);
+
+/* ptk_split_scan_best returns the fastest way this CPU has, `matcher`'s own if there is no better.
+ */
+ptk_split_scan_fn *ptk_split_scan_best(const struct ptk_split_matcher *matcher, unsigned number);
+
+/* [U+4E00-U+9FA5 U+3040-U+309F U+30A0-U+30FF]: DeepSeek's second split. */
+static inline bool ptk_split_is_cjk(uint32_t code_point)
+{
+    return (code_point >= 0x4E00 && code_point <= 0x9FA5) ||
+           (code_point >= 0x3040 && code_point <= 0x30FF);
+}
+
+/* 's|'t|'re|'ve|'m|'ll|'d at `at`, before `len`: its end, or 0. */
+static inline size_t ptk_split_contraction(const uint8_t *text, size_t len, size_t at)
+{
+    if (len - at < 2 || text[at] != '\'') {
+        return 0;
+    }
+    const uint8_t first = text[at + 1];
+    if (first == 's' || first == 't' || first == 'm' || first == 'd') {
+        return at + 2;
+    }
+    if (len - at < 3) {
+        return 0;
+    }
+    const uint8_t second = text[at + 2];
+    const bool pair = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
+                      (first == 'l' && second == 'l');
+    return pair ? at + 3 : 0;
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d): the same in any case; U+017F is a small s, too. */
+static inline size_t ptk_split_contraction_any_case(const uint8_t *text, size_t len, size_t at)
+{
+    if (len - at < 2 || text[at] != '\'') {
+        return 0;
+    }
+    const uint8_t first = text[at + 1] | 0x20;
+    if (first == 's' || first == 't' || first == 'm' || first == 'd') {
+        return at + 2;
+    }
+    if (len - at < 3) {
+        return 0;
+    }
+    if (text[at + 1] == 0xC5 && text[at + 2] == 0xBF) {
+        return at + 3;
+    }
+    const uint8_t second = text[at + 2] | 0x20;
+    const bool pair = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
+                      (first == 'l' && second == 'l');
+    return pair ? at + 3 : 0;
+}
 
 #endif

@@ -152,13 +152,24 @@ def _worker_metrics(workers: Iterable[Worker]) -> Iterator[Metric]:
         latency.add_metric(_worker_values(worker), buckets=buckets, sum_value=total_s)
     yield latency
     for name, doc in spec.WORKER_COUNTERS:
-        if name == "latency_ns":
-            continue
-        counter = CounterMetricFamily(f"pintok_worker_{name}", doc, labels=_WORKER_LABELS)
-        for worker in workers:
-            counter.add_metric(_worker_values(worker), worker.counters.get(name, 0))
-        yield counter
+        if name not in {"latency_ns", "busy_cycles"}:
+            counter = CounterMetricFamily(f"pintok_worker_{name}", doc, labels=_WORKER_LABELS)
+            for worker in workers:
+                counter.add_metric(_worker_values(worker), worker.counters.get(name, 0))
+            yield counter
+    busy = CounterMetricFamily(
+        "pintok_worker_busy_seconds",
+        "Time spent in loops that had packets.",
+        labels=_WORKER_LABELS,
+    )
+    for worker in workers:
+        cycles_per_s = 1e6 * worker.gauges.get("cycles_per_us", 0)
+        cycles = worker.counters.get("busy_cycles", 0)
+        busy.add_metric(_worker_values(worker), cycles / cycles_per_s if cycles_per_s else 0)
+    yield busy
     for name, doc in spec.WORKER_GAUGE_COUNTERS:
+        if name == "cycles_per_us":
+            continue
         gauge = GaugeMetricFamily(f"pintok_worker_{name}", doc, labels=_WORKER_LABELS)
         for worker in workers:
             gauge.add_metric(_worker_values(worker), worker.gauges.get(name, 0))

@@ -220,6 +220,18 @@ def hold_lock(path: pathlib.Path, *, wait: bool, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: pathlib.Path) -> bool:
+    """Whether a process holds the flock of `path`; False when it cannot be known."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def find_instances() -> list[str]:
     """Names of the instances under the runtime root that have a record."""
     try:

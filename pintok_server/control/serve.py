@@ -21,6 +21,7 @@ from pintok_server.control.datapath import datapath_options
 from pintok_server.control.http import Health, HttpServer
 from pintok_server.control.log import Log
 from pintok_server.control.models import CompiledModel, compile_models
+from pintok_server.control.notify import notify_manager
 from pintok_server.control.report import report_start
 from pintok_server.control.runtime import LoadedModel, create_run_dir, hold_lock, run_dir_of
 from pintok_server.control.supervisor import Plan, Supervisor
@@ -132,8 +133,10 @@ def serve(settings: Settings, *, replace: bool, log: Log) -> None:
             log=log,
             elapsed_s=time.monotonic() - started,
         )
+        notify_manager("READY=1")
         while not signals.count:
             signals.wait(supervisor.pidfd, supervisor.watch())
+        notify_manager("STOPPING=1")
         log.say("drain", f"{signals.name}: draining")
         if not supervisor.stop(hurry=lambda: signals.count > 1):
             raise ServerError("the datapath did not drain in time and was killed")

@@ -8,6 +8,7 @@ through a view of 64-bit words; blocks may mix two moments, as the specification
 from __future__ import annotations
 
 import dataclasses
+import enum
 import mmap
 import pathlib
 import time
@@ -16,7 +17,7 @@ from typing import Self
 
 from pintok import _wire
 from pintok_server._spec import metrics as spec
-from pintok_server.errors import StatisticsError
+from pintok_server.errors import StatisticsError, UnfinishedStatisticsError
 
 # Bounds that no writer of this version exceeds; they keep a damaged head from asking for the moon.
 WORKERS_MAX = 4096
@@ -38,7 +39,7 @@ STEER_NAMES = _names(spec.STEER_COUNTERS)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker at a moment. Its verdicts, item verdicts and ops are those that occurred."""
+    """One worker at a moment. Verdicts, item verdicts and operations are counted by name."""
 
     index: int
     kind: str
@@ -123,10 +124,10 @@ class Snapshot:
         return sum(worker.counters.get(counter, 0) for worker in self.workers)
 
 
-def enum_name(enum: type, value: int) -> str:
+def enum_name(names: type[enum.IntEnum], value: int) -> str:
     """The lower-case name of a value of a generated enum; its number when this version has none."""
     try:
-        return str(enum(value).name).lower()
+        return names(value).name.lower()
     except ValueError:
         return str(value)
 
@@ -143,9 +144,12 @@ class StatisticsReader:
             with path.open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise StatisticsError(f"{path}: there is no statistics segment") from None
-        except (OSError, ValueError) as error:
-            raise StatisticsError(f"{path}: cannot be mapped: {error}") from None
+            raise UnfinishedStatisticsError(f"{path}: there is no statistics segment") from None
+        except ValueError:
+            # An empty file cannot be mapped.
+            raise UnfinishedStatisticsError(f"{path}: not finished yet") from None
+        except OSError as error:
+            raise StatisticsError(f"{path}: cannot be mapped: {error.strerror}") from None
         self._bytes = memoryview(self._map)
         # A file whose length is no multiple of 8 is refused by the cast's own check below.
         self._words = self._bytes[: len(self._bytes) & ~7].cast("Q")
@@ -160,8 +164,10 @@ class StatisticsReader:
             raise StatisticsError(f"{path}: shorter than the head of a statistics segment")
         values = spec.STATS_HEAD.unpack_from(self._bytes)
         head = dict(zip(spec.STATS_HEAD_FIELDS, values, strict=True))
+        if head["magic"] == bytes(8):
+            raise UnfinishedStatisticsError(f"{path}: not finished yet")
         if head["magic"] != spec.STATS_MAGIC.encode():
-            raise StatisticsError(f"{path}: not a statistics segment, or not finished yet")
+            raise StatisticsError(f"{path}: not a statistics segment")
         if head["version"] != spec.STATS_VERSION:
             raise StatisticsError(
                 f"{path}: version {head['version']}; this program reads {spec.STATS_VERSION}"
@@ -286,9 +292,14 @@ class StatisticsReader:
             latency=tuple(self._list(off["latency"], spec.STATS_LATENCY_BUCKETS)),
         )
 
-    def _tally(self, enum: type, off: int, count: int) -> dict[str, int]:
+    def _tally(self, names: type[enum.IntEnum], off: int, count: int) -> dict[str, int]:
         values = self._list(off, count)
-        return {enum_name(enum, code): value for code, value in enumerate(values) if value}
+        known = {int(member) for member in names}
+        return {
+            enum_name(names, code): value
+            for code, value in enumerate(values)
+            if value or code in known
+        }
 
     def _queue(self, index: int) -> Queue:
         base = self._head["queue_off"] + index * spec.STATS_QUEUE.size

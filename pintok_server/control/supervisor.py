@@ -32,7 +32,12 @@ from pintok_server.control.runtime import (
     write_state,
 )
 from pintok_server.control.statistics import Snapshot, StatisticsReader
-from pintok_server.errors import DatapathError, InstanceError, StatisticsError
+from pintok_server.errors import (
+    DatapathError,
+    InstanceError,
+    StatisticsError,
+    UnfinishedStatisticsError,
+)
 
 # Setting up maps and locks gigabytes at most and retries a busy queue for seconds.
 READY_TIMEOUT_S = 60.0
@@ -102,46 +107,62 @@ class Supervisor:
         sentence, when the new one does not come up.
         """
         state = read_state(self._run_dir)
-        process = Process.adopt(state) if state is not None else None
-        if process is not None:
-            assert state is not None
-            changes = differences(state.options, self._plan.options)
-            changes += differences(
-                {f"model {name}": value[:12] for name, value in state.asked.items()},
-                {f"model {name}": value[:12] for name, value in self._plan.asked.items()},
-            )
+        if state is not None and (process := Process.adopt(state)) is not None:
+            changes = self._changes(state)
             if changes and not replace:
-                pid = process.pid
                 process.close()
                 raise InstanceError(
-                    f"a datapath with other settings serves this instance (process {pid}: "
+                    f"a datapath with other settings serves this instance (process {state.pid}: "
                     f"{'; '.join(changes)}); start with --replace to drain and replace it"
                 )
             self._process = process
-            if not changes:
-                self._adopt(state)
+            self._started_at = time.monotonic()
+            self._tail = LogTail(self._run_dir.log, from_end=True)
+            if not changes and self._adopt(state, replace=replace, tick=tick):
                 return
-            self._log.say("replace", f"draining the datapath of process {process.pid}")
-            self.stop()
+            if self._process is not None:
+                self._log.say("replace", f"draining the datapath of process {state.pid}")
+                self.stop()
         refuse_taken_port(self._plan.options["port"])
         self._spawn(self._plan.models)
-        self._await_ready(tick)
-
-    def _adopt(self, state: State) -> None:
-        assert self._process is not None
-        self._tail = LogTail(self._run_dir.log, from_end=True)
-        self._started_at = time.monotonic()
-        self.restarts = state.restarts
-        self.adopted = True
         try:
-            self._open_reader()
+            self._await_ready(tick)
+        except StatisticsError:
+            # A datapath of another version than this package.
+            self.stop()
+            raise
+
+    def _changes(self, state: State) -> list[str]:
+        """What a running datapath was asked otherwise than by this configuration."""
+        changes = differences(state.options, self._plan.options)
+        return changes + differences(
+            {f"model {name}": value[:12] for name, value in state.asked.items()},
+            {f"model {name}": value[:12] for name, value in self._plan.asked.items()},
+        )
+
+    def _adopt(self, state: State, *, replace: bool, tick: Callable[[], None]) -> bool:
+        """Take over the running datapath; False when it has ended or is to be replaced.
+
+        One that is still starting is waited for, one that is draining until it is gone.
+        """
+        try:
+            self._await_ready(tick)
         except StatisticsError as error:
+            if replace:
+                return False
+            assert self._process is not None
             self._process.close()
             self._process = None
             raise InstanceError(
                 f"the datapath (process {state.pid}) runs but cannot be taken over: {error}; "
-                f"end it with: kill {state.pid}"
+                "start with --replace to drain and replace it"
             ) from None
+        except DatapathError as error:
+            self._log.say("datapath", str(error))
+            return False
+        self.restarts = state.restarts
+        self.adopted = True
+        return True
 
     def _open_reader(self) -> None:
         assert self._process is not None
@@ -182,7 +203,7 @@ class Supervisor:
 
     def _is_ready(self) -> bool:
         if self._reader is None:
-            with contextlib.suppress(StatisticsError):
+            with contextlib.suppress(UnfinishedStatisticsError):
                 self._open_reader()
         return self._reader is not None and self._reader.state() == "ready"
 

@@ -10,7 +10,7 @@ from pintok_server._spec import metrics as spec
 from pintok_server.control.memory import format_len, process_memory
 from pintok_server.control.metrics import info_labels
 from pintok_server.control.report import modes_line
-from pintok_server.control.runtime import RunDir, State, read_state
+from pintok_server.control.runtime import RunDir, State, is_held, read_state
 from pintok_server.control.statistics import Snapshot, StatisticsReader, Worker
 from pintok_server.errors import InstanceError
 
@@ -42,6 +42,7 @@ def status_document(instance: Instance) -> dict[str, Any]:
         "instance": instance.run_dir.path.name,
         "runtime_dir": str(instance.run_dir.path),
         "pid": snapshot.pid,
+        "supervised": is_held(instance.run_dir.control_lock),
         "state": snapshot.state,
         "heartbeat_age_seconds": round(snapshot.heartbeat_age_s, 3),
         "start_time_seconds": snapshot.start_time_ns / 1e9,
@@ -66,6 +67,11 @@ def status_text(instance: Instance) -> str:
         f"last heartbeat {snapshot.heartbeat_age_s:.1f} s ago",
         modes_line(snapshot),
     ]
+    if not is_held(instance.run_dir.control_lock):
+        lines.append(
+            "no control process looks after it: start pintok-server with the same options again, "
+            f"or end the datapath with: kill {snapshot.pid}"
+        )
     lines += [
         f"model {model.name} in slot {model.slot}: fingerprint {model.fingerprint[:16]}, "
         f"{format_len(model.image_len)}"
@@ -84,8 +90,9 @@ def status_text(instance: Instance) -> str:
         for verdict in worker.verdicts
         if verdict != "ok"
     }
-    if refused:
-        lines.append("refused: " + ", ".join(f"{n} {name}" for name, n in sorted(refused.items())))
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in refused.items() if count)
+    if listed:
+        lines.append(f"refused: {listed}")
     return "\n".join(lines)
 
 

@@ -215,9 +215,12 @@ def _merge_rows(vocab: dict[str, int], pairs: list[tuple[str, str]], prefix: str
     return rows
 
 
-def _can_undo_alphabet(root: Json, prefix: str) -> bool:
-    """Whether a ByteLevel maps the text last of all that could tell characters from bytes."""
-    if prefix or programs.has_byte_level(root.get("normalizer"), "normalizers", "normalizer"):
+def _can_undo_alphabet(root: Json, prefix: str, suffix: str) -> bool:
+    """Whether a ByteLevel maps the text last of all that could tell characters from bytes.
+
+    A prefix or suffix belongs to characters, so a model that has one keeps them.
+    """
+    if prefix or suffix or programs.has_byte_level(root.get("normalizer"), "normalizers", "normalizer"):
         return False
     kinds = [
         part["type"]
@@ -253,7 +256,8 @@ def _read_bpe(model: Json, root: Json) -> _Core:
         prefix=prefix.encode(),
         suffix=suffix.encode(),
     )
-    if _can_undo_alphabet(root, prefix) and _use_bytes(core, suffix):
+    if _can_undo_alphabet(root, prefix, suffix):
+        _use_bytes(core)
         return core
     if unk is not None and core.unk_id is None:
         raise ModelError(f"model.unk_token: {shorten(unk)} is not in the vocabulary")
@@ -264,19 +268,14 @@ def _read_bpe(model: Json, root: Json) -> _Core:
     return core
 
 
-def _use_bytes(core: _Core, suffix: str) -> bool:
-    """Undo the alphabet; False, leaving `core` as it was, where that cannot be exact."""
-    suffix_bytes = alphabet.to_bytes(suffix)
-    if suffix_bytes is None:
-        return False
+def _use_bytes(core: _Core) -> None:
+    """Undo the alphabet: keys and units are raw bytes from here on."""
     byte_ids = np.full(256, IMAGE_NONE, dtype=np.uint32)
     gaps = False
     for byte, character in enumerate(alphabet.CHARACTERS):
         has_token = character in core.tokens
         if byte in _UTF8_BYTES:
             gaps = gaps or not has_token
-            if suffix and character + suffix not in core.tokens:
-                return False
         if has_token:
             byte_ids[byte] = core.tokens[character]
     # Tokens with other characters are never the result of a merge that a text could reach.
@@ -291,13 +290,11 @@ def _use_bytes(core: _Core, suffix: str) -> bool:
     core.merges = np.ascontiguousarray(
         core.merges[known[core.merges[:, 0]] & known[core.merges[:, 1]]]
     )
-    core.suffix = suffix_bytes
     core.keys = keys
     core.byte_ids = byte_ids
     core.flags |= ImageFlags.BYTE_UNITS
     if gaps:
         core.flags |= ImageFlags.BYTE_GAPS
-    return True
 
 
 def byte_token_ids(vocab: dict[str, int]) -> U32:

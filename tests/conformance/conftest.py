@@ -9,22 +9,15 @@ is not built.
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pintok._path import parse_server
+from tests.datapath_process import HOST, PROGRAM, datapath
 
 pytest.register_assert_rewrite("tests.conformance.peer")
 from tests.conformance import peer  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
-DATAPATH = ROOT / "native" / "build" / "release" / "ptk-datapath"
-START_SECONDS_MAX = 30.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,42 +35,13 @@ def address(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
 
 
 def own_server() -> Iterator[tuple[str, int]]:
-    if not DATAPATH.exists():
-        pytest.skip(f"{DATAPATH.relative_to(ROOT)} is not built")
+    if not PROGRAM.exists():
+        pytest.skip("ptk-datapath is not built")
     pytest.importorskip("pintok._native", reason="the native core is not built")
     from pintok_server import vocab
 
-    image = vocab.load_image("default").path
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    core = min(os.sched_getaffinity(0))
-    command = [
-        DATAPATH,
-        "--path=socket",
-        "--idle=adaptive",
-        "--address=127.0.0.1",
-        f"--port={port}",
-        f"--cores={core}",
-        f"--model=0:default={image}",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        wait_for(process, "127.0.0.1", port)
-        yield "127.0.0.1", port
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-def wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    with peer.Peer(host, port) as client:
-        while client.once(peer.request("ping"), wait=0.1) is None:
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                output, _ = process.communicate()
-                pytest.fail(f"the datapath did not start:\n{output.decode(errors='replace')}")
+    with datapath({"default": vocab.load_image("default").path}) as port:
+        yield HOST, port
 
 
 @pytest.fixture

@@ -23,6 +23,13 @@ static inline uint32_t test_random_below(uint64_t *state, uint32_t end)
     return (uint32_t)((test_random(state) >> 33) % end);
 }
 
+enum test_checksum {
+    TEST_CHECKSUM_GOOD = 0,
+    TEST_CHECKSUM_BAD,
+    TEST_CHECKSUM_NONE,
+    TEST_CHECKSUM_PARTIAL,
+};
+
 struct test_packet {
     bool ipv6;
     bool vlan;
@@ -30,12 +37,7 @@ struct test_packet {
     uint8_t target[16];
     uint16_t source_port;
     uint16_t target_port;
-    enum {
-        TEST_CHECKSUM_GOOD,
-        TEST_CHECKSUM_BAD,
-        TEST_CHECKSUM_NONE,
-        TEST_CHECKSUM_PARTIAL
-    } checksum;
+    enum test_checksum checksum;
     const uint8_t *payload;
     size_t payload_len;
 };

@@ -108,7 +108,7 @@ static void test_checksum_policy(void)
 {
     static const struct {
         bool ipv6;
-        int checksum;
+        enum test_checksum checksum;
         enum ptk_frame_checksum policy;
         enum ptk_frame_refusal expected;
     } CASES[] = {

@@ -381,6 +381,79 @@ static void test_empty_program(void)
     ptk_norm_close(NULL);
 }
 
+/* A profile without tables is refused: other tables would give other ids. */
+static void test_unknown_profile_is_refused(void)
+{
+    const struct ptk_norm_config config = {.profile = PTK_IMAGE_PROFILE_TOKENIZERS_1_0};
+    struct ptk_norm *norm = NULL;
+    struct ptk_err err = {0};
+    PTK_ASSERT(ptk_norm_open(&config, &norm, &err) == -ENOTSUP);
+    PTK_ASSERT(norm == NULL);
+}
+
+/* Verdicts of regular expressions: empty matches, none, and bad patterns with their place. */
+static void test_patterns(void)
+{
+    struct program spaces = {.len = 0};
+    add_strings(&spaces, PTK_OP_NORM_REPLACE_REGEX, "\\s+", " ");
+    check(&spaces, "a \t\u3000 b", "a b", false);
+    check(&spaces, "ab", "ab", true);
+    check(&spaces, "", "", true);
+    struct program empty = {.len = 0};
+    add_strings(&empty, PTK_OP_NORM_REPLACE_REGEX, "b*", "-");
+    check(&empty, "abbc", "-a-c-", false);
+    struct program bad = {.len = 0};
+    add_strings(&bad, PTK_OP_NORM_REPLACE_REGEX, "(", "");
+    refuse(&bad, bad.len, -EINVAL);
+}
+
+/* The smallest map: one block of units, the key "a" with the value "bc". */
+static struct program map_program(void)
+{
+    uint8_t map[4 + 4 * 256 + 3];
+    ptk_store_u32(map, 4 * 256);
+    memset(map + 4, 0, 4 * 256);
+    ptk_store_u32(map + 4 + 4 * 'a', ('a' ^ 1u) << 10 | 1u << 8 | 'a');
+    ptk_store_u32(map + 4 + 4 * 1, 0x80000000u); /* the value of the node at 'a': string 0 */
+    memcpy(map + 4 + 4 * 256, "bc", 3);
+    uint8_t params[4 + sizeof map];
+    ptk_store_u32(params, sizeof map);
+    memcpy(params + 4, map, sizeof map);
+    struct program program = {.len = 0};
+    add_op(&program, PTK_OP_NORM_PRECOMPILED, 0, params, sizeof params);
+    return program;
+}
+
+/* A map is checked when it is opened: nothing in it leads outside of it. */
+static void test_maps(void)
+{
+    const struct program good = map_program();
+    enum { MAP = 12, TRIE = MAP + 4, STRINGS = TRIE + 4 * 256 };
+    check(&good, "xay", "xbcy", false);
+    check(&good, "xy", "xy", true);
+    struct program bad = good;
+    bad.bytes[MAP] = 1; /* not whole units */
+    refuse(&bad, bad.len, -EINVAL);
+    bad = good;
+    bad.bytes[MAP + 3] = 1; /* longer than the map */
+    refuse(&bad, bad.len, -EINVAL);
+    bad = good;
+    ptk_store_u32(bad.bytes + TRIE, 512u << 10); /* the root's children */
+    refuse(&bad, bad.len, -EINVAL);
+    bad = good;
+    ptk_store_u32(bad.bytes + TRIE + 4 * 'a', 4096u << 10 | 1u << 8 | 'a'); /* the value's place */
+    refuse(&bad, bad.len, -EINVAL);
+    bad = good;
+    ptk_store_u32(bad.bytes + TRIE + 4, 0x80000003u); /* the value */
+    refuse(&bad, bad.len, -EINVAL);
+    bad = good;
+    bad.bytes[STRINGS + 2] = 'd'; /* the last string has no end */
+    refuse(&bad, bad.len, -EINVAL);
+    bad = good;
+    bad.bytes[STRINGS] = 0x80; /* not UTF-8 */
+    refuse(&bad, bad.len, -EINVAL);
+}
+
 static bool read_all(void *dst, size_t len)
 {
     return fread(dst, 1, len, stdin) == len;
@@ -489,5 +562,8 @@ int main(int argc, char **argv)
     test_limits();
     test_long_runs_of_marks();
     test_bad_programs_are_refused();
+    test_unknown_profile_is_refused();
+    test_patterns();
+    test_maps();
     return 0;
 }

@@ -511,6 +511,11 @@ static void check_sums(void)
     EXPECT(sim.answered + sim.skipped + sim.silent + sim.refused == sim.requests);
     EXPECT(counters[PTK_WORKER_SILENT] + dropped >= sim.silent);
     EXPECT(counters[PTK_WORKER_SILENT] + dropped + sim.answered + sim.refused == sim.requests);
+    uint64_t timed = 0;
+    for (uint32_t i = 0; i < PTK_STATS_LATENCY_BUCKETS; i++) {
+        timed += sim.poller.worker.latency[i];
+    }
+    EXPECT(timed == sim.answered);
     EXPECT(sim.poller.frames.faults == sim.lies);
     EXPECT(shared_count(&sim.tx) == 0);
     EXPECT(sim.poller.frames.counts[PTK_FRAME_PLACE_TX] == 0);

@@ -330,7 +330,8 @@ def test_starved_rings_move_their_counters(link: Link, tmp_path: pathlib.Path) -
             counters = process.statistics().queues[0].counters
             return counters["rx_dropped"] + counters["rx_ring_full"]
 
-        wait_for(lambda: lost() >= 400 - answered)
+        # The veth pair's own queue may have dropped some before the socket saw them.
+        wait_for(lambda: 0 < lost() <= 400 - answered)
         wait_for(lambda: process.statistics().total("tx_packets") >= answered + 1)
         worker = process.statistics().workers[0]
         assert worker.gauges["frames_missing"] == 0

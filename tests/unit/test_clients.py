@@ -340,6 +340,25 @@ def test_losses_in_a_batch_are_repaired(server: ByteServer, connect: Connect) ->
         assert [bytes(ids.astype(np.uint8)).decode() for ids in batch] == texts
 
 
+def test_large_datagrams_are_fewer_at_a_time(server: ByteServer, connect: Connect) -> None:
+    """What is under way at once stays within the receive buffer of a socket, in bytes."""
+    released = threading.Event()
+    held: list[int] = []
+
+    def release() -> None:
+        held.append(len(server.received))
+        released.set()
+
+    server.engine.datagram_len_max = 65507
+    server.script = lambda request, reply, number: [reply] if released.is_set() else []
+    with connect(server, datagram_len_max=16000, retry_after=1.0, timeout=20.0) as client:
+        timer = threading.Timer(0.3, release)
+        timer.start()
+        assert client.count_batch(["x" * 7000] * 50, add_special_tokens=False) == [7000] * 50
+        timer.join()
+    assert 0 < held[0] <= 6
+
+
 def test_what_does_not_fit_a_reply_is_sent_again_alone(
     server: ByteServer, connect: Connect
 ) -> None:

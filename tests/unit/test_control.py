@@ -38,7 +38,7 @@ from pintok_server.control.runtime import (
     write_state,
 )
 from pintok_server.control.supervisor import Plan, Supervisor
-from pintok_server.errors import ConfigError, DatapathError, InstanceError
+from pintok_server.errors import ConfigError, DatapathError, InstanceError, StatisticsError
 
 STAND_IN = """
     #!{python}
@@ -56,8 +56,11 @@ STAND_IN = """
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print("lesser mode: no hugepages", file=sys.stderr, flush=True)
     path = options["stats"]
+    while os.path.exists(path + ".wait"):
+        time.sleep(0.01)
     with open(path + ".new", "wb") as stream:
-        stream.write(build_segment(pid=os.getpid()))
+        version = 99 if options["port"] == "3" else spec.STATS_VERSION
+        stream.write(build_segment(pid=os.getpid(), version=version))
     os.rename(path + ".new", path)
     while True:
         time.sleep(0.05)
@@ -293,6 +296,60 @@ def test_start_adopt_refuse_replace_stop(run_dir: RunDir, stand_in: list[int]) -
     assert not state.alive() and third.pid != first.pid
     assert third.stop()
     assert third.snapshot() is None and not run_dir.state.exists()
+
+
+def test_datapath_that_still_starts_is_waited_for(run_dir: RunDir, stand_in: list[int]) -> None:
+    # The first control process was killed while its datapath was setting up.
+    hold = pathlib.Path(f"{run_dir.stats}.wait")
+    hold.touch()
+    first, _ = make_supervisor(run_dir, stand_in)
+    first._spawn([MODEL])
+    stand_in.append(first.pid)
+    second, _ = make_supervisor(run_dir, stand_in)
+    ticks = iter(range(20))
+    second.start(tick=lambda: hold.unlink() if next(ticks) == 5 else None)
+    assert second.adopted and second.pid == first.pid
+    assert second.stop()
+
+
+def test_datapath_that_ends_while_it_is_adopted_is_replaced(
+    run_dir: RunDir, stand_in: list[int]
+) -> None:
+    hold = pathlib.Path(f"{run_dir.stats}.wait")
+    hold.touch()
+    first, _ = make_supervisor(run_dir, stand_in)
+    first._spawn([MODEL])
+    old = first.pid
+    second, _ = make_supervisor(run_dir, stand_in)
+
+    def tick() -> None:
+        hold.unlink(missing_ok=True)
+        if second.pid == old:
+            os.kill(old, signal.SIGKILL)
+
+    second.start(tick=tick)
+    stand_in.append(second.pid)
+    assert not second.adopted and second.pid != old
+    assert second.stop()
+
+
+def test_datapath_of_another_version_is_not_taken_over(
+    run_dir: RunDir, stand_in: list[int]
+) -> None:
+    made, _ = make_supervisor(run_dir, stand_in, port=3)
+    with pytest.raises(StatisticsError, match="version 99"):
+        made.start()
+    assert made.pid is None and not run_dir.state.exists()
+    made._spawn([MODEL])
+    stand_in.append(made.pid)
+    wait_until(run_dir.stats.exists)
+    second, _ = make_supervisor(run_dir, stand_in, port=3)
+    with pytest.raises(InstanceError, match="cannot be taken over: .*version 99"):
+        second.start()
+    third, _ = make_supervisor(run_dir, stand_in)
+    third.start(replace=True)
+    stand_in.append(third.pid)
+    assert process_start_time(made.pid) is None and third.stop()
 
 
 def test_refusal_of_the_datapath_is_its_own_sentence(run_dir: RunDir, stand_in: list[int]) -> None:

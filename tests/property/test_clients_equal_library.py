@@ -1,0 +1,122 @@
+"""A server and the library give the same arrays: any text, options and batch, either client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pintok import AsyncClient, Client, RefusedError, Truncation
+from tests.datapath_process import HOST, PROGRAM, datapath
+
+pytest.importorskip("pintok._native", reason="the native core is not built")
+pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="ptk-datapath is not built")
+
+TIMEOUT = 20.0
+
+alphabet = st.one_of(
+    st.characters(codec="utf-8"),
+    st.sampled_from(list(" \n\t'0129abcABC<|>._-\u00fc\u0301\u4f60\U0001f600\u200d")),
+)
+texts = st.text(alphabet, max_size=80)
+options = st.fixed_dictionaries(
+    {"add_special_tokens": st.booleans(), "parse_special": st.sampled_from(["all", "none"])}
+)
+truncations = st.one_of(
+    st.none(),
+    st.builds(Truncation, st.integers(1, 20), direction=st.sampled_from(["left", "right"])),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from pintok import Tokenizer
+
+    return Tokenizer.from_pretrained("default")
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    from pintok_server import vocab
+
+    with datapath({"default": vocab.load_image("default").path}) as bound:
+        yield bound
+
+
+@pytest.fixture(scope="module")
+def client(port: int) -> Iterator[Client]:
+    with Client(HOST, port, model="default", timeout=TIMEOUT) as connected:
+        yield connected
+
+
+MODULE_FIXTURES = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@MODULE_FIXTURES
+@given(texts, st.one_of(st.none(), texts), options, truncations)
+def test_one_text(
+    client: Client,
+    tokenizer: Any,
+    text: str,
+    pair: str | None,
+    chosen: dict[str, Any],
+    truncation: Truncation | None,
+) -> None:
+    """ids, count, every array of the full answer, and the text back."""
+    ids = tokenizer.encode(text, pair=pair, truncation=truncation, **chosen)
+    assert np.array_equal(client.encode(text, pair=pair, truncation=truncation, **chosen), ids)
+    assert client.count(text, pair=pair, **chosen) == tokenizer.count(text, pair=pair, **chosen)
+    assert client.decode(ids) == tokenizer.decode(ids)
+    wanted = tokenizer.encode_full(text, pair=pair, truncation=truncation, **chosen)
+    answer = client.encode_full(text, pair=pair, truncation=truncation, **chosen)
+    for name in ("ids", "offsets", "type_ids", "special_tokens_mask"):
+        assert np.array_equal(getattr(answer, name), getattr(wanted, name)), name
+
+
+@MODULE_FIXTURES
+@given(st.lists(texts, max_size=60), options)
+def test_batches(client: Client, tokenizer: Any, batch: list[str], chosen: dict[str, Any]) -> None:
+    """However the texts are spread over datagrams."""
+    wanted = tokenizer.encode_batch(batch, **chosen)
+    answer = client.encode_batch(batch, **chosen)
+    assert np.array_equal(answer.ids, wanted.ids)
+    assert np.array_equal(answer.splits, wanted.splits)
+    assert client.decode_batch(wanted) == tokenizer.decode_batch(wanted)
+
+
+def test_asyncio_client(port: int, tokenizer: Any) -> None:
+    """Single calls and batches beside each other, thousands of texts."""
+    batch = [f"{n} " + "the quick brown fox "[: n % 20] * (n % 7) for n in range(3000)]
+
+    async def main() -> None:
+        async with AsyncClient(HOST, port, timeout=TIMEOUT) as client:
+            answers = await asyncio.gather(
+                client.encode_batch(batch), *(client.encode(text) for text in batch[:100])
+            )
+            wanted = tokenizer.encode_batch(batch)
+            assert np.array_equal(answers[0].ids, wanted.ids)
+            for index, ids in enumerate(answers[1:]):
+                assert np.array_equal(ids, wanted[index])
+
+    asyncio.run(main())
+
+
+def test_refusals_are_the_same(client: Client, tokenizer: Any) -> None:
+    """The code of the exception does not tell whether there was a network."""
+    for engine in (client, tokenizer):
+        for call in (
+            lambda engine=engine: engine.encode(b"\xff"),
+            lambda engine=engine: engine.encode("a\ud800"),
+            lambda engine=engine: engine.encode_batch([b"ok", b"\xc3"]),
+            lambda engine=engine: engine.count(b"\xed\xa0\x80"),
+        ):
+            with pytest.raises(RefusedError) as info:
+                call()
+            assert info.value.code == "bad_utf8"
