@@ -83,7 +83,7 @@ static int measure(const struct text *text, unsigned number, uint32_t cycles_per
     if (matcher == NULL || matcher->scan == NULL) {
         return 0;
     }
-    struct ptk_split_classes classes;
+    static struct ptk_split_classes classes;
     ptk_split_classes_init(&classes, ptk_unicode_open(PTK_IMAGE_PROFILE_TOKENIZERS_0_23), number);
     const struct variant variants[] = {
         {"scalar", matcher->scan},

@@ -64,12 +64,17 @@ static int too_many(const struct maker *maker, const struct source_op *source)
     return refuse(maker, source, -ENOTSUP, "too many operations in one program");
 }
 
-static void set_matcher(const struct maker *maker, struct ptk_split_op *op, unsigned number)
+/* Makes an operation a scanner's; false when there is no memory. */
+static bool set_matcher(const struct maker *maker, struct ptk_split_op *op, unsigned number)
 {
     op->matcher = ptk_split_matcher_get(number);
     PTK_ASSERT(op->matcher != NULL);
-    ptk_split_classes_init(&op->classes, maker->split->unicode, number);
     op->scan = ptk_split_scan_best(op->matcher, number);
+    op->classes = aligned_alloc(_Alignof(struct ptk_split_classes), sizeof *op->classes);
+    if (op->classes != NULL) {
+        ptk_split_classes_init(op->classes, maker->split->unicode, number);
+    }
+    return op->classes != NULL;
 }
 
 /* STRING at `at` of the parameters, which end with it. */
@@ -121,7 +126,9 @@ static int make_byte_level(struct maker *maker, const struct source_op *source)
         if (op == NULL) {
             return too_many(maker, source);
         }
-        set_matcher(maker, op, PTK_SPLIT_SCANNER_GPT2);
+        if (!set_matcher(maker, op, PTK_SPLIT_SCANNER_GPT2)) {
+            return refuse(maker, source, -ENOMEM, "no memory");
+        }
     }
     if (!maker->config->byte_units && add_op(maker, PTK_SPLIT_KIND_ALPHABET) == NULL) {
         return too_many(maker, source);
@@ -155,8 +162,7 @@ static int make_split_known(struct maker *maker, const struct source_op *source)
     }
     op->behaviour = (enum ptk_split_behaviour)behaviour;
     op->invert = invert;
-    set_matcher(maker, op, number);
-    return 0;
+    return set_matcher(maker, op, number) ? 0 : refuse(maker, source, -ENOMEM, "no memory");
 }
 
 /* Writes the bytes that spell a literal in the text: itself, or what the alphabet stands for. */
@@ -443,6 +449,15 @@ static int make_all(struct maker *maker)
     return 0;
 }
 
+/* Releases what an operation owns and clears it. */
+static void close_op(struct ptk_split_op *op)
+{
+    ptk_regex_close(op->regex);
+    free(op->literal);
+    free(op->classes);
+    memset(op, 0, sizeof *op);
+}
+
 /* Is this operation the isolating split of a matcher? */
 static bool isolates(const struct ptk_split_op *op, unsigned number)
 {
@@ -450,36 +465,39 @@ static bool isolates(const struct ptk_split_op *op, unsigned number)
            op->behaviour == PTK_SPLIT_BEHAVIOUR_ISOLATED;
 }
 
-/* Replaces the first `count` operations by one scanner. */
-static void fuse(const struct maker *maker, uint32_t count, unsigned number)
+/* Replaces the first `count` operations by one scanner; false when there is no memory. */
+static bool fuse(const struct maker *maker, uint32_t count, unsigned number)
 {
     struct ptk_split *split = maker->split;
     struct ptk_split_op *op = &split->ops[0];
-    memset(op, 0, sizeof *op);
+    for (uint32_t i = 0; i < count; i++) {
+        close_op(&split->ops[i]);
+    }
     op->kind = PTK_SPLIT_KIND_SCANNER;
     op->behaviour = PTK_SPLIT_BEHAVIOUR_ISOLATED;
-    set_matcher(maker, op, number);
     split->op_count -= count - 1;
     memmove(op + 1, op + count, (split->op_count - 1) * sizeof *op);
     memset(&split->ops[split->op_count], 0, (count - 1) * sizeof *op);
+    return set_matcher(maker, op, number);
 }
 
-static void fuse_sequences(const struct maker *maker)
+static bool fuse_sequences(const struct maker *maker)
 {
     struct ptk_split *split = maker->split;
     const struct ptk_split_op *ops = split->ops;
     if (split->op_count >= 3 && isolates(&ops[0], PTK_SPLIT_SCANNER_DEEPSEEK_DIGITS) &&
         isolates(&ops[1], PTK_SPLIT_SCANNER_DEEPSEEK_CJK) &&
         isolates(&ops[2], PTK_SPLIT_SCANNER_DEEPSEEK_V3)) {
-        fuse(maker, 3, PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL);
+        return fuse(maker, 3, PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL);
     }
     /* Of the operations of this kind, only Digits has digits in its class. */
     const bool each_digit = ops[0].kind == PTK_SPLIT_KIND_GLYPHS && !ops[0].alphabet &&
                             ops[0].behaviour == PTK_SPLIT_BEHAVIOUR_ISOLATED &&
                             ops[0].by_class[ptk_unicode_class(split->unicode, '0')] != 0;
     if (split->op_count >= 2 && each_digit && isolates(&ops[1], PTK_SPLIT_SCANNER_GPT2)) {
-        fuse(maker, 2, PTK_SPLIT_SCANNER_GPT2_DIGITS);
+        return fuse(maker, 2, PTK_SPLIT_SCANNER_GPT2_DIGITS);
     }
+    return true;
 }
 
 /* No pre-tokenizer: the text is one piece. */
@@ -519,11 +537,10 @@ int ptk_split_open(const struct ptk_split_config *config, struct ptk_split **out
         return ptk_err_set(err, -ENOTSUP, "this build has no Unicode tables for profile %u",
                            (unsigned)config->profile);
     }
-    struct ptk_split *split = aligned_alloc(_Alignof(struct ptk_split), sizeof *split);
+    struct ptk_split *split = calloc(1, sizeof *split);
     if (split == NULL) {
         return ptk_err_set(err, -ENOMEM, "no memory for a pre-tokenizer");
     }
-    memset(split, 0, sizeof *split);
     split->unicode = unicode;
     struct maker maker = {.config = config, .split = split, .err = err};
     int rc = make_all(&maker);
@@ -531,7 +548,10 @@ int ptk_split_open(const struct ptk_split_config *config, struct ptk_split **out
         ptk_split_close(split);
         return rc;
     }
-    fuse_sequences(&maker);
+    if (!fuse_sequences(&maker)) {
+        ptk_split_close(split);
+        return ptk_err_set(err, -ENOMEM, "no memory for a pre-tokenizer");
+    }
     find_scan(split);
     for (uint32_t i = 0; i < split->op_count; i++) {
         split->changes_text |= split->ops[i].kind >= PTK_SPLIT_KIND_PREFIX_SPACE;
@@ -546,8 +566,7 @@ void ptk_split_close(struct ptk_split *split)
         return;
     }
     for (uint32_t i = 0; i < split->op_count; i++) {
-        ptk_regex_close(split->ops[i].regex);
-        free(split->ops[i].literal);
+        close_op(&split->ops[i]);
     }
     free(split);
 }
@@ -572,5 +591,5 @@ size_t ptk_split_scan(const struct ptk_split *split, const uint8_t *text, size_t
 {
     PTK_DCHECK(split->scan != NULL);
     PTK_DCHECK(*pos <= len);
-    return split->scan(&split->ops[0].classes, text, len, pos, ends, cap);
+    return split->scan(split->ops[0].classes, text, len, pos, ends, cap);
 }

@@ -41,7 +41,7 @@ static inline uint64_t class_mask(const struct ptk_split_classes *classes, unsig
  * Adds the classes of characters beyond ASCII, by the Unicode tables: all bytes of each get its
  * class. Cuts the block before a character that it does not hold wholly.
  */
-static void classify_wide(const struct ptk_split_classes *classes, size_t len, bool is_deepseek,
+static void classify_wide(const struct ptk_split_classes *classes, size_t len,
                           struct ptk_split_block *b)
 {
     uint8_t buffer[PTK_SPLIT_BLOCK_LEN + 4] = {0};
@@ -57,10 +57,11 @@ static void classify_wide(const struct ptk_split_classes *classes, size_t len, b
         const unsigned at = (unsigned)__builtin_ctzll(leads);
         uint32_t width;
         const uint32_t code_point = ptk_utf8_decode(b->text + at, &width);
-        uint8_t bits = classes->block_by_class[ptk_unicode_class(classes->unicode, code_point)];
-        if (is_deepseek && ptk_split_is_cjk(code_point)) {
-            bits = bits & PTK_SPLIT_BLOCK_LETTER ? PTK_SPLIT_BLOCK_UPPER : PTK_SPLIT_BLOCK_SPECIAL;
-        }
+        const uint8_t bits =
+            code_point < 0x10000
+                ? classes->block_pages[code_point / PTK_SPLIT_PAGE_LEN]
+                                      [code_point % PTK_SPLIT_PAGE_LEN]
+                : classes->block_by_class[ptk_unicode_class(classes->unicode, code_point)];
         ptk_store_u32(buffer + at, bits * 0x01010101u);
     }
     __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)buffer);
@@ -76,7 +77,6 @@ static void classify_wide(const struct ptk_split_classes *classes, size_t len, b
 
 static inline __attribute__((always_inline)) void load_avx2(const struct ptk_split_classes *classes,
                                                             const uint8_t *text, size_t len,
-                                                            bool is_deepseek,
                                                             struct ptk_split_block *b)
 {
     uint8_t buffer[PTK_SPLIT_BLOCK_LEN];
@@ -116,7 +116,7 @@ static inline __attribute__((always_inline)) void load_avx2(const struct ptk_spl
         const __m256i first = _mm256_set1_epi8(-64);
         b->cont =
             mask_of(_mm256_cmpgt_epi8(first, bytes.low), _mm256_cmpgt_epi8(first, bytes.high));
-        classify_wide(classes, len, is_deepseek, b);
+        classify_wide(classes, len, b);
     }
     const uint64_t all = block_below(b->len);
     b->letter &= all;
@@ -142,23 +142,23 @@ static inline __attribute__((always_inline)) size_t emit_avx2(uint64_t mask, uin
 }
 
 /* One scanner: the twin of the matcher with this number. */
-#define SCANNER(name, number, is_deepseek)                                                         \
+#define SCANNER(name, number)                                                                      \
     static size_t scan_##name(const struct ptk_split_classes *classes, const uint8_t *text,        \
                               size_t len, size_t *pos, uint32_t *ends, size_t cap)                 \
     {                                                                                              \
         return block_scan(classes, text, len, pos, ends, cap, ptk_split_matcher_get(number)->scan, \
-                          load_avx2, rule_##name, emit_avx2, is_deepseek);                         \
+                          load_avx2, rule_##name, emit_avx2);                                      \
     }
 
-SCANNER(gpt2, PTK_SPLIT_SCANNER_GPT2, false)
-SCANNER(gpt2_digits, PTK_SPLIT_SCANNER_GPT2_DIGITS, false)
-SCANNER(cl100k, PTK_SPLIT_SCANNER_CL100K, false)
-SCANNER(llama3, PTK_SPLIT_SCANNER_LLAMA3, false)
-SCANNER(qwen2, PTK_SPLIT_SCANNER_QWEN2, false)
-SCANNER(o200k, PTK_SPLIT_SCANNER_O200K, false)
-SCANNER(tekken, PTK_SPLIT_SCANNER_TEKKEN, false)
-SCANNER(kimi, PTK_SPLIT_SCANNER_KIMI, false)
-SCANNER(deepseek, PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL, true)
+SCANNER(gpt2, PTK_SPLIT_SCANNER_GPT2)
+SCANNER(gpt2_digits, PTK_SPLIT_SCANNER_GPT2_DIGITS)
+SCANNER(cl100k, PTK_SPLIT_SCANNER_CL100K)
+SCANNER(llama3, PTK_SPLIT_SCANNER_LLAMA3)
+SCANNER(qwen2, PTK_SPLIT_SCANNER_QWEN2)
+SCANNER(o200k, PTK_SPLIT_SCANNER_O200K)
+SCANNER(tekken, PTK_SPLIT_SCANNER_TEKKEN)
+SCANNER(kimi, PTK_SPLIT_SCANNER_KIMI)
+SCANNER(deepseek, PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL)
 
 ptk_split_scan_fn *ptk_split_scan_avx2(unsigned number)
 {

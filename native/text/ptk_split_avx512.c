@@ -6,15 +6,52 @@
 
 #include "text/ptk_split_block.h"
 
+/* The block's bytes moved by one: byte i is byte i - 1. */
+static inline __m512i previous_bytes(__m512i bytes)
+{
+    PTK_ALIGNED_LINE static const uint8_t places[PTK_SPLIT_BLOCK_LEN] = {
+        0,  0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20,
+        21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42,
+        43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62};
+    return _mm512_permutexvar_epi8(_mm512_load_si512(places), bytes);
+}
+
+/* Bytes of the text from `skip` behind the block's first one on. */
+static inline __m512i bytes_behind(const struct ptk_split_block *b, size_t len, size_t skip)
+{
+    const size_t rest = len > skip ? len - skip : 0;
+    const uint64_t valid = block_below((unsigned)ptk_min_size(rest, PTK_SPLIT_BLOCK_LEN));
+    return _mm512_maskz_loadu_epi8(valid, b->text + ptk_min_size(skip, len));
+}
+
+/* Characters of four bytes, one by one: the class of each at its first byte. */
+static __attribute__((noinline)) __m512i classify_long(const struct ptk_split_classes *classes,
+                                                       uint64_t leads, __m512i found,
+                                                       const struct ptk_split_block *b)
+{
+    uint8_t buffer[PTK_SPLIT_BLOCK_LEN];
+    _mm512_storeu_si512(buffer, found);
+    for (; leads != 0; leads &= leads - 1) {
+        const unsigned at = (unsigned)__builtin_ctzll(leads);
+        uint32_t width;
+        const uint32_t code_point = ptk_utf8_decode(b->text + at, &width);
+        buffer[at] = classes->block_by_class[ptk_unicode_class(classes->unicode, code_point)];
+    }
+    return _mm512_loadu_si512(buffer);
+}
+
 /*
- * The classes of characters beyond ASCII, by the Unicode tables: all bytes of each get its class.
- * Cuts the block before a character that it does not hold wholly.
+ * The classes of characters beyond ASCII; all bytes of each get its class. Cuts the block before a
+ * character that it does not hold wholly.
+ *
+ * The last byte of a character chooses from a page of 64, the bytes before it choose the page. A
+ * text keeps to few pages: each is looked up once, for all of its characters in the block.
+ * Characters of three bytes are first looked up by their first byte only, since most pages there
+ * are of one class.
  */
-static __m512i classify_wide(const struct ptk_split_classes *classes, size_t len, bool is_deepseek,
+static __m512i classify_wide(const struct ptk_split_classes *classes, size_t len, __m512i bytes,
                              __m512i found, struct ptk_split_block *b)
 {
-    uint8_t buffer[PTK_SPLIT_BLOCK_LEN + 4];
-    _mm512_storeu_si512(buffer, found);
     uint64_t leads = b->wide & ~b->cont;
     if (len > PTK_SPLIT_BLOCK_LEN) {
         const unsigned last = 63u - (unsigned)__builtin_clzll(leads);
@@ -23,35 +60,63 @@ static __m512i classify_wide(const struct ptk_split_classes *classes, size_t len
             leads &= block_below(last);
         }
     }
-    for (; leads != 0; leads &= leads - 1) {
-        const unsigned at = (unsigned)__builtin_ctzll(leads);
-        uint32_t width;
-        const uint32_t code_point = ptk_utf8_decode(b->text + at, &width);
-        uint8_t bits = classes->block_by_class[ptk_unicode_class(classes->unicode, code_point)];
-        if (is_deepseek && ptk_split_is_cjk(code_point)) {
-            bits = bits & PTK_SPLIT_BLOCK_LETTER ? PTK_SPLIT_BLOCK_UPPER : PTK_SPLIT_BLOCK_SPECIAL;
-        }
-        ptk_store_u32(buffer + at, bits * 0x01010101u);
+    const uint64_t three = _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8((char)0xE0)) & leads;
+    const uint64_t four = _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8((char)0xF0)) & leads;
+    const __m512i second = bytes_behind(b, len, 1);
+    for (uint64_t rest = leads & ~three; rest != 0;) {
+        const uint8_t lead = b->text[__builtin_ctzll(rest)];
+        const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)lead));
+        const __m512i page = _mm512_load_si512(classes->block_pages[lead & 0x1F]);
+        found = _mm512_mask_permutexvar_epi8(found, same, second, page);
+        rest &= ~same;
     }
-    return _mm512_mask_loadu_epi8(found, b->wide, buffer);
+    if (three != 0) {
+        const __m512i third = bytes_behind(b, len, 2);
+        uint64_t mixed = 0;
+        for (uint64_t rest = three & ~four; rest != 0;) {
+            const uint8_t lead = b->text[__builtin_ctzll(rest)];
+            const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)lead));
+            const __m512i pages =
+                _mm512_loadu_si512(classes->block_page_bits + ((lead & 0xFu) << 6));
+            found = _mm512_mask_permutexvar_epi8(found, same, second, pages);
+            mixed |= _mm512_mask_cmpeq_epi8_mask(same, found,
+                                                 _mm512_set1_epi8((char)PTK_SPLIT_PAGE_MIXED));
+            rest &= ~same;
+        }
+        for (mixed &= three; mixed != 0;) {
+            const uint8_t *src = b->text + __builtin_ctzll(mixed);
+            const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)src[0])) &
+                                  _mm512_cmpeq_epi8_mask(second, _mm512_set1_epi8((char)src[1]));
+            const size_t number = (src[0] & 0xFu) << 6 | (src[1] & 0x3Fu);
+            const __m512i page = _mm512_load_si512(classes->block_pages[number]);
+            found = _mm512_mask_permutexvar_epi8(found, same, third, page);
+            mixed &= ~same;
+        }
+        if (four != 0) {
+            found = classify_long(classes, four, found, b);
+            found = _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
+        }
+        found = _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
+    }
+    return _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
 }
 
 static inline __attribute__((always_inline)) void
 load_avx512(const struct ptk_split_classes *classes, const uint8_t *text, size_t len,
-            bool is_deepseek, struct ptk_split_block *b)
+            struct ptk_split_block *b)
 {
     b->text = text;
     b->len = (unsigned)ptk_min_size(len, PTK_SPLIT_BLOCK_LEN);
     b->is_last = len <= PTK_SPLIT_BLOCK_LEN;
     const __m512i bytes = _mm512_maskz_loadu_epi8(block_below(b->len), text);
-    const __m512i low = _mm512_load_si512(classes->block_ascii);
-    const __m512i high = _mm512_load_si512(classes->block_ascii + 64);
+    const __m512i low = _mm512_load_si512(classes->block_pages[0]);
+    const __m512i high = _mm512_load_si512(classes->block_pages[1]);
     __m512i found = _mm512_permutex2var_epi8(low, bytes, high);
     b->wide = _mm512_movepi8_mask(bytes);
     b->cont = 0;
     if (b->wide != 0) {
         b->cont = _mm512_cmplt_epi8_mask(bytes, _mm512_set1_epi8(-64));
-        found = classify_wide(classes, len, is_deepseek, found, b);
+        found = classify_wide(classes, len, bytes, found, b);
     }
     const uint64_t all = block_below(b->len);
     b->wide &= all;
@@ -96,23 +161,23 @@ static inline __attribute__((always_inline)) size_t emit_avx512(uint64_t mask, u
 }
 
 /* One scanner: SCALAR is the matcher that it is the twin of. */
-#define SCANNER(name, number, is_deepseek)                                                         \
+#define SCANNER(name, number)                                                                      \
     static size_t scan_##name(const struct ptk_split_classes *classes, const uint8_t *text,        \
                               size_t len, size_t *pos, uint32_t *ends, size_t cap)                 \
     {                                                                                              \
         return block_scan(classes, text, len, pos, ends, cap, ptk_split_matcher_get(number)->scan, \
-                          load_avx512, rule_##name, emit_avx512, is_deepseek);                     \
+                          load_avx512, rule_##name, emit_avx512);                                  \
     }
 
-SCANNER(gpt2, PTK_SPLIT_SCANNER_GPT2, false)
-SCANNER(gpt2_digits, PTK_SPLIT_SCANNER_GPT2_DIGITS, false)
-SCANNER(cl100k, PTK_SPLIT_SCANNER_CL100K, false)
-SCANNER(llama3, PTK_SPLIT_SCANNER_LLAMA3, false)
-SCANNER(qwen2, PTK_SPLIT_SCANNER_QWEN2, false)
-SCANNER(o200k, PTK_SPLIT_SCANNER_O200K, false)
-SCANNER(tekken, PTK_SPLIT_SCANNER_TEKKEN, false)
-SCANNER(kimi, PTK_SPLIT_SCANNER_KIMI, false)
-SCANNER(deepseek, PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL, true)
+SCANNER(gpt2, PTK_SPLIT_SCANNER_GPT2)
+SCANNER(gpt2_digits, PTK_SPLIT_SCANNER_GPT2_DIGITS)
+SCANNER(cl100k, PTK_SPLIT_SCANNER_CL100K)
+SCANNER(llama3, PTK_SPLIT_SCANNER_LLAMA3)
+SCANNER(qwen2, PTK_SPLIT_SCANNER_QWEN2)
+SCANNER(o200k, PTK_SPLIT_SCANNER_O200K)
+SCANNER(tekken, PTK_SPLIT_SCANNER_TEKKEN)
+SCANNER(kimi, PTK_SPLIT_SCANNER_KIMI)
+SCANNER(deepseek, PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL)
 
 ptk_split_scan_fn *ptk_split_scan_avx512(unsigned number)
 {

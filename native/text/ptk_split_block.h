@@ -1,10 +1,11 @@
 /*
  * Piece boundaries in a block of 64 bytes, by shifts and masks: private to the parallel scanners.
  *
- * A block begins where a piece begins, so that nothing before it matters: no state is carried from
- * block to block. The rules below yield the boundaries inside it. The last few bytes, where a rule
- * would have to look beyond the block, are left to the next one, which begins at the last boundary
- * that is certain. What the rules do not cover, and pieces longer than a block, go to the scalar
+ * A block begins where a piece begins, or inside a run of letters at a place from which the rules
+ * go on as from its first letter: nothing before it matters, no state is carried from block to
+ * block. The rules below yield the boundaries inside it. The last few bytes, where a rule would
+ * have to look beyond the block, are left to the next one, which begins at the last boundary that
+ * is certain. What the rules do not cover, and pieces longer than a block, go to the scalar
  * scanner: it defines the result, these are its fast path.
  *
  * Bit i of a mask is byte i of the block. All bytes of a character have its class, so that runs and
@@ -25,9 +26,11 @@
  */
 #define PTK_SPLIT_BLOCK_LOOK 4u
 
-/* A rule that needs to walk gives up at this many bytes into the block and is scalar up to there.
+/*
+ * Bytes that the scalar scanner takes over where the rules do not apply: what they do not cover
+ * seldom comes alone.
  */
-#define PTK_SPLIT_BLOCK_WALK 32u
+#define PTK_SPLIT_BLOCK_WALK 192u
 
 struct ptk_split_block {
     const uint8_t *text; /* the block's first byte */
@@ -84,6 +87,21 @@ static inline uint64_t block_to_all(uint64_t x, uint64_t cont)
 static inline uint64_t block_fill(uint64_t runs, uint64_t marks)
 {
     return runs & ~(runs + marks);
+}
+
+/* How far the result of a rule goes. */
+struct block_limits {
+    uint64_t certain; /* where a boundary would be known; 0: not a block for the rules */
+    uint64_t resume;  /* where the next block may begin if it does not begin with a piece */
+};
+
+/*
+ * Bytes of `x` behind two others of `x`: inside of a run, and not inside of a contraction, which
+ * begins with a quote.
+ */
+static inline uint64_t block_inside(uint64_t x)
+{
+    return x & x << 1 & x << 2;
 }
 
 /* Which boundaries are certain by their distance from the end of the block. */
@@ -145,15 +163,17 @@ static inline uint64_t block_numbers(const struct ptk_split_block *b, bool by_th
  * With `digits`, numbers are pieces of one character and end what is before them as the end of the
  * text would.
  */
-static inline uint64_t block_gpt2(const struct ptk_split_block *b, bool digits, uint64_t *certain)
+static inline uint64_t block_gpt2(const struct ptk_split_block *b, bool digits,
+                                  struct block_limits *limits)
 {
-    *certain = block_certain(b);
+    limits->certain = block_certain(b);
+    limits->resume = block_inside(b->letter);
     const uint64_t all = block_below(b->len);
     const uint64_t other = all & ~(b->letter | b->number | b->space);
     const uint64_t attached = b->blank << 1;
     const uint64_t solid = digits ? b->letter | other : all & ~b->space;
     if (digits && b->special != 0) {
-        *certain = 0;
+        limits->certain = 0;
     }
     uint64_t starts = block_first(b->letter) | block_first(other);
     starts |= digits ? 0 : block_first(b->number);
@@ -185,7 +205,8 @@ struct block_spaces {
  * white space that ends the text is one piece.
  */
 static inline struct block_spaces block_spaces(const struct ptk_split_block *b, uint64_t other,
-                                               uint64_t solid, bool to_end, uint64_t *certain)
+                                               uint64_t solid, bool to_end,
+                                               struct block_limits *limits)
 {
     struct block_spaces result;
     /* From the first line end behind a symbol on, to the end of the run. */
@@ -217,7 +238,7 @@ static inline struct block_spaces block_spaces(const struct ptk_split_block *b, 
     if (b->space >> (b->len - 1) & 1) {
         const uint64_t head = block_up_to_last_run(b, space);
         if (!b->is_last) {
-            *certain &= block_up_to_last_run(b, b->space);
+            limits->certain &= block_up_to_last_run(b, b->space);
         } else if (to_end) {
             result.starts &= head;
         }
@@ -230,13 +251,14 @@ static inline struct block_spaces block_spaces(const struct ptk_split_block *b, 
  * end, unless symbols or a space have taken it.
  */
 static inline uint64_t block_cl100k(const struct ptk_split_block *b, bool by_three, bool to_end,
-                                    uint64_t *certain)
+                                    struct block_limits *limits)
 {
-    *certain = block_certain(b);
+    limits->certain = block_certain(b);
+    limits->resume = block_inside(b->letter);
     const uint64_t all = block_below(b->len);
     const uint64_t other = all & ~(b->letter | b->number | b->space);
     const uint64_t attached = b->blank << 1;
-    const struct block_spaces spaces = block_spaces(b, other, all & ~b->space, to_end, certain);
+    const struct block_spaces spaces = block_spaces(b, other, all & ~b->space, to_end, limits);
     const uint64_t symbols = block_first(other) & ~attached;
     const uint64_t joined = block_to_all(symbols, b->cont) << 1 | spaces.prefix << 1;
     uint64_t starts = spaces.starts | symbols | block_numbers(b, by_three);
@@ -255,20 +277,22 @@ static inline uint64_t block_cl100k(const struct ptk_split_block *b, bool by_thr
  * behind a small letter. Letters of both kinds (`both`) continue either; behind capitals and such
  * letters, a last row of capitals is a word of its own if no small letter follows.
  */
-static inline uint64_t block_words(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t block_words(const struct ptk_split_block *b, struct block_limits *limits)
 {
     const uint64_t both = b->letter & ~(b->upper | b->lower);
     if (both == 0) {
+        limits->resume = b->lower & block_inside(b->letter);
         return b->upper & b->lower << 1;
     }
     const uint64_t small = b->lower | block_fill(both, both & b->lower << 1);
+    limits->resume = (b->lower | (both & ~small)) & block_inside(b->letter);
     uint64_t starts = b->upper & small << 1;
     for (uint64_t rest = b->upper & both << 1 & ~starts; rest != 0; rest &= rest - 1) {
         const unsigned at = (unsigned)__builtin_ctzll(rest);
         const uint64_t behind = ~(b->upper >> at);
         const unsigned end = at + (behind != 0 ? (unsigned)__builtin_ctzll(behind) : 64);
         if (end >= b->len && !b->is_last) {
-            *certain &= block_below(at);
+            limits->certain &= block_below(at);
         } else if (end >= b->len || !(b->letter >> end & 1)) {
             starts |= UINT64_C(1) << at;
         }
@@ -278,21 +302,21 @@ static inline uint64_t block_words(const struct ptk_split_block *b, uint64_t *ce
 
 /* o200k, Tekken and, without slashes and Han, Kimi. Marks are letters here, see SPECIAL. */
 static inline uint64_t block_cased(const struct ptk_split_block *b, bool by_three,
-                                   bool contractions, bool any_special, uint64_t *certain)
+                                   bool contractions, bool any_special, struct block_limits *limits)
 {
-    *certain = block_certain(b);
+    limits->certain = block_certain(b);
     const uint64_t all = block_below(b->len);
     const uint64_t symbol = all & ~(b->letter | b->number | b->space);
-    const struct block_spaces spaces = block_spaces(b, symbol, all & ~b->space, false, certain);
+    const struct block_spaces spaces = block_spaces(b, symbol, all & ~b->space, false, limits);
     const uint64_t other = symbol & ~spaces.absorbed;
     /* A mark behind a symbol may be a symbol or begin a word. */
     if (b->special & (any_special ? all : other << 1)) {
-        *certain = 0;
+        limits->certain = 0;
     }
     const uint64_t symbols = block_first(other) & ~(b->blank << 1);
     const uint64_t joined = block_to_all(symbols, b->cont) << 1 | spaces.prefix << 1;
     uint64_t starts = spaces.starts | symbols | block_numbers(b, by_three);
-    starts |= (block_first(b->letter) & ~joined) | block_words(b, certain);
+    starts |= (block_first(b->letter) & ~joined) | block_words(b, limits);
 
     if (!contractions) {
         return starts;
@@ -308,7 +332,8 @@ static inline uint64_t block_cased(const struct ptk_split_block *b, bool by_thre
         starts &= ~(block_below((unsigned)end) & ~block_below(at));
         starts |= end < 64 ? UINT64_C(1) << end : 0;
         if (end < b->len && b->text[end] >= 0x80) {
-            *certain = 0; /* The word begins again here, which block_words() does not know. */
+            limits->certain =
+                0; /* The word begins again here, which block_words() does not know. */
         }
     }
     return starts;
@@ -319,71 +344,73 @@ static inline uint64_t block_cased(const struct ptk_split_block *b, bool by_thre
  * one ASCII symbol goes before ASCII letters; marks are letters. SPECIAL is what no alternative
  * matches.
  */
-static inline uint64_t block_deepseek(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t block_deepseek(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    *certain = block_certain(b);
+    limits->certain = block_certain(b);
     const uint64_t all = block_below(b->len);
     const uint64_t cjk = b->upper;
+    limits->resume = block_inside(b->letter & b->wide) | block_inside(cjk);
     const uint64_t other = all & ~(b->letter | b->number | b->space | cjk);
-    const struct block_spaces spaces = block_spaces(b, other, b->letter | other, false, certain);
+    const struct block_spaces spaces = block_spaces(b, other, b->letter | other, false, limits);
     const uint64_t symbols = block_first(other) & ~(b->blank << 1);
     const uint64_t ascii = b->letter & ~b->wide;
     const uint64_t joined = block_first(b->letter) & ascii & (symbols & ~b->wide) << 1;
     /* Such a word ends where its ASCII letters do. */
     const uint64_t word_ends = (ascii + joined) & ~ascii;
     if (b->special != 0 || word_ends & b->letter & b->wide) {
-        *certain = 0;
+        limits->certain = 0;
     }
     uint64_t starts = spaces.starts | symbols | block_numbers(b, true) | block_first(cjk);
     return starts | (block_first(b->letter) & ~(joined | spaces.prefix << 1));
 }
 
 /* One rule with its constants: boundaries, and which of them are certain. */
-typedef uint64_t block_rule(const struct ptk_split_block *b, uint64_t *certain);
+typedef uint64_t block_rule(const struct ptk_split_block *b, struct block_limits *limits);
 
-static inline uint64_t rule_gpt2(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_gpt2(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_gpt2(b, false, certain);
+    return block_gpt2(b, false, limits);
 }
 
-static inline uint64_t rule_gpt2_digits(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_gpt2_digits(const struct ptk_split_block *b,
+                                        struct block_limits *limits)
 {
-    return block_gpt2(b, true, certain);
+    return block_gpt2(b, true, limits);
 }
 
-static inline uint64_t rule_cl100k(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_cl100k(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_cl100k(b, true, true, certain);
+    return block_cl100k(b, true, true, limits);
 }
 
-static inline uint64_t rule_llama3(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_llama3(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_cl100k(b, true, false, certain);
+    return block_cl100k(b, true, false, limits);
 }
 
-static inline uint64_t rule_qwen2(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_qwen2(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_cl100k(b, false, false, certain);
+    return block_cl100k(b, false, false, limits);
 }
 
-static inline uint64_t rule_o200k(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_o200k(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_cased(b, true, true, false, certain);
+    return block_cased(b, true, true, false, limits);
 }
 
-static inline uint64_t rule_tekken(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_tekken(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_cased(b, false, false, false, certain);
+    return block_cased(b, false, false, false, limits);
 }
 
-static inline uint64_t rule_kimi(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_kimi(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_cased(b, true, true, true, certain);
+    return block_cased(b, true, true, true, limits);
 }
 
-static inline uint64_t rule_deepseek(const struct ptk_split_block *b, uint64_t *certain)
+static inline uint64_t rule_deepseek(const struct ptk_split_block *b, struct block_limits *limits)
 {
-    return block_deepseek(b, certain);
+    return block_deepseek(b, limits);
 }
 
 /* Writes the ends of pieces for the boundaries in `ends_mask`; there is room for all of them. */
@@ -391,37 +418,44 @@ typedef size_t block_emit(uint64_t ends_mask, uint32_t base, uint32_t *ends, siz
 
 /* Fills a block from `text[0..len)`, at most 64 bytes of it. */
 typedef void block_load(const struct ptk_split_classes *classes, const uint8_t *text, size_t len,
-                        bool is_deepseek, struct ptk_split_block *b);
+                        struct ptk_split_block *b);
 
 /* The walk over a text, made into one function per rule and instruction set. */
 static inline __attribute__((always_inline)) size_t
 block_scan(const struct ptk_split_classes *classes, const uint8_t *text, size_t len, size_t *pos,
            uint32_t *ends, size_t cap, ptk_split_scan_fn *scalar, block_load *load,
-           block_rule *rule, block_emit *emit, bool is_deepseek)
+           block_rule *rule, block_emit *emit)
 {
-    size_t at = *pos;
+    size_t done = *pos; /* end of the last piece written */
+    size_t at = done;
     size_t count = 0;
     while (count < cap && at < len) {
         struct ptk_split_block b;
-        load(classes, text + at, len - at, is_deepseek, &b);
-        uint64_t certain;
-        uint64_t starts = rule(&b, &certain);
-        starts &= certain & block_below(b.len) & ~UINT64_C(1);
-        if (b.is_last && certain != 0) {
+        struct block_limits limits;
+        load(classes, text + at, len - at, &b);
+        uint64_t starts = rule(&b, &limits);
+        const uint64_t known = limits.certain & block_below(b.len) & ~UINT64_C(1);
+        starts &= known;
+        const uint64_t stops = starts | (limits.resume & known & ~b.cont);
+        if (b.is_last && limits.certain != 0) {
             starts |= b.len < 64 ? UINT64_C(1) << b.len : 0;
         }
         if (starts != 0) {
-            const size_t found = emit(starts, (uint32_t)at, ends + count, cap - count);
-            count += found;
-            at = ends[count - 1];
+            count += emit(starts, (uint32_t)at, ends + count, cap - count);
+            done = ends[count - 1];
+        }
+        if ((starts | stops) != 0) {
+            at += 63u - (unsigned)__builtin_clzll(starts | stops);
             continue;
         }
-        const size_t walk_end = ptk_min_size(len, at + PTK_SPLIT_BLOCK_WALK);
-        while (count < cap && at < walk_end) {
+        /* Hard for the rules, or a long piece of something else than letters. */
+        const size_t walk = limits.certain == 0 ? PTK_SPLIT_BLOCK_WALK : 1;
+        const size_t walk_end = ptk_min_size(len, at + walk);
+        for (at = done; count < cap && at < walk_end; done = at) {
             count += scalar(classes, text, len, &at, ends + count, 1);
         }
     }
-    *pos = at;
+    *pos = done;
     return count;
 }
 

@@ -56,7 +56,7 @@ struct ptk_split_op {
     uint32_t length;   /* FIXED_LENGTH: characters */
     const struct ptk_split_matcher *matcher; /* SCANNER */
     ptk_split_scan_fn *scan; /* the matcher's or a faster twin of it; NULL where it has none */
-    struct ptk_split_classes classes; /* SCANNER */
+    struct ptk_split_classes *classes; /* SCANNER */
     struct ptk_regex *regex;
     uint8_t *literal; /* LITERAL, METASPACE */
     uint32_t literal_len;

@@ -123,7 +123,7 @@ static void split_scanner(const struct run *run, const struct ptk_split_op *op,
     if (op->matcher->find != NULL) {
         size_t done = begin;
         struct ptk_span match = {0, 0};
-        while (op->matcher->find(&op->classes, text, len, match.end, &match)) {
+        while (op->matcher->find(op->classes, text, len, match.end, &match)) {
             cut_match(cutter, &done, begin + match.begin, begin + match.end);
         }
         if (done < cutter->end) {
@@ -135,7 +135,7 @@ static void split_scanner(const struct run *run, const struct ptk_split_op *op,
     size_t pos = 0;
     size_t done = begin;
     for (;;) {
-        size_t count = op->scan(&op->classes, text, len, &pos, ends, PTK_ARRAY_LEN(ends));
+        size_t count = op->scan(op->classes, text, len, &pos, ends, PTK_ARRAY_LEN(ends));
         if (count == 0) {
             break;
         }

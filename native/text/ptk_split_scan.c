@@ -641,6 +641,22 @@ static uint8_t block_bits_of(uint64_t mask, unsigned number)
     return (uint8_t)bits;
 }
 
+/* Class bits of a block's character below U+10000. */
+static uint8_t block_bits_at(const struct ptk_split_classes *classes, unsigned number,
+                             uint32_t code_point)
+{
+    unsigned bits = classes->block_by_class[ptk_unicode_class(classes->unicode, code_point)];
+    const bool slashes = number == PTK_SPLIT_SCANNER_O200K || number == PTK_SPLIT_SCANNER_TEKKEN;
+    if (code_point == '\r' || code_point == '\n') {
+        bits |= PTK_SPLIT_BLOCK_LINE;
+    } else if (code_point == '/' && slashes) {
+        bits |= PTK_SPLIT_BLOCK_SLASH;
+    } else if (number == PTK_SPLIT_SCANNER_DEEPSEEK_V3_ALL && ptk_split_is_cjk(code_point)) {
+        bits = bits & PTK_SPLIT_BLOCK_LETTER ? PTK_SPLIT_BLOCK_UPPER : PTK_SPLIT_BLOCK_SPECIAL;
+    }
+    return (uint8_t)bits;
+}
+
 static void init_blocks(struct ptk_split_classes *classes, unsigned number)
 {
     const struct ptk_unicode *unicode = classes->unicode;
@@ -648,13 +664,18 @@ static void init_blocks(struct ptk_split_classes *classes, unsigned number)
     for (uint32_t i = 0; i < unicode->class_count; i++) {
         classes->block_by_class[i] = block_bits_of(unicode->class_masks[i], number);
     }
+    for (uint32_t page = 0; page < PTK_SPLIT_PAGES; page++) {
+        uint8_t *bits = classes->block_pages[page];
+        bool is_mixed = false;
+        for (uint32_t i = 0; i < PTK_SPLIT_PAGE_LEN; i++) {
+            bits[i] = block_bits_at(classes, number, page * PTK_SPLIT_PAGE_LEN + i);
+            is_mixed = is_mixed || bits[i] != bits[0];
+        }
+        classes->block_page_bits[page] = is_mixed ? PTK_SPLIT_PAGE_MIXED : bits[0];
+    }
     memset(classes->block_nibbles, 0, sizeof classes->block_nibbles);
-    for (uint32_t i = 0; i < sizeof classes->block_ascii; i++) {
-        unsigned bits = classes->block_by_class[ptk_unicode_class(unicode, i)];
-        bits |= is_line_end((uint8_t)i) ? PTK_SPLIT_BLOCK_LINE : 0;
-        bool slashes = number == PTK_SPLIT_SCANNER_O200K || number == PTK_SPLIT_SCANNER_TEKKEN;
-        bits |= i == '/' && slashes ? PTK_SPLIT_BLOCK_SLASH : 0;
-        classes->block_ascii[i] = (uint8_t)bits;
+    for (uint32_t i = 0; i < 128; i++) {
+        const unsigned bits = classes->block_pages[i / PTK_SPLIT_PAGE_LEN][i % PTK_SPLIT_PAGE_LEN];
         for (unsigned bit = 0; bit < 8; bit++) {
             classes->block_nibbles[bit][i & 15] |= (uint8_t)((bits >> bit & 1) << (i >> 4));
         }

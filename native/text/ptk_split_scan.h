@@ -38,13 +38,25 @@
 #define PTK_SPLIT_BLOCK_SLASH   0x40u
 #define PTK_SPLIT_BLOCK_SPECIAL 0x80u
 
+/*
+ * Code points below U+10000 by their page of 64, which is what the last byte of a character chooses
+ * from: a page is one cache line.
+ */
+#define PTK_SPLIT_PAGE_LEN 64u
+#define PTK_SPLIT_PAGES    (0x10000u / PTK_SPLIT_PAGE_LEN)
+
+/* In `page_bits`: the page has characters of several classes. No class has all bits set. */
+#define PTK_SPLIT_PAGE_MIXED 0xFFu
+
 /* Class bits of every character, for one scanner. */
 struct ptk_split_classes {
     PTK_ALIGNED_LINE uint8_t ascii[128];
-    uint8_t by_class[256];                     /* by ptk_unicode_class() */
-    PTK_ALIGNED_LINE uint8_t block_ascii[128]; /* PTK_SPLIT_BLOCK_* */
-    uint8_t block_by_class[256];
-    uint8_t block_nibbles[8][16]; /* [bit][low nibble]: which high nibbles have the bit */
+    uint8_t by_class[256]; /* by ptk_unicode_class() */
+    /* For blocks, PTK_SPLIT_BLOCK_*: */
+    uint8_t block_pages[PTK_SPLIT_PAGES][PTK_SPLIT_PAGE_LEN]; /* the first two are ASCII */
+    uint8_t block_page_bits[PTK_SPLIT_PAGES]; /* of all characters of a page, or MIXED */
+    uint8_t block_by_class[256];              /* for the other planes */
+    uint8_t block_nibbles[8][16]; /* ASCII, [bit][low nibble]: which high nibbles have the bit */
     const struct ptk_unicode *unicode;
 };
 
