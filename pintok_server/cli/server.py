@@ -25,6 +25,7 @@ from pintok_server.control import doctor as host
 from pintok_server.control.config import (
     SETTINGS,
     ModelChoice,
+    Setting,
     Settings,
     parse_model,
     resolve_settings,
@@ -70,9 +71,15 @@ def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
             setting.key,
             metavar=setting.metavar,
             multiple=setting.repeatable,
-            help=setting.doc,
+            help=_help(setting),
         )(function)
     return function
+
+
+def _help(setting: Setting) -> str:
+    if "Default: " in setting.doc or not isinstance(setting.default, int | float | str):
+        return setting.doc
+    return f"{setting.doc} Default: {setting.default}."
 
 
 def _instance_options(function: Callable[..., Any]) -> Callable[..., Any]:

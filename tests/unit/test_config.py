@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import pathlib
 import random
@@ -9,7 +10,7 @@ import string
 
 import pytest
 
-from pintok_server.control import config
+from pintok_server.control import config, cores, memory
 from pintok_server.control.config import ConfigError, HttpAddress, ModelChoice, resolve_settings
 from pintok_server.control.cores import format_number_list, parse_number_list
 
@@ -210,6 +211,12 @@ def test_number_lists_survive_a_round_trip() -> None:
     assert format_number_list([]) == ""
     with pytest.raises(ValueError):
         parse_number_list("0-4000000000")
+
+
+@pytest.mark.parametrize("module", [config, cores, memory])
+def test_examples_in_docstrings_hold(module) -> None:
+    outcome = doctest.testmod(module)
+    assert outcome.attempted and not outcome.failed
 
 
 def test_configuration_door_survives_anything() -> None:

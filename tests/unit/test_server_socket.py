@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,43 @@ def test_killed_control_process_is_replaced_without_a_lost_answer(
         assert answers_well(client, tokenizer)
     third.process.send_signal(signal.SIGINT)
     assert third.process.wait(20) == 0
+
+
+def test_requests_do_not_notice_control_processes_coming_and_going(
+    instance: SocketInstance, tokenizer: Tokenizer
+) -> None:
+    first = instance.start()
+    pid = first.ready["pid"]
+    expected = tokenizer.encode("constant load").tolist()
+    answered: list[int] = []
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        # Not one repetition: a single lost answer would be an error here.
+        with instance.client(retries=0, timeout=5) as client:
+            while not stop.is_set():
+                try:
+                    ids = client.encode("constant load").tolist()
+                except PinTokError as error:
+                    wrong.append(error)
+                    return
+                answered.append(len(ids))
+                if ids != expected:
+                    wrong.append(ids)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for _ in range(5):
+            instance.kill(instance.servers[-1])
+            before = len(answered)
+            wait_until(lambda seen=before: bool(wrong) or len(answered) > seen + 10)
+            assert instance.start().ready["pid"] == pid
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong and len(answered) > 50
 
 
 def test_killed_datapath_is_restarted(instance: SocketInstance, tokenizer: Tokenizer) -> None:
