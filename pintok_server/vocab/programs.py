@@ -41,8 +41,10 @@ def shorten(value: object) -> str:
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
-def field(component: Json, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+def field(component: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """A required field of the right type."""
+    if not isinstance(component, dict):
+        raise ModelError(f"{where}: not a component: {shorten(component)}")
     if name not in component:
         raise ModelError(f"{where}: the field {name!r} is missing")
     value = component[name]

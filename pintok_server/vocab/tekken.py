@@ -11,7 +11,7 @@ import binascii
 from typing import Any
 
 from pintok.errors import ModelError
-from pintok_server._spec.image import ImageFlags, ImageSource
+from pintok_server._spec.image import IMAGE_IDS_MAX, ImageFlags, ImageSource
 from pintok_server.vocab import tiktoken_ranks
 from pintok_server.vocab.description import Description
 from pintok_server.vocab.programs import Json, field, shorten
@@ -35,7 +35,8 @@ def load(root: Json, *, meta: dict[str, Any]) -> Description:
     vocab_size = field(config, "default_vocab_size", int, "tekken.json config")
     special_count = field(config, "default_num_special_tokens", int, "tekken.json config")
     entries = field(root, "vocab", list, "tekken.json")
-    if not 0 <= special_count < vocab_size <= len(entries) + special_count:
+    fits = 0 <= special_count < vocab_size <= len(entries) + special_count
+    if not fits or vocab_size >= IMAGE_IDS_MAX:
         raise ModelError(
             f"tekken.json: {vocab_size} tokens with {special_count} special ones do not fit a"
             f" vocabulary of {len(entries)}"

@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from pintok.errors import ModelError
-from pintok_server._spec.image import IMAGE_NONE, ImageAlgorithm, ImageFlags, ImageSource
+from pintok_server._spec.image import (
+    IMAGE_IDS_MAX,
+    IMAGE_NONE,
+    ImageAlgorithm,
+    ImageFlags,
+    ImageSource,
+)
 from pintok_server.vocab import programs
 from pintok_server.vocab.description import AddedToken, Description, Programs
 from pintok_server.vocab.patterns import Dialect
@@ -36,7 +42,7 @@ def load(encoding: Json, ranks_data: bytes, *, meta: dict[str, Any]) -> Descript
     ranks = read_ranks(ranks_data)
     specials: dict[str, int] = {}
     for token, token_id in special_tokens.items():
-        if type(token_id) is not int or not 0 <= token_id < 2**32 or not token:
+        if type(token_id) is not int or not 0 <= token_id < IMAGE_IDS_MAX or not token:
             raise ModelError(f"encoding.json: {shorten(token)} has the id {shorten(token_id)}")
         specials[token] = token_id
     expected = encoding.get("explicit_n_vocab")
@@ -71,7 +77,7 @@ def read_ranks(data: bytes) -> dict[bytes, int]:
             token, rank = base64.b64decode(parts[0], validate=True), int(parts[1])
         except (binascii.Error, IndexError, ValueError):
             raise ModelError(f"ranks: line {number} is not a base64 token and a rank") from None
-        if len(parts) != 2 or not token or not 0 <= rank < 2**32 or token in ranks:
+        if len(parts) != 2 or not token or not 0 <= rank < IMAGE_IDS_MAX or token in ranks:
             raise ModelError(f"ranks: line {number} is not a new token with a rank")
         ranks[token] = rank
     if len(set(ranks.values())) != len(ranks):

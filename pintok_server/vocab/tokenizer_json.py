@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from pintok.errors import ModelError
-from pintok_server._spec.image import IMAGE_NONE, ImageAlgorithm, ImageFlags, ImageSource
+from pintok_server._spec.image import (
+    IMAGE_IDS_MAX,
+    IMAGE_NONE,
+    ImageAlgorithm,
+    ImageFlags,
+    ImageSource,
+)
 from pintok_server.vocab import alphabet, normalization, programs
 from pintok_server.vocab.description import (
     U32,
@@ -142,7 +148,7 @@ def _vocab(model: Json) -> dict[str, int]:
     vocab: dict[str, int] = field(model, "vocab", dict, "model")
     seen: set[int] = set()
     for token, token_id in vocab.items():
-        if type(token_id) is not int or not 0 <= token_id < 2**32:
+        if type(token_id) is not int or not 0 <= token_id < IMAGE_IDS_MAX:
             raise ModelError(f"model.vocab: {shorten(token)} has the id {shorten(token_id)}")
         seen.add(token_id)
     if len(seen) != len(vocab):

@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[Callable[[Json], object], str]] = {
         "two tokens have the same id",
     ),
     "negative id": (lambda root: root["model"]["vocab"].update({"new": -1}), "has the id -1"),
-    "huge id": (lambda root: root["model"]["vocab"].update({"new": 2**22}), "largest id"),
+    "huge id": (lambda root: root["model"]["vocab"].update({"new": 2**22}), "has the id 4194304"),
     "text as id": (lambda root: root["model"]["vocab"].update({"new": "7"}), 'has the id "7"'),
     "template token": (
         lambda root: root.update(
