@@ -86,7 +86,10 @@ def native_files(root: Path, *suffixes: str) -> Iterator[Path]:
 
 def python_files(root: Path) -> Iterator[Path]:
     for folder in ("pintok", "pintok_server", "scripts", "bench", "tests"):
-        yield from sorted((root / folder).rglob("*.py"))
+        for path in sorted((root / folder).rglob("*.py")):
+            # bench/out holds results and the environments of other libraries.
+            if "out" not in path.relative_to(root).parts:
+                yield path
 
 
 def is_generated(path: Path) -> bool:

@@ -226,7 +226,11 @@ def _can_undo_alphabet(root: Json, prefix: str, suffix: str) -> bool:
 
     A prefix or suffix belongs to characters, so a model that has one keeps them.
     """
-    if prefix or suffix or programs.has_byte_level(root.get("normalizer"), "normalizers", "normalizer"):
+    if (
+        prefix
+        or suffix
+        or programs.has_byte_level(root.get("normalizer"), "normalizers", "normalizer")
+    ):
         return False
     kinds = [
         part["type"]

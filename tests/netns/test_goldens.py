@@ -1,7 +1,7 @@
 """Every reference case through the command and a server gives the reference's answer.
 
-The link's MTU is the largest that the datapath takes, so that each case is one datagram: a text that
-is too long for one has a verdict of its own, which other tests look at.
+The link's MTU is the largest that the datapath takes, so that each case is one datagram: a text
+that is too long for one has a verdict of its own, which other tests look at.
 """
 
 from __future__ import annotations
