@@ -21,13 +21,11 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from pintok_server.control.config import HttpAddress
 from pintok_server.control.metrics import Collector, Source
-from pintok_server.control.statistics import Snapshot
+from pintok_server.control.statistics import HEARTBEAT_AGE_MAX_S, Snapshot
 from pintok_server.errors import ConfigError
 
 CONNECTIONS_MAX = 32
 REQUEST_TIMEOUT_S = 5.0
-# A datapath whose main thread has not come round for this long is not healthy.
-HEARTBEAT_AGE_MAX_S = 3.0
 
 Answer = tuple[int, str, bytes]
 _JSON = "application/json; charset=utf-8"

@@ -23,6 +23,9 @@ from pintok_server.errors import StatisticsError, UnfinishedStatisticsError
 WORKERS_MAX = 4096
 QUEUES_MAX = 4096
 
+# The main thread comes round every 20 ms; one that has not for this long does not any more.
+HEARTBEAT_AGE_MAX_S = 3.0
+
 _NONE_U32 = 0xFFFFFFFF
 
 
@@ -151,7 +154,6 @@ class StatisticsReader:
         except OSError as error:
             raise StatisticsError(f"{path}: cannot be mapped: {error.strerror}") from None
         self._bytes = memoryview(self._map)
-        # A file whose length is no multiple of 8 is refused by the cast's own check below.
         self._words = self._bytes[: len(self._bytes) & ~7].cast("Q")
         try:
             self._head = self._check_head(path)

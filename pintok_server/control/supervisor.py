@@ -31,7 +31,11 @@ from pintok_server.control.runtime import (
     read_state,
     write_state,
 )
-from pintok_server.control.statistics import Snapshot, StatisticsReader
+from pintok_server.control.statistics import (
+    HEARTBEAT_AGE_MAX_S,
+    Snapshot,
+    StatisticsReader,
+)
 from pintok_server.errors import (
     DatapathError,
     InstanceError,
@@ -41,8 +45,6 @@ from pintok_server.errors import (
 
 # Setting up maps and locks gigabytes at most and retries a busy queue for seconds.
 READY_TIMEOUT_S = 60.0
-# A main thread that has not come round for this long is reported: it comes round every 0.1 s.
-HEARTBEAT_AGE_MAX_S = 3.0
 DRAIN_GRACE_S = 1.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 10.0

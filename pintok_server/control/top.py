@@ -11,8 +11,20 @@ from pintok_server.control.memory import format_len, process_memory
 from pintok_server.control.metrics import info_labels
 from pintok_server.control.report import modes_line
 from pintok_server.control.runtime import RunDir, State, is_held, read_state
-from pintok_server.control.statistics import Snapshot, StatisticsReader, Worker
+from pintok_server.control.statistics import (
+    WORKER_NAMES,
+    Snapshot,
+    StatisticsReader,
+    Worker,
+)
 from pintok_server.errors import InstanceError
+
+# Counters of a worker for packets that got no answer.
+UNANSWERED = tuple(
+    name
+    for name in WORKER_NAMES
+    if name.startswith("refused_") or name in {"tx_full", "tx_no_frame", "tx_errors", "silent"}
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +102,10 @@ def status_text(instance: Instance) -> str:
         for verdict in worker.verdicts
         if verdict != "ok"
     }
+    dropped = {name: snapshot.total(name) for name in UNANSWERED}
+    listed = ", ".join(f"{count} {name}" for name, count in dropped.items() if count)
+    if listed:
+        lines.append(f"not answered: {listed}")
     listed = ", ".join(f"{count} {verdict}" for verdict, count in refused.items() if count)
     if listed:
         lines.append(f"refused: {listed}")
@@ -140,10 +156,7 @@ def _top_row(old: Worker | None, new: Worker, elapsed_s: float) -> str:
     cycles_per_s = new.gauges.get("cycles_per_us", 0) * 1e6
     busy = min(rate("busy_cycles") / cycles_per_s, 1.0) if cycles_per_s else 0.0
     p50, p99 = quantile_us(latency, 0.5), quantile_us(latency, 0.99)
-    dropped = rate(
-        *(name for name in new.counters if name.startswith("refused_")),
-        "tx_full", "tx_no_frame", "tx_errors", "silent",
-    )  # fmt: skip
+    dropped = rate(*UNANSWERED)
     return (
         f"{new.index:>6} {new.kind:>7} {_or_dash(new.cpu):>4} {_or_dash(new.queue):>5} "
         f"{busy:>6.1%} {rate('requests'):>10.0f} {rate('ids'):>11.0f} "

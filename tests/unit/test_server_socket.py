@@ -95,6 +95,9 @@ def test_start_answer_measure_drain(instance: SocketInstance, tokenizer: Tokeniz
     status = json.loads(instance.tool("status", "--json").stdout)
     assert status["pid"] == server.ready["pid"] and status["state"] == "ready"
     assert status["models"][0]["name"] == "default"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"not PTK1", ("127.0.0.1", instance.port))
+    wait_until(lambda: "not answered: 1 silent" in instance.tool("status").stdout)
     top = instance.tool("top", "--interval=0.1", "--count=2").stdout.splitlines()
     assert len(top) == 4 and top[0].split()[0] == "worker"
 
