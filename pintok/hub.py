@@ -16,10 +16,9 @@ DEFAULT_NAME = "default"
 _DEFAULT_DIR = pathlib.Path(__file__).resolve().parent / "data" / "default"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
-_FILES = (
+# What defines a tokenizer, and what stands beside it.
+_TOKENIZERS = (
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
     "tekken.json",
     "encoding.json",
     "*.tiktoken",
@@ -27,6 +26,12 @@ _FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "vocab.txt",
+)
+_FILES = (
+    *_TOKENIZERS,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
 )
 
 
@@ -84,6 +89,6 @@ def _snapshot(repository: str, revision: str | None) -> pathlib.Path:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{where}: the Hub answers with an error: {reason[0]}") from None
     snapshot = pathlib.Path(directory)
-    if not any(next(snapshot.glob(pattern), None) for pattern in _FILES):
-        raise ModelError(f"{where}: the repository holds no tokenizer ({', '.join(_FILES)})")
+    if not any(next(snapshot.glob(pattern), None) for pattern in _TOKENIZERS):
+        raise ModelError(f"{where}: the repository holds no tokenizer ({', '.join(_TOKENIZERS)})")
     return snapshot

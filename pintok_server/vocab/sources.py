@@ -2,7 +2,8 @@
 
 A directory is taken by the first of: tokenizer.json, tekken.json, encoding.json, a lone *.tiktoken,
 tokenizer.model, vocab.txt. Every one of them may be gzipped (`.gz`). `tokenizer_config.json` and
-`special_tokens_map.json` beside it name the special tokens; ids never depend on those names.
+`special_tokens_map.json` beside it name the special tokens, and `chat_template.jinja` stands beside
+newer models; ids never depend on these.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class SourceFile:
 
     path: pathlib.Path
     role: str
-    """What it is to the model: tokenizer, ranks, config, special_tokens_map."""
+    """What it is to the model: tokenizer, ranks, config, special_tokens_map, chat_template."""
     data: bytes
 
     @property
@@ -146,6 +147,7 @@ def _recognise(path: pathlib.Path, name: str) -> Source:
         for file in (
             _beside(path, "tokenizer_config.json", "config"),
             _beside(path, "special_tokens_map.json", "special_tokens_map"),
+            _beside(path, "chat_template.jinja", "chat_template"),
         )
         if file is not None
     ]
@@ -233,4 +235,7 @@ def _meta(source: Source) -> dict[str, Any]:
     for name in ("chat_template", "model_max_length", "tokenizer_class"):
         if config.get(name) is not None:
             meta[name] = config[name]
+    template = source.file("chat_template")
+    if template is not None:  # Newer than the one inside of the configuration.
+        meta["chat_template"] = template.data.decode("utf-8", "replace")
     return meta

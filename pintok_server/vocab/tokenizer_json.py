@@ -221,16 +221,12 @@ def _merge_rows(vocab: dict[str, int], pairs: list[tuple[str, str]], prefix: str
     return rows
 
 
-def _can_undo_alphabet(root: Json, prefix: str, suffix: str) -> bool:
+def _can_undo_alphabet(root: Json, affixes: str) -> bool:
     """Whether a ByteLevel maps the text last of all that could tell characters from bytes.
 
     A prefix or suffix belongs to characters, so a model that has one keeps them.
     """
-    if (
-        prefix
-        or suffix
-        or programs.has_byte_level(root.get("normalizer"), "normalizers", "normalizer")
-    ):
+    if affixes or programs.has_byte_level(root.get("normalizer"), "normalizers", "normalizer"):
         return False
     kinds = [
         part["type"]
@@ -266,7 +262,7 @@ def _read_bpe(model: Json, root: Json) -> _Core:
         prefix=prefix.encode(),
         suffix=suffix.encode(),
     )
-    if _can_undo_alphabet(root, prefix, suffix):
+    if _can_undo_alphabet(root, prefix + suffix):
         _use_bytes(core)
         return core
     if unk is not None and core.unk_id is None:
@@ -295,7 +291,7 @@ def _use_bytes(core: _Core) -> None:
         if (key := alphabet.to_bytes(token)) is not None
     }
     assert core.merges is not None
-    known = np.zeros(max(core.tokens.values()) + 1, dtype=bool)
+    known = np.zeros(max(core.tokens.values(), default=-1) + 1, dtype=bool)
     known[list(keys)] = True
     core.merges = np.ascontiguousarray(
         core.merges[known[core.merges[:, 0]] & known[core.merges[:, 1]]]

@@ -225,6 +225,10 @@ REFUSED: dict[str, tuple[Callable[[Json], object], str]] = {
         lambda root: root["model"]["vocab"].update({"\ud800": 500}),
         "surrogate",
     ),
+    "no byte-level vocabulary": (
+        lambda root: root.update(model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]),
+        "there are no tokens",
+    ),
     "no vocabulary": (
         lambda root: root.update(
             model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[], pre_tokenizer=None

@@ -124,6 +124,7 @@ def stand_in() -> Iterator[_Hub]:
         "tokenizer_config.json": b'{"eos_token": "<|end|>"}',
         "model.safetensors": b"weights that nobody asked for",
         "README.md": b"# small",
+        "chat_template.jinja": b"{{ messages[0].content }}",
     }
     server.files["org/small", COMMITS["v2"]] = {"tokenizer.json": newer}
     server.files["org/closed", COMMITS["main"]] = {"tokenizer.json": tokenizer}
@@ -182,7 +183,11 @@ def ask(
 def test_only_the_tokenizer_files_are_fetched(stand_in: _Hub, tmp_path: pathlib.Path) -> None:
     (answer,) = ask(tmp_path, stand_in.endpoint, [("org/small", None)])
     assert answer["name"] == "org/small"
-    assert sorted(stand_in.fetched) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(stand_in.fetched) == [
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def test_a_revision_is_another_model(stand_in: _Hub, tmp_path: pathlib.Path) -> None:
