@@ -13,19 +13,29 @@ text again continues what was given; and what the reference never gives at the e
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from pintok.tokenizer import Tokenizer
+from pintok._wire import Verdict
+from pintok.errors import RefusedError
+
+if TYPE_CHECKING:  # A stream over a server does without the native core.
+    from pintok.client import Client
+    from pintok.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
 _BYTE_SOURCES = frozenset((2, 3))  # image_source: tiktoken, tekken
 
+_T = TypeVar("_T")
+
+Work = Generator[list[int], str, _T]
+"""Something that asks for the texts of id lists, one after another, and then has a result."""
+
 
 class _Rule(Protocol):
-    def step(self, token_id: int) -> str | None: ...
+    def step(self, token_id: int) -> Work[str | None]: ...
 
-    def flush(self) -> str: ...
+    def flush(self) -> Work[str]: ...
 
 
 class DecodeStream:
@@ -39,62 +49,107 @@ class DecodeStream:
 
     `prefill` is what came before, a prompt for instance: it is not given again, but it decides how
     the first ids read. Work per step is bounded by the ids since the last chunk.
+
+    Over a `Client` the stream sends its window of ids to the server and keeps all state here.
+    tiktoken and Tekken models need the bytes of single tokens, which a server does not give: there
+    RefusedError (unsupported) is raised.
     """
 
-    __slots__ = ("_rule",)
+    __slots__ = ("_decoder", "_rule", "_skip")
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        decoder: Tokenizer | Client,
         *,
         skip_special_tokens: bool = True,
         prefill: Iterable[int] = (),
     ) -> None:
-        rule = _ByBytes if tokenizer.source in _BYTE_SOURCES else _ByText
-        self._rule: _Rule = rule(tokenizer, skip_special_tokens, list(prefill))
+        self._decoder = decoder
+        self._skip = skip_special_tokens
+        info = getattr(decoder, "info", None)
+        source: int = decoder.source if info is None else info().source  # type: ignore[union-attr]
+        self._rule = _rule_for(decoder, source, skip_special_tokens, list(prefill))
 
     def step(self, token_id: int) -> str | None:
         """The text that this id completes, or None while there is none."""
-        return self._rule.step(token_id)
+        return self._finish(self._rule.step(token_id))
 
     def flush(self) -> str:
         """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
-        return self._rule.flush()
+        return self._finish(self._rule.flush())
+
+    def _finish(self, work: Work[_T]) -> _T:
+        try:
+            ids = next(work)
+            while True:
+                ids = work.send(self._decoder.decode(ids, skip_special_tokens=self._skip))
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+
+
+def stream_work(
+    decoder: Tokenizer | Client,
+    ids: Sequence[int],
+    *,
+    source: int,
+    skip_special_tokens: bool,
+    prefill: Iterable[int] = (),
+) -> Work[tuple[list[str | None], str]]:
+    """A whole stream as work: the chunk of each id, and what `flush` gives after the last.
+
+    Whoever drives many of these answers their questions together, a datagram for many streams.
+    `source` is the model's. Raises RefusedError, when it is begun, as DecodeStream does.
+    """
+    rule = _rule_for(decoder, source, skip_special_tokens, list(prefill))
+    chunks = []
+    for token_id in ids:
+        chunks.append((yield from rule.step(token_id)))
+    return chunks, (yield from rule.flush())
+
+
+def _rule_for(decoder: Tokenizer | Client, source: int, skip: bool, prefill: list[int]) -> _Rule:
+    """The rule of the model's reference. Raises RefusedError where a server cannot follow it."""
+    if source not in _BYTE_SOURCES:
+        return _ByText(prefill)
+    if not hasattr(decoder, "id_to_bytes"):
+        raise RefusedError(
+            Verdict.UNSUPPORTED,
+            detail="streams of tiktoken and Tekken models need the bytes of tokens, which servers"
+            " do not give",
+        )
+    return _ByBytes(cast("Tokenizer", decoder), skip, prefill)
 
 
 class _ByText:
     """Decode a small window of ids and give what it adds to the part given before."""
 
-    __slots__ = ("_given", "_given_len", "_ids", "_skip", "_tokenizer")
+    __slots__ = ("_given", "_given_len", "_ids")
 
-    def __init__(self, tokenizer: Tokenizer, skip: bool, prefill: list[int]) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip
+    def __init__(self, prefill: list[int]) -> None:
         self._ids = prefill
         self._given = ""  # text of the first _given_len ids of the window: context, given before
         self._given_len = 0
 
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)
-
-    def step(self, token_id: int) -> str | None:
+    def step(self, token_id: int) -> Work[str | None]:
         if not self._given and self._ids:
-            context = self._decode(self._ids)
+            context = yield self._ids.copy()
             if not context.endswith(_REPLACEMENT):
                 self._given, self._given_len = context, len(self._ids)
         self._ids.append(token_id)
-        text = self._decode(self._ids)
+        text = yield self._ids.copy()
         grown = len(text.encode()) > len(self._given.encode())
         if not grown or text.endswith(_REPLACEMENT) or not text.startswith(self._given):
             return None
         chunk = text[len(self._given) :]
         fresh_len = len(self._ids) - self._given_len
         del self._ids[: self._given_len]
-        self._given, self._given_len = self._decode(self._ids), fresh_len
+        self._given = yield self._ids.copy()
+        self._given_len = fresh_len
         return chunk
 
-    def flush(self) -> str:
-        text = self._decode(self._ids)
+    def flush(self) -> Work[str]:
+        text = yield self._ids
         same = 0
         while same < min(len(text), len(self._given)) and text[same] == self._given[same]:
             same += 1
@@ -103,7 +158,7 @@ class _ByText:
 
 
 class _ByBytes:
-    """Feed the bytes of each token to an incremental decoder."""
+    """Feed the bytes of each token to an incremental decoder. Asks for no texts."""
 
     __slots__ = ("_decoder", "_skip", "_tokenizer")
 
@@ -112,14 +167,19 @@ class _ByBytes:
         self._skip = skip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token_id in prefill:
-            self.step(token_id)
+            self._feed(token_id)
 
-    def step(self, token_id: int) -> str | None:
+    def _feed(self, token_id: int) -> str | None:
         if self._skip and self._tokenizer.is_special(token_id):
             return None
         return self._decoder.decode(self._tokenizer.id_to_bytes(token_id) or b"") or None
 
-    def flush(self) -> str:
+    def step(self, token_id: int) -> Work[str | None]:
+        yield from ()
+        return self._feed(token_id)
+
+    def flush(self) -> Work[str]:
+        yield from ()
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text

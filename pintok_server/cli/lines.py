@@ -28,6 +28,7 @@ from pintok._wire import VERDICT_TEXTS, Verdict
 from pintok.client import Client
 from pintok.encoding import ParseSpecial
 from pintok.errors import RefusedError
+from pintok.stream import Work, stream_work
 from pintok_server._spec.image import ImageSource
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Options:
     type_ids: bool = False
     special_tokens_mask: bool = False
     skip_special_tokens: bool = False
+    stream: bool = False
+    """Decode: the ids come one at a time."""
 
     @property
     def encoding(self) -> dict[str, Any]:
@@ -88,6 +91,8 @@ class Job:
     surrogates: bool = False
     """A text had surrogates: the bytes are what tiktoken makes of them, other models refuse it."""
     ids: npt.NDArray[np.uint32] | None = None
+    prefill: npt.NDArray[np.uint32] | None = None
+    """Of a stream: the ids that came before."""
 
 
 _FLAGS: dict[Operation, tuple[str, ...]] = {
@@ -101,12 +106,12 @@ _FLAGS: dict[Operation, tuple[str, ...]] = {
         "special_tokens_mask",
     ),
     "count": ("add_special_tokens", "encode_special_tokens", "bos", "eos"),
-    "decode": ("skip_special_tokens",),
+    "decode": ("skip_special_tokens", "stream"),
 }
 _FIELDS: dict[Operation, tuple[str, ...]] = {
     "encode": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["encode"]),
     "count": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["count"]),
-    "decode": ("ids", *_FLAGS["decode"]),
+    "decode": ("ids", "prefill", *_FLAGS["decode"]),
 }
 _ID_MAX = 0xFFFFFFFF
 
@@ -129,7 +134,7 @@ def parse_line(line: bytes, operation: Operation, *, defaults: Options) -> Job |
         _refuse_slips(fields, operation)
         options = _parse_options(fields, operation, defaults)
         if operation == "decode":
-            return Job(options, ids=_parse_ids(fields))
+            return _decode_job(fields, options)
         text, text_joined = _parse_text(fields, "text")
         pair, pair_joined = _parse_text(fields, "pair")
         if text is None:
@@ -217,10 +222,23 @@ def _parse_text(fields: dict[str, Any], name: str) -> tuple[bytes | None, bool]:
         return join_surrogates(text).encode("utf-8"), True
 
 
-def _parse_ids(fields: dict[str, Any]) -> npt.NDArray[np.uint32]:
-    ids = fields.get("ids")
+def _decode_job(fields: dict[str, Any], options: Options) -> Job:
+    ids = _parse_ids(fields, "ids")
+    if not options.stream:
+        if "prefill" in fields:
+            raise _bad("bad_field", "prefill needs stream true")
+        return Job(options, ids=ids)
+    if "skip_special_tokens" not in fields:
+        # The default of a stream, as DecodeStream's and the reference's.
+        options = dataclasses.replace(options, skip_special_tokens=True)
+    prefill = _parse_ids(fields, "prefill") if "prefill" in fields else None
+    return Job(options, ids=ids, prefill=prefill)
+
+
+def _parse_ids(fields: dict[str, Any], name: str) -> npt.NDArray[np.uint32]:
+    ids = fields.get(name)
     if not isinstance(ids, list):
-        raise _bad("bad_field", "ids is not there, or is not a list")
+        raise _bad("bad_field", f"{name} is not there, or is not a list")
     if not all(type(item) is int and 0 <= item <= _ID_MAX for item in ids):
         raise _Refused(Refusal.of(Verdict.BAD_ID))
     return np.array(ids, dtype=np.uint32)
@@ -256,13 +274,20 @@ class Backend:
 
     def _joins_surrogates(self) -> bool:
         """Whether the model's reference takes text with surrogates."""
+        return self._model_source() == ImageSource.TIKTOKEN
+
+    def _model_source(self) -> int:
+        """The format the model was compiled from; a server is asked once."""
         if self._source is None:
             engine = self._engine
             self._source = engine.info().source if isinstance(engine, Client) else engine.source
-        return self._source == ImageSource.TIKTOKEN
+        return self._source
 
     def _serve_alike(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
         """Answers to jobs with equal options: through a server they share datagrams."""
+        if jobs[0].options.stream:
+            yield from _serve_streams(self._engine, self._model_source(), jobs)
+            return
         if isinstance(self._engine, Client):
             for job, outcome in zip(jobs, _ask(self._engine, operation, jobs), strict=True):
                 if outcome.verdict != Verdict.OK:
@@ -294,6 +319,67 @@ def _ask(client: Client, operation: Operation, jobs: list[Job]) -> list[Outcome]
         return client.count_each(texts, pairs=pairs or None, **options.encoding)
     full = bool(_extras(jobs[0]))
     return client.encode_each(texts, pairs=pairs or None, full=full, **options.encoding)
+
+
+def _serve_streams(
+    engine: Tokenizer | Client, source: int, jobs: list[Job]
+) -> Iterator[dict[str, Any]]:
+    """Answers to streams: in every round each asks for one text at most, all together."""
+    options = jobs[0].options
+    works = [_stream_work(engine, source, job) for job in jobs]
+    answers: list[dict[str, Any]] = [{}] * len(jobs)
+    windows: dict[int, list[int]] = {}  # what each unfinished stream asks for
+
+    def resume(place: int, outcome: Outcome | None) -> None:
+        work = works[place]
+        try:
+            if outcome is None:
+                windows[place] = next(work)
+            elif outcome.verdict == Verdict.OK:
+                windows[place] = work.send(outcome.text or "")
+            else:
+                work.throw(RefusedError(outcome.verdict))
+            return
+        except StopIteration as end:
+            chunks, flushed = end.value
+            answers[place] = {"chunks": chunks, "flush": flushed}
+        except RefusedError as refused:
+            answers[place] = error_object(Refusal(refused.code, str(refused)))
+        windows.pop(place, None)
+
+    for place in range(len(jobs)):
+        resume(place, None)
+    while windows:
+        asked = [Job(options, ids=np.array(ids, dtype=np.uint32)) for ids in windows.values()]
+        for place, outcome in zip(list(windows), _decode_each(engine, asked), strict=True):
+            resume(place, outcome)
+    yield from answers
+
+
+def _decode_each(engine: Tokenizer | Client, jobs: list[Job]) -> list[Outcome]:
+    """The texts of id lists with equal options, a refusal beside the others."""
+    if isinstance(engine, Client):
+        return _ask(engine, "decode", jobs)
+    outcomes = []
+    for job in jobs:
+        try:
+            outcomes.append(_run(engine, "decode", job))
+        except RefusedError as refused:
+            outcomes.append(Outcome(refused.verdict))
+    return outcomes
+
+
+def _stream_work(
+    engine: Tokenizer | Client, source: int, job: Job
+) -> Work[tuple[list[str | None], str]]:
+    assert job.ids is not None
+    return stream_work(
+        engine,
+        job.ids.tolist(),
+        source=source,
+        skip_special_tokens=job.options.skip_special_tokens,
+        prefill=() if job.prefill is None else job.prefill.tolist(),
+    )
 
 
 def _run(tokenizer: Tokenizer, operation: Operation, job: Job) -> Outcome:

@@ -168,6 +168,9 @@ def decode(
 
     The text is written as it is, without a line end of its own, so that decode undoes encode. With
     --jsonl a line holds ids and optionally skip_special_tokens; the answer holds text, or error.
+    With stream true, and optionally prefill (ids that came before), the ids come one at a time: the
+    answer holds chunks, the text or null that each completes, and flush, what is left at the end.
+    Streams leave special tokens out unless skip_special_tokens is false.
     """
     with _open_engine(model, server, timeout, datagram_len_max) as engine:
         _serve("decode", engine, files, Options(**options), jsonl=jsonl, lines=lines)

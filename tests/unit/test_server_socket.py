@@ -267,6 +267,10 @@ def test_tool_gives_equal_lines_both_ways(instance: SocketInstance) -> None:
         if line.startswith(b'{"ids"')
     )
     assert run("decode", ids) == run("decode", ids, *there)
+    streams = ids.replace(b"}", b', "stream": true}')
+    chunks = run("decode", streams)
+    assert chunks == run("decode", streams, *there)
+    assert chunks.count(b'{"chunks"') == ids.count(b"\n")
 
 
 def test_each_request_of_many_gets_its_own_outcome(
