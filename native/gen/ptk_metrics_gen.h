@@ -502,7 +502,9 @@ enum ptk_worker_gauge_counter {
     PTK_WORKER_GAUGE_CYCLES_PER_US = 6,
     /* Socket worker: bytes the kernel may queue. */
     PTK_WORKER_GAUGE_RECEIVE_BUFFER = 7,
-    PTK_WORKER_GAUGE_COUNTER_COUNT = 8,
+    /* 1 when the worker may only receive, send and wait (seccomp). */
+    PTK_WORKER_GAUGE_SANDBOXED = 8,
+    PTK_WORKER_GAUGE_COUNTER_COUNT = 9,
 };
 
 enum ptk_queue_counter {

@@ -70,7 +70,8 @@ enum ptk_worker_turn {
 
 void ptk_worker_init(struct ptk_worker *worker, const struct ptk_worker_config *config);
 
-/* First thing in the thread: pins it, names it, puts its identity into the segment. */
+/* First thing in the thread: pins it, names it, puts its identity into the segment, and takes away
+ * every system call but those of its loop. */
 void ptk_worker_enter(struct ptk_worker *worker);
 
 /* Last thing in the thread: publishes and says so. */

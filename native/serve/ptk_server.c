@@ -2,6 +2,7 @@
 #include "serve/ptk_server_private.h"
 
 #include "base/ptk_caps.h"
+#include "base/ptk_sandbox.h"
 
 #include <errno.h>
 #include <linux/capability.h>
@@ -423,6 +424,10 @@ static int go(struct ptk_server *server, struct ptk_err *err)
     int code = lock_memory(server, err);
     if (code == 0) {
         code = ptk_caps_drop(err);
+    }
+    if (code == 0 && ptk_sandbox_probe() != 0) {
+        ptk_server_note(server,
+                        "sandbox: workers are not confined to receiving and sending (no seccomp)");
     }
     for (uint32_t i = 0; i < server->queue_count && code == 0; i++) {
         struct ptk_server_queue *queue = &server->queues[i];

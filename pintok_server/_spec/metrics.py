@@ -356,6 +356,7 @@ WORKER_GAUGE_COUNTERS: Final = (
     ('rx_pending', 'Packets in the receive ring at the last look.'),
     ('cycles_per_us', 'Cycles of the time-stamp counter in a microsecond.'),
     ('receive_buffer', 'Socket worker: bytes the kernel may queue.'),
+    ('sandboxed', '1 when the worker may only receive, send and wait (seccomp).'),
 )
 
 

@@ -3,12 +3,17 @@
 #include "base/ptk_caps.h"
 #include "base/ptk_cpu.h"
 #include "base/ptk_huge.h"
+#include "base/ptk_sandbox.h"
 #include "base/ptk_stats.h"
 
+#include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -120,6 +125,41 @@ static void test_capabilities_are_dropped(void)
     PTK_ASSERT(WEXITSTATUS(status) == 0);
 }
 
+/* Each child enters and makes one call: a wait is allowed, opening a file ends the process. */
+static void test_sandbox_confines(void)
+{
+    if (ptk_sandbox_probe() != 0) {
+        puts("machine: no seccomp filters in this kernel or build, sandbox not tested");
+        return;
+    }
+    for (int forbidden = 0; forbidden < 2; forbidden++) {
+        const pid_t child = fork();
+        PTK_ASSERT(child >= 0);
+        if (child == 0) {
+            struct ptk_err err;
+            const struct rlimit no_core = {0, 0};
+            if (setrlimit(RLIMIT_CORE, &no_core) != 0 || ptk_caps_drop(&err) != 0 ||
+                ptk_sandbox_enter() != 0) {
+                _exit(1);
+            }
+            (void)poll(NULL, 0, 1);
+            if (forbidden != 0) {
+                (void)open("/dev/null", O_RDONLY | O_CLOEXEC);
+            }
+            _exit(0);
+        }
+        int status = 0;
+        PTK_ASSERT(waitpid(child, &status, 0) == child);
+        if (forbidden != 0) {
+            PTK_ASSERT(WIFSIGNALED(status));
+            PTK_ASSERT(WTERMSIG(status) == SIGSYS);
+        } else {
+            PTK_ASSERT(WIFEXITED(status));
+            PTK_ASSERT(WEXITSTATUS(status) == 0);
+        }
+    }
+}
+
 int main(void)
 {
     test_core_lists();
@@ -128,6 +168,7 @@ int main(void)
     test_time();
     test_latency_buckets();
     test_capabilities_are_dropped();
+    test_sandbox_confines();
     puts("machine: ok");
     return 0;
 }

@@ -254,6 +254,14 @@ def test_every_thread_is_without_capabilities(link: Link, tmp_path: pathlib.Path
                 assert int(status[field], 16) == 0, (status["Name"], field)
             assert status["NoNewPrivs"].strip() == "1"
         assert names == {"ptk-datapath", "ptk-poll-0", "ptk-socket"}
+        modes = {
+            line.split(":\t")[1]
+            for thread in threads
+            for line in (thread / "status").read_text().splitlines()
+            if line.startswith("Seccomp:")
+        }
+        assert modes == {"0", "2"}  # the main thread still loads images; workers are confined
+        assert all(worker.gauges["sandboxed"] for worker in process.statistics().workers)
 
 
 # --- what is not ours ----------------------------------------------------------------------------
