@@ -35,10 +35,13 @@
 
 /*
  * Time for one text, in cycles of the counter: what no real pattern comes near, but short enough
- * for a poller to survive a pattern that takes quadratic time on the text at hand.
+ * for a poller to survive a pattern that takes quadratic time on the text at hand. A single call is
+ * charged CALL_CHARGE_MAX at most: the counter goes on while a thread is not running, and that must
+ * not count as a hard text.
  */
-#define CYCLES_MIN      UINT64_C(60000000)
+#define CYCLES_MIN      UINT64_C(200000000)
 #define CYCLES_PER_BYTE UINT64_C(500)
+#define CALL_CHARGE_MAX UINT64_C(4000000)
 
 /*
  * PCRE2 is asked to try so many places at a time, so that the clock is looked at in between. The
@@ -77,7 +80,7 @@ struct ptk_regex_work {
     size_t seen;     /* a position and the byte it stands for */
     size_t seen_byte;
     size_t places;
-    uint64_t deadline;
+    uint64_t cycles_left;
 };
 
 /* --- Atoms --------------------------------------------------------------------------------------
@@ -413,7 +416,7 @@ void ptk_regex_start(const struct ptk_regex *regex, struct ptk_regex_work *work,
     work->seen = 0;
     work->seen_byte = 0;
     work->places = PLACES_MIN;
-    work->deadline = ptk_cycles() + CYCLES_MIN + CYCLES_PER_BYTE * len;
+    work->cycles_left = CYCLES_MIN + CYCLES_PER_BYTE * len;
     size_t count = 0;
     if (regex->alphabet) {
         for (; count < len; count++) {
@@ -449,15 +452,17 @@ static uint32_t byte_of(struct ptk_regex_work *work, size_t position)
 static enum ptk_regex_answer search(struct ptk_regex_work *work, size_t from, size_t *begin,
                                     size_t *end)
 {
-    uint64_t now = ptk_cycles();
     for (;;) {
-        if (now > work->deadline) {
-            return PTK_REGEX_ANSWER_TOO_HARD;
-        }
-        const uint64_t before = now;
+        const uint64_t before = ptk_cycles();
         (void)pcre2_set_offset_limit(work->context, from + work->places - 1); /* cannot fail */
         int rc = pcre2_jit_match(work->regex->code, work->atoms, work->atom_count, from, 0,
                                  work->match_data, work->context);
+        const uint64_t spent = ptk_cycles() - before;
+        const uint64_t charge = spent < CALL_CHARGE_MAX ? spent : CALL_CHARGE_MAX;
+        if (charge > work->cycles_left) {
+            return PTK_REGEX_ANSWER_TOO_HARD;
+        }
+        work->cycles_left -= charge;
         if (rc >= 0) {
             const PCRE2_SIZE *vector = pcre2_get_ovector_pointer(work->match_data);
             *begin = vector[0];
@@ -471,8 +476,7 @@ static enum ptk_regex_answer search(struct ptk_regex_work *work, size_t from, si
         if (from > work->atom_count) {
             return PTK_REGEX_ANSWER_END;
         }
-        now = ptk_cycles();
-        if (now - before < CALL_CYCLES_MAX) {
+        if (spent < CALL_CYCLES_MAX) {
             work->places = ptk_min_size(PLACES_MAX, 2 * work->places);
         } else {
             work->places = ptk_max_size(PLACES_MIN, work->places / 2);
