@@ -28,7 +28,7 @@ from pintok.tokenizer import Tokenizer
 from pintok_server._spec.image import ImageSource
 from pintok_server.vocab import adversarial, sources, tiktoken_ranks, vocab_txt
 from pintok_server.vocab.description import Description
-from pintok_server.vocab.programs import shorten
+from pintok_server.vocab.json_fields import shorten
 from pintok_server.vocab.sources import Source
 
 # Lines of tokenizers whose tables the profile follows; ids of other lines differ on purpose.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 from pintok.errors import ModelError
 from pintok_server._spec.image import OpDec, OpNorm, OpPost, OpPre, SplitScanner
 from pintok_server.vocab import patterns
-
-Json = dict[str, Any]
+from pintok_server.vocab.json_fields import Json, field, option, shorten
 
 BEHAVIOURS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 _SCHEMES = {"always": 0, "never": 1, "first": 2}
@@ -33,29 +31,6 @@ def string(text: str | bytes) -> bytes:
     """A STRING parameter."""
     raw = text.encode() if isinstance(text, str) else text
     return struct.pack("<I", len(raw)) + raw
-
-
-def shorten(value: object) -> str:
-    """A JSON value for a sentence."""
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    return shown if len(shown) <= 120 else shown[:117] + "..."
-
-
-def field(component: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A required field of the right type."""
-    if not isinstance(component, dict):
-        raise ModelError(f"{where}: not a component: {shorten(component)}")
-    if name not in component:
-        raise ModelError(f"{where}: the field {name!r} is missing")
-    value = component[name]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise ModelError(f"{where}: the field {name!r} has the value {shorten(value)}")
-    return value
-
-
-def option(component: Json, name: str, default: bool, where: str) -> bool:
-    """An optional switch."""
-    return bool(field({name: default, **component}, name, bool, where))
 
 
 def flatten(component: Json | None, key: str, where: str) -> Iterator[tuple[Json, str]]:

@@ -18,6 +18,7 @@ from typing import Any
 from pintok.errors import ModelError
 from pintok_server._spec.image import IMAGE_VERSION, ImageProfile, ImageSource
 from pintok_server.vocab import (
+    json_fields,
     sentencepiece_model,
     tekken,
     tiktoken_ranks,
@@ -25,7 +26,7 @@ from pintok_server.vocab import (
     vocab_txt,
 )
 from pintok_server.vocab.description import Description
-from pintok_server.vocab.programs import shorten
+from pintok_server.vocab.json_fields import shorten
 
 SOURCE_LEN_MAX = 512 << 20
 """Longest source file in bytes, unpacked."""
@@ -77,7 +78,7 @@ class Source:
 
     def parse(self) -> Any:
         """The JSON of the main file. Raises ModelError when it is none."""
-        return tokenizer_json.parse_json(self.main.data, self.main.path.name)
+        return json_fields.parse_json(self.main.data, self.main.path.name)
 
     def fingerprint(self, profile: ImageProfile = ImageProfile.TOKENIZERS_0_23) -> bytes:
         """SHA-256 over contents, profile and format version: the identity of the model."""
@@ -158,7 +159,7 @@ def _recognise(path: pathlib.Path, name: str) -> Source:
     if plain_name == "tekken.json":
         return Source(ImageSource.TEKKEN, name, (main,))
     if main.data.lstrip()[:1] == b"{":
-        root = tokenizer_json.parse_json(main.data, plain_name)
+        root = json_fields.parse_json(main.data, plain_name)
         if "model" in root:
             return Source(ImageSource.TOKENIZER_JSON, name, (main, *config))
         if "pat_str" in root:
@@ -216,7 +217,7 @@ def describe(source: Source) -> Description:
 def json_of(source: Source, role: str) -> dict[str, Any]:
     """A configuration file of the source, empty where there is none."""
     file = source.file(role)
-    root = {} if file is None else tokenizer_json.parse_json(file.data, file.path.name)
+    root = {} if file is None else json_fields.parse_json(file.data, file.path.name)
     return root if isinstance(root, dict) else {}
 
 

@@ -14,7 +14,7 @@ from pintok.errors import ModelError
 from pintok_server._spec.image import IMAGE_IDS_MAX, ImageFlags, ImageSource
 from pintok_server.vocab import tiktoken_ranks
 from pintok_server.vocab.description import Description
-from pintok_server.vocab.programs import Json, field, shorten
+from pintok_server.vocab.json_fields import Json, field, shorten
 
 # Files of versions up to v7 may leave their special tokens out: these are meant then, in order.
 _OLD_SPECIALS = (

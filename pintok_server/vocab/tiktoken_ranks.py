@@ -26,8 +26,8 @@ from pintok_server._spec.image import (
 )
 from pintok_server.vocab import programs
 from pintok_server.vocab.description import AddedToken, Description, Programs
+from pintok_server.vocab.json_fields import Json, field, shorten
 from pintok_server.vocab.patterns import Dialect
-from pintok_server.vocab.programs import Json, field, shorten
 
 
 def load(encoding: Json, ranks_data: bytes, *, meta: dict[str, Any]) -> Description:

@@ -8,8 +8,6 @@ cannot be expressed (dropout, an unknown component) is refused by name.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from typing import Any
 
 import numpy as np
@@ -31,13 +29,12 @@ from pintok_server.vocab.description import (
     Programs,
     Truncation,
 )
-from pintok_server.vocab.programs import Json, field, option, shorten
+from pintok_server.vocab.json_fields import Json, field, option, shorten
 
 # Pre-tokenizers that may stand behind a ByteLevel when its mapping is undone at compile time.
 _AFTER_BYTE_LEVEL = frozenset({"Split", "Punctuation", "Digits"})
 # Bytes that valid UTF-8 can hold: only these need a token.
 _UTF8_BYTES = frozenset({*range(0xC0), *range(0xC2, 0xF5)})
-_U64_MAX = 2**64 - 1
 _STRATEGIES = {"LongestFirst": 0, "OnlyFirst": 1, "OnlySecond": 2}
 _DIRECTIONS = {"Right": 0, "Left": 1}
 
@@ -61,50 +58,6 @@ def load(
     }
     core = readers[kind](model, root)
     return _finish(core, root, meta, source)
-
-
-def parse_json(data: bytes, name: str) -> Any:
-    """JSON as the reference reads it: strict UTF-8, no NaN, numbers rounded as it rounds them."""
-    try:
-        root = json.loads(
-            data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_parse_float
-        )
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{name}: not UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name}: not JSON: {error}") from None
-    return root
-
-
-def _parse_float(text: str) -> float:
-    """A decimal number as the reference's JSON reader rounds it: not always to the nearest.
-
-    It makes an integer of the digits, as many as fit 64 bits, and divides or multiplies it once by
-    a power of ten. Scores of a Unigram model that differ in the last bit decide ties.
-    """
-    mantissa, _, exponent_text = text.lower().partition("e")
-    whole, _, fraction = mantissa.lstrip("-").partition(".")
-    digits = whole + fraction
-    exponent = int(exponent_text or 0) - len(fraction)
-    significand = int(digits)
-    if significand > _U64_MAX:
-        kept = 20 if int(digits.lstrip("0")[:20]) <= _U64_MAX else 19
-        kept += len(digits) - len(digits.lstrip("0"))
-        exponent += len(digits) - kept
-        significand = int(digits[:kept])
-    value = float(significand)
-    while exponent < -308 and value != 0.0:
-        value /= 1e308
-        exponent += 308
-    if value != 0.0:
-        if exponent > 308 or (exponent > 0 and value * float(10**exponent) == math.inf):
-            raise ValueError(f"the number {text} is out of range")
-        value = value * float(10**exponent) if exponent >= 0 else value / float(10**-exponent)
-    return -value if text.startswith("-") else value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def model_kind(model: Json) -> str:
@@ -327,7 +280,12 @@ def _read_unigram(model: Json, root: Json) -> _Core:
         if entry[0] in tokens:
             raise ModelError(f"model.vocab: {shorten(entry[0])} stands there twice")
         tokens[entry[0]] = token_id
-        scores[token_id] = entry[1]
+        try:
+            scores[token_id] = entry[1]
+        except OverflowError:
+            raise ModelError(
+                f"model.vocab: the score of {shorten(entry[0])} is too large"
+            ) from None
     unk_id = model.get("unk_id")
     if unk_id is not None and (type(unk_id) is not int or not 0 <= unk_id < len(entries)):
         raise ModelError(f"model.unk_id: {shorten(unk_id)} is not an id of the vocabulary")

@@ -12,7 +12,7 @@ from pintok.errors import ModelError
 from pintok_server._spec.image import ImageSource
 from pintok_server.vocab import tokenizer_json
 from pintok_server.vocab.description import Description
-from pintok_server.vocab.programs import Json, shorten
+from pintok_server.vocab.json_fields import Json, shorten
 
 _SPECIALS = {
     "unk_token": "[UNK]",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import pathlib
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from pintok import Tokenizer
 from pintok.errors import ModelError
 from pintok_server import vocab
 from pintok_server._spec import image as spec
+from pintok_server.vocab import json_fields
 from tests.unit import vocab_models as models
 
 Json = dict[str, Any]
@@ -309,6 +311,24 @@ def test_wrong_tekkens_are_refused(changes: Json, sentence: str, tmp_path: pathl
     path = models.write_tekken(tmp_path / "tekken", **changes)
     with pytest.raises(ModelError, match=sentence):
         vocab.load_image(path, cache_dir=tmp_path / "cache")
+
+
+def test_numbers_are_rounded_as_the_reference_rounds_them() -> None:
+    """Not to the nearest: the last bit of a score decides ties, so it must be the same bit."""
+    tokenizers = pytest.importorskip("tokenizers")
+    source = random.Random(5)
+    numbers = ["0.0", "-0.0", "1e5", "1.5E-7", "1e-310", "5e-324", "18446744073709551616.5"]
+    numbers += [repr(-source.random() * 20) for _ in range(400)]
+    for _ in range(400):
+        digits = "".join(source.choices("0123456789", k=source.randrange(1, 25)))
+        numbers.append(f"-{source.randrange(10**12)}.{digits}e{source.randrange(-320, 250)}")
+    vocab_json = ",".join(f'["{index}",{number}]' for index, number in enumerate(numbers))
+    root = f'{{"model":{{"type":"Unigram","unk_id":0,"vocab":[{vocab_json}]}}}}'
+    model = json.loads(tokenizers.Tokenizer.from_str(root).to_str())["model"]
+    ours = json_fields.parse_json(root.encode(), "scores")["model"]["vocab"]
+    theirs = [score for _, score in model["vocab"]]
+    assert [score for _, score in ours] == theirs
+    assert theirs != [float(number) for number in numbers]
 
 
 def test_merges_that_no_text_reaches_are_left_out(tmp_path: pathlib.Path) -> None:
