@@ -383,8 +383,8 @@ def test_latency_histogram_counts_every_reply(link: Link, tmp_path: pathlib.Path
         wait_for(lambda: process.statistics().total("tx_packets") == 50)
         worker = process.statistics().workers[0]
         assert sum(worker.latency) == 50
-        assert worker.verdicts == {"ok": 50}
-        assert worker.ops == {"ping": 50}
+        assert {name: count for name, count in worker.verdicts.items() if count} == {"ok": 50}
+        assert {name: count for name, count in worker.ops.items() if count} == {"ping": 50}
         assert worker.counters["request_bytes"] == worker.counters["reply_bytes"] == 50 * 40
 
 
