@@ -306,10 +306,12 @@ static enum ptk_verdict short_piece(const struct job *job, const source_text *te
                                         PTK_PART_WHOLE) != PTK_IMAGE_NONE) {
         return cached_part(job, text, begin, len, key, PTK_PART_WHOLE);
     }
+    /* Asked before the parts: the sink may drop ids of this piece and want all from then on. */
+    const bool wants_all = sink->fast_end > 0;
     const size_t before = sink->len;
     const enum ptk_verdict verdict = encode_parts(job, text, begin, len, cut);
     const size_t count = sink->len - before;
-    if (sink->fast_end > 0 && verdict == PTK_VERDICT_OK && !sink->full && count > 0 &&
+    if (wants_all && verdict == PTK_VERDICT_OK && !sink->full && count > 0 &&
         count <= PTK_IMAGE_PIECE_IDS_MAX) {
         ptk_cache_put(line, key, sink->ids + before, count);
     }
