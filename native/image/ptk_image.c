@@ -181,7 +181,10 @@ static int read_sections(const struct ptk_image *image, struct sections *out, st
     return 0;
 }
 
-static bool is_power_of_two(size_t value) { return value != 0 && (value & (value - 1)) == 0; }
+static bool is_power_of_two(size_t value)
+{
+    return value != 0 && (value & (value - 1)) == 0;
+}
 
 /* The sections without which no image works, and the counts that the configuration fixes. */
 static int check_counts(const struct ptk_image *image, const struct sections *sections,

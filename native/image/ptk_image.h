@@ -170,7 +170,7 @@ static inline const struct ptk_image_pair *ptk_image_pair(const struct ptk_image
     }
 }
 
-#define PTK_IMAGE_VOCAB_ID_BITS 22u
+#define PTK_IMAGE_VOCAB_ID_BITS   22u
 #define PTK_IMAGE_VOCAB_TAG_SHIFT 54u
 
 /* ptk_image_vocab_hashed: the id whose key these bytes are, or PTK_IMAGE_NONE; hash is
@@ -236,21 +236,20 @@ static inline struct ptk_piece_key ptk_piece_key_make(const uint8_t *piece, size
  * ptk_image_piece_hashed: the slot of a piece, or NULL. hash is ptk_piece_hash of the key. Costs
  * one cache line in nearly all cases; prefetch &pieces[(hash & piece_mask) * 2].
  */
-static inline const struct ptk_image_piece *ptk_image_piece_hashed(const struct ptk_image *image,
-                                                                   struct ptk_piece_key key,
-                                                                   uint64_t hash)
+static inline const struct ptk_image_piece *
+ptk_image_piece_hashed(const struct ptk_image *image, struct ptk_piece_key key, uint64_t hash)
 {
     uint32_t bucket = (uint32_t)hash & image->piece_mask;
     for (;;) { /* ends: a verified table has a bucket with an empty second slot */
         const struct ptk_image_piece *slot = &image->pieces[(size_t)bucket * 2];
         const uint64_t high0 = ptk_load_u64(slot[0].key + 8);
         const uint64_t high1 = ptk_load_u64(slot[1].key + 8);
-        if (((ptk_load_u64(slot[0].key) ^ key.low) |
-             ((high0 & PTK_PIECE_HIGH_MASK) ^ key.high)) == 0) {
+        if (((ptk_load_u64(slot[0].key) ^ key.low) | ((high0 & PTK_PIECE_HIGH_MASK) ^ key.high)) ==
+            0) {
             return &slot[0];
         }
-        if (((ptk_load_u64(slot[1].key) ^ key.low) |
-             ((high1 & PTK_PIECE_HIGH_MASK) ^ key.high)) == 0) {
+        if (((ptk_load_u64(slot[1].key) ^ key.low) | ((high1 & PTK_PIECE_HIGH_MASK) ^ key.high)) ==
+            0) {
             return &slot[1];
         }
         if (high1 == 0) {

@@ -24,7 +24,10 @@ size_t ptk_build_piece_capacity(size_t count)
     return capacity;
 }
 
-void ptk_build_free(void *memory) { free(memory); }
+void ptk_build_free(void *memory)
+{
+    free(memory);
+}
 
 /* The longest run of used slots, counted around the end of the table; 0 used slots: 0. */
 static uint32_t longest_run(const void *table, size_t capacity,
@@ -193,8 +196,7 @@ static struct ptk_image_pair join(const struct merger *merger, const uint8_t *by
         return pair == NULL ? never : *pair;
     }
     const uint32_t begin = parts->begin[i];
-    const uint32_t id =
-        ptk_image_vocab(&merger->view, bytes + begin, parts->begin[i + 2] - begin);
+    const uint32_t id = ptk_image_vocab(&merger->view, bytes + begin, parts->begin[i + 2] - begin);
     if (id == PTK_IMAGE_NONE) {
         return never;
     }

@@ -32,7 +32,7 @@ struct trie_builder {
     struct ptk_image_trie_unit *units;
     uint8_t *base_used;
     uint16_t *first_free; /* by block: no unit before this one is free; BLOCK_LEN when none is */
-    uint32_t count; /* units, a multiple of BLOCK_LEN */
+    uint32_t count;       /* units, a multiple of BLOCK_LEN */
     uint32_t cap;
     struct pending *stack;
     size_t stack_count;

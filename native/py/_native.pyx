@@ -476,7 +476,7 @@ def build_pairs(const uint32_t[:, ::1] merges):
 
 
 def build_vocab(const uint32_t[::1] offs, const uint8_t[::1] keys):
-    """(table uint32 (capacity,), longest run). Raises SetupError naming the second id of equal keys."""
+    """(table uint32 (capacity,), longest run). Raises SetupError for two ids with one key."""
     cdef ptk_build_keys view = _keys(offs, keys)
     cdef size_t i, count = 0
     for i in range(view.ids_end):
@@ -502,11 +502,13 @@ def build_pieces(const uint8_t[:, ::1] pieces):
     cdef size_t count = <size_t>pieces.shape[0]
     cdef size_t capacity = ptk_build_piece_capacity(count)
     cdef uint32_t probe_max = 0
-    cdef const ptk_image_piece *first = <const ptk_image_piece *>&pieces[0, 0] if count > 0 else NULL
+    cdef const ptk_image_piece *first = NULL
     cdef ptk_image_piece *table
     cdef int code
     if pieces.shape[1] != 32:
         raise ValueError("pieces must have 32 columns")
+    if count > 0:
+        first = <const ptk_image_piece *>&pieces[0, 0]
     while True:
         out = _rows_u32(capacity, 8)
         table = <ptk_image_piece *>cnp.PyArray_DATA(out)
@@ -562,7 +564,7 @@ def build_rank_merges(const uint32_t[::1] offs, const uint8_t[::1] keys,
 
 cdef ptk_build_tables _tables(const uint32_t[::1] table, const uint32_t[:, ::1] pairs,
                               const uint32_t[::1] byte_ids) except *:
-    """The tables that merging one token alone reads; `byte_ids` None where it starts from characters."""
+    """The tables that merging one token alone reads; without `byte_ids` it starts from characters."""
     cdef ptk_build_tables out
     if table.shape[0] < 2 or pairs.shape[0] < 2 or pairs.shape[1] != 4:
         raise ValueError("tables must come from build_vocab and build_pairs")

@@ -1,10 +1,10 @@
 /*
  * Fuzzes the door for images: any bytes, and any forgery of a good image.
  *
- * Input: one byte of mode, then mode 0: the bytes of an image; otherwise: patches to the small image
- * of image_maker.h, each u16 position times 4, u8 place within, u8 value. The checksum is repaired, so
- * that the rest of the verifier is reached. What must hold: no crash, no read out of bounds, and an
- * accepted image can be used in every way that code behind the door uses it.
+ * Input: one byte of mode, then mode 0: the bytes of an image; otherwise: patches to the small
+ * image of image_maker.h, each u16 position times 4, u8 place within, u8 value. The checksum is
+ * repaired, so that the rest of the verifier is reached. What must hold: no crash, no read out of
+ * bounds, and an accepted image can be used in every way that code behind the door uses it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,8 +48,8 @@ static void use_keys(const struct ptk_image *image)
 
 static void use_programs(const struct ptk_image *image)
 {
-    const struct ptk_image_program *const programs[] = {
-        &image->normalizer, &image->pre_tokenizer, &image->post_processor, &image->decoder};
+    const struct ptk_image_program *const programs[] = {&image->normalizer, &image->pre_tokenizer,
+                                                        &image->post_processor, &image->decoder};
     for (size_t i = 0; i < PTK_ARRAY_LEN(programs); i++) {
         size_t pos = 0;
         uint32_t count = 0;

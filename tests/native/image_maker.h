@@ -1,6 +1,6 @@
 /*
- * Small images for tests, assembled in memory: a byte-level BPE with added tokens, programs and a trie,
- * so that every kind of section is there.
+ * Small images for tests, assembled in memory: a byte-level BPE with added tokens, programs and a
+ * trie, so that every kind of section is there.
  *
  * Include it in one file of a test program. The vocabulary: the 256 bytes under their own ids, then
  * "th", "the", "in", "ing", " t"; added tokens "<s>" (original text) and "end" (normalized text).
@@ -16,7 +16,15 @@
 #define MAKER_IDS_END   263u
 #define MAKER_MODEL_LEN 261u
 
-enum maker_ids { MAKER_TH = 256, MAKER_THE, MAKER_IN, MAKER_ING, MAKER_SPACE_T, MAKER_S, MAKER_END };
+enum maker_ids {
+    MAKER_TH = 256,
+    MAKER_THE,
+    MAKER_IN,
+    MAKER_ING,
+    MAKER_SPACE_T,
+    MAKER_S,
+    MAKER_END
+};
 
 static const char *const maker_tokens[] = {"th", "the", "in", "ing", " t"};
 
@@ -51,7 +59,8 @@ static void maker_copy(struct maker *maker, uint32_t kind, const void *bytes, si
 
 static void maker_repair(uint8_t *image, size_t len)
 {
-    ptk_store_u64(image + offsetof(struct ptk_image_header, checksum), ptk_image_checksum(image, len));
+    ptk_store_u64(image + offsetof(struct ptk_image_header, checksum),
+                  ptk_image_checksum(image, len));
 }
 
 /* The bytes of the image, 64-byte aligned; release with free. Frees the sections. */
@@ -140,7 +149,7 @@ static void maker_make_keys(struct maker_keys *keys)
 }
 
 static const struct ptk_image_pair maker_merges[] = {
-    {'t', 'h', 0, MAKER_TH},        {MAKER_TH, 'e', 1, MAKER_THE},  {'i', 'n', 2, MAKER_IN},
+    {'t', 'h', 0, MAKER_TH},       {MAKER_TH, 'e', 1, MAKER_THE}, {'i', 'n', 2, MAKER_IN},
     {MAKER_IN, 'g', 3, MAKER_ING}, {' ', 't', 4, MAKER_SPACE_T},
 };
 
@@ -187,8 +196,7 @@ static uint8_t *maker_small_image(size_t *len)
     for (uint32_t byte = 0; byte < 256; byte++) {
         byte_ids[byte] = byte;
     }
-    struct ptk_image_pair *pairs =
-        maker_add(&maker, PTK_IMAGE_SECTION_PAIRS, sizeof *pairs, 16);
+    struct ptk_image_pair *pairs = maker_add(&maker, PTK_IMAGE_SECTION_PAIRS, sizeof *pairs, 16);
     PTK_ASSERT(ptk_build_pairs(maker_merges, PTK_ARRAY_LEN(maker_merges), pairs, 16,
                                &pair_probe_max) == 0);
     uint32_t *vocab = maker_add(&maker, PTK_IMAGE_SECTION_VOCAB, 4, 1024);
@@ -204,8 +212,7 @@ static uint8_t *maker_small_image(size_t *len)
     size_t piece_count = 0;
     PTK_ASSERT(ptk_build_seed_pieces(&view, &tables, seeds, PTK_ARRAY_LEN(seeds), false, pieces,
                                      &piece_count) == 0);
-    struct ptk_image_piece *table =
-        maker_add(&maker, PTK_IMAGE_SECTION_PIECES, sizeof *table, 16);
+    struct ptk_image_piece *table = maker_add(&maker, PTK_IMAGE_SECTION_PIECES, sizeof *table, 16);
     PTK_ASSERT(ptk_build_pieces(pieces, piece_count, table, 16, &piece_probe_max) == 0);
 
     double *scores = maker_add(&maker, PTK_IMAGE_SECTION_SCORES, 8, MAKER_IDS_END);
@@ -228,12 +235,9 @@ static uint8_t *maker_small_image(size_t *len)
            unit_count * sizeof *units);
     ptk_build_free(units);
 
-    struct ptk_image_added *added =
-        maker_add(&maker, PTK_IMAGE_SECTION_ADDED, sizeof *added, 2);
-    added[0] = (struct ptk_image_added){.id = MAKER_S,
-                                        .flags = PTK_IMAGE_ADDED_FLAGS_SPECIAL,
-                                        .text_len = 3,
-                                        .match_len = 3};
+    struct ptk_image_added *added = maker_add(&maker, PTK_IMAGE_SECTION_ADDED, sizeof *added, 2);
+    added[0] = (struct ptk_image_added){
+        .id = MAKER_S, .flags = PTK_IMAGE_ADDED_FLAGS_SPECIAL, .text_len = 3, .match_len = 3};
     added[1] = (struct ptk_image_added){.id = MAKER_END,
                                         .flags = PTK_IMAGE_ADDED_FLAGS_NORMALIZED,
                                         .text_off = 3,
@@ -246,8 +250,8 @@ static uint8_t *maker_small_image(size_t *len)
     uint8_t program[256];
     static const uint8_t replace[] = {1, 0, 0, 0, 'a', 2, 0, 0, 0, 'b', 'c'};
     size_t program_len = maker_op(program, PTK_OP_NORM_NFC, 0, NULL, 0);
-    program_len += maker_op(program + program_len, PTK_OP_NORM_REPLACE_STRING, 0, replace,
-                            sizeof replace);
+    program_len +=
+        maker_op(program + program_len, PTK_OP_NORM_REPLACE_STRING, 0, replace, sizeof replace);
     maker_copy(&maker, PTK_IMAGE_SECTION_NORMALIZER, program, program_len);
     static const uint8_t split[] = {PTK_SPLIT_SCANNER_GPT2, 0, 1, 0, 0, 0, 0, 0};
     program_len = maker_op(program, PTK_OP_PRE_SPLIT_KNOWN, 0, split, sizeof split);

@@ -1,6 +1,6 @@
 /*
- * The image's door and its tables: what is whole is accepted and every look-up finds what it should;
- * what is cut, flipped or contradictory is refused, or does no harm.
+ * The image's door and its tables: what is whole is accepted and every look-up finds what it
+ * should; what is cut, flipped or contradictory is refused, or does no harm.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -25,7 +25,10 @@ static uint8_t *small;
 static size_t small_len;
 static uint8_t *changed; /* a copy to spoil */
 
-static void restore(void) { memcpy(changed, small, small_len); }
+static void restore(void)
+{
+    memcpy(changed, small, small_len);
+}
 
 static int view(struct ptk_image *image, struct ptk_err *err)
 {
@@ -52,7 +55,8 @@ static void use(const struct ptk_image *image)
             const struct ptk_image_pair *pair = ptk_image_pair(image, id, 'h');
             sink += pair == NULL ? 0 : image->vocab_key_offs[pair->id];
         }
-        for (uint32_t i = image->token_bytes_offs[id]; i < image->token_bytes_offs[id + 1]; i += 8) {
+        for (uint32_t i = image->token_bytes_offs[id]; i < image->token_bytes_offs[id + 1];
+             i += 8) {
             sink += ptk_load_u64(image->token_bytes + i);
         }
     }
@@ -64,8 +68,8 @@ static void use(const struct ptk_image *image)
         }
         sink += ptk_image_trie_id(image, unit) == PTK_IMAGE_NONE;
     }
-    const struct ptk_image_program *const programs[] = {
-        &image->normalizer, &image->pre_tokenizer, &image->post_processor, &image->decoder};
+    const struct ptk_image_program *const programs[] = {&image->normalizer, &image->pre_tokenizer,
+                                                        &image->post_processor, &image->decoder};
     for (size_t i = 0; i < PTK_ARRAY_LEN(programs); i++) {
         size_t pos = 0;
         struct ptk_image_op_view op;
@@ -201,7 +205,10 @@ static void expect(const char *sentence)
     restore();
 }
 
-static struct ptk_image_config *config(void) { return (void *)section(PTK_IMAGE_SECTION_CONFIG); }
+static struct ptk_image_config *config(void)
+{
+    return (void *)section(PTK_IMAGE_SECTION_CONFIG);
+}
 
 static struct ptk_image_pair *used_pair(void)
 {
