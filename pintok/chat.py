@@ -60,10 +60,20 @@ class ChatTemplate:
     def from_source(
         cls, source: str | Sequence[Mapping[str, str]], *, special_tokens: Mapping[str, Any]
     ) -> ChatTemplate:
-        """From `chat_template` of a tokenizer_config.json: one template or a list of named ones."""
+        """From `chat_template` of a tokenizer_config.json: one template or a list of named ones.
+
+        Raises ChatTemplateError for anything else.
+        """
         if isinstance(source, str):
             return cls({"default": source}, special_tokens)
-        return cls({entry["name"]: entry["template"] for entry in source}, special_tokens)
+        try:
+            templates = {entry["name"]: entry["template"] for entry in source}
+            named = all(isinstance(text, str) for item in templates.items() for text in item)
+        except (TypeError, KeyError):
+            named = False
+        if not named:
+            raise ChatTemplateError("the chat template is neither a text nor a list of named ones")
+        return cls(templates, special_tokens)
 
     def select(self, name: str | None, *, tools: bool) -> str:
         """The template's text: by name, else `tool_use` where there are tools, else `default`."""
@@ -102,9 +112,9 @@ class ChatTemplate:
             raise ChatTemplateError(
                 "a prompt for generation cannot follow a message to be continued"
             )
-        chat = [_with_reasoning(_plain(message)) for message in messages]
-        field = _mark_final_message(chat, source) if continue_final_message else None
         try:
+            chat = [_with_reasoning(_plain(message)) for message in messages]
+            field = _mark_final_message(chat, source) if continue_final_message else None
             rendered = _compile(source).render(
                 **{
                     **self.special_tokens,
@@ -116,10 +126,14 @@ class ChatTemplate:
                     "strftime_now": _clock(now),
                 }
             )
+        except ChatTemplateError:
+            raise
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template says: {error}") from None
         except RecursionError:
-            raise ChatTemplateError("the chat template recurses without end") from None
+            raise ChatTemplateError(
+                "the chat template recurses without end, or the messages are nested too deep"
+            ) from None
         except Exception as error:  # Anything that untrusted template code manages to raise.
             raise ChatTemplateError(f"the chat template fails: {error!r}") from None
         return rendered if field is None else _cut_at_mark(rendered, field)
@@ -136,8 +150,8 @@ def _mark_final_message(chat: list[dict[str, Any]], source: str) -> str:
     if isinstance(content, str):
         final["content"] = content + _CONTINUE_MARK
         return content
-    for block in reversed(content):
-        if isinstance(block, dict) and "text" in block:
+    for block in reversed(content if isinstance(content, list) else []):
+        if isinstance(block, dict) and isinstance(block.get("text"), str):
             text: str = block["text"]
             block["text"] = text + _CONTINUE_MARK
             return text

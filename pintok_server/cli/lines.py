@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pintok.tokenizer import Tokenizer
 
 Operation = Literal["encode", "decode", "count"]
+LineKind = Literal["encode", "decode", "count", "chat"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,71 +109,80 @@ _FLAGS: dict[Operation, tuple[str, ...]] = {
     "count": ("add_special_tokens", "encode_special_tokens", "bos", "eos"),
     "decode": ("skip_special_tokens", "stream"),
 }
-_FIELDS: dict[Operation, tuple[str, ...]] = {
+_FIELDS: dict[LineKind, tuple[str, ...]] = {
     "encode": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["encode"]),
     "count": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["count"]),
     "decode": ("ids", "prefill", *_FLAGS["decode"]),
+    "chat": (
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "template",
+        "now",
+    ),
 }
 _ID_MAX = 0xFFFFFFFF
 
 
-class _Refused(Exception):
+class LineRefused(Exception):
     """Carries a refusal out of the parsing of one line."""
 
     def __init__(self, refusal: Refusal) -> None:
         self.refusal = refusal
 
 
-def _bad(code: str, message: str) -> _Refused:
-    return _Refused(Refusal(code, message))
+def bad(code: str, message: str) -> LineRefused:
+    """What to raise where a line cannot be served."""
+    return LineRefused(Refusal(code, message))
 
 
 def parse_line(line: bytes, operation: Operation, *, defaults: Options) -> Job | Refusal:
     """The job that a line of JSON asks for, or why it cannot be one."""
     try:
-        fields = _parse_object(line)
-        _refuse_slips(fields, operation)
+        fields = parse_object(line)
+        refuse_slips(fields, operation)
         options = _parse_options(fields, operation, defaults)
         if operation == "decode":
             return _decode_job(fields, options)
         text, text_joined = _parse_text(fields, "text")
         pair, pair_joined = _parse_text(fields, "pair")
         if text is None:
-            raise _bad("bad_field", "there is neither text nor text_b64")
+            raise bad("bad_field", "there is neither text nor text_b64")
         return Job(options, text=text, pair=pair, surrogates=text_joined or pair_joined)
-    except _Refused as refused:
+    except LineRefused as refused:
         return refused.refusal
 
 
-def _parse_object(line: bytes) -> dict[str, Any]:
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The object of a line of JSON. Raises LineRefused."""
     try:
         fields = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        raise _Refused(Refusal.of(Verdict.BAD_UTF8)) from None
+        raise LineRefused(Refusal.of(Verdict.BAD_UTF8)) from None
     except json.JSONDecodeError as error:
-        raise _bad("bad_json", f"not JSON: {error.msg} at column {error.colno}") from None
+        raise bad("bad_json", f"not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):
-        raise _bad(
-            "bad_json", "not JSON that can be read: too deep, or a number too long"
-        ) from None
+        raise bad("bad_json", "not JSON that can be read: too deep, or a number too long") from None
     if not isinstance(fields, dict):
-        raise _bad("bad_json", "the line is not a JSON object")
+        raise bad("bad_json", "the line is not a JSON object")
     return fields
 
 
-def _refuse_slips(fields: dict[str, Any], operation: Operation) -> None:
-    """Fields of the caller's own are allowed, but not one that is a misspelt option."""
-    known = _FIELDS[operation]
+def refuse_slips(fields: dict[str, Any], kind: LineKind) -> None:
+    """Fields of the caller's own are allowed; raises LineRefused for a misspelt option."""
+    known = _FIELDS[kind]
     for name in fields:
         # No slip is twice as long as what was meant; comparing a long name would cost its square.
-        if name not in known and len(name) <= 40 and (meant := _meant(name, operation)):
+        if name not in known and len(name) <= 40 and (meant := _meant(name, kind)):
             shown = name.encode("utf-8", "replace").decode()
-            raise _bad("bad_field", f"there is no field {shown!r}: {meant} is meant?")
+            raise bad("bad_field", f"there is no field {shown!r}: {meant} is meant?")
 
 
 @functools.lru_cache(maxsize=256)
-def _meant(name: str, operation: Operation) -> str | None:
-    near = difflib.get_close_matches(name, _FIELDS[operation], n=1, cutoff=0.85)
+def _meant(name: str, kind: LineKind) -> str | None:
+    near = difflib.get_close_matches(name, _FIELDS[kind], n=1, cutoff=0.85)
     return near[0] if near else None
 
 
@@ -181,17 +191,17 @@ def _parse_options(fields: dict[str, Any], operation: Operation, defaults: Optio
     for name in _FLAGS[operation]:
         if name in fields:
             if not isinstance(fields[name], bool):
-                raise _bad("bad_field", f"{name} is neither true nor false")
+                raise bad("bad_field", f"{name} is neither true nor false")
             changes[name] = fields[name]
     if operation != "decode" and "parse_special" in fields:
         if fields["parse_special"] not in ("all", "none"):
-            raise _bad("bad_field", "parse_special is neither 'all' nor 'none'")
+            raise bad("bad_field", "parse_special is neither 'all' nor 'none'")
         changes["parse_special"] = fields["parse_special"]
     if not changes:
         return defaults
     options = dataclasses.replace(defaults, **changes)
     if options.encode_special_tokens and options.parse_special == "none":
-        raise _bad("bad_field", "encode_special_tokens needs parse_special 'all'")
+        raise bad("bad_field", "encode_special_tokens needs parse_special 'all'")
     return options
 
 
@@ -202,19 +212,24 @@ def _parse_text(fields: dict[str, Any], name: str) -> tuple[bytes | None, bool]:
     text = fields.get(name)
     if text is None and coded is None:
         if name in fields or f"{name}_b64" in fields:
-            raise _bad("bad_field", f"{name} is null")
+            raise bad("bad_field", f"{name} is null")
         return None, False
     if text is not None and coded is not None:
-        raise _bad("bad_field", f"both {name} and {name}_b64 are there")
+        raise bad("bad_field", f"both {name} and {name}_b64 are there")
     if coded is not None:
         if not isinstance(coded, str):
-            raise _bad("bad_field", f"{name}_b64 is not a string")
+            raise bad("bad_field", f"{name}_b64 is not a string")
         try:
             return base64.b64decode(coded, validate=True), False
         except (binascii.Error, ValueError):
-            raise _bad("bad_field", f"{name}_b64 is not base64") from None
+            raise bad("bad_field", f"{name}_b64 is not base64") from None
     if not isinstance(text, str):
-        raise _bad("bad_field", f"{name} is not a string")
+        raise bad("bad_field", f"{name} is not a string")
+    return join_text(text)
+
+
+def join_text(text: str) -> tuple[bytes, bool]:
+    """The bytes of a text, and whether they are what tiktoken makes of surrogates in it."""
     try:
         return text.encode("utf-8"), False
     except UnicodeEncodeError:
@@ -226,7 +241,7 @@ def _decode_job(fields: dict[str, Any], options: Options) -> Job:
     ids = _parse_ids(fields, "ids")
     if not options.stream:
         if "prefill" in fields:
-            raise _bad("bad_field", "prefill needs stream true")
+            raise bad("bad_field", "prefill needs stream true")
         return Job(options, ids=ids)
     if "skip_special_tokens" not in fields:
         # The default of a stream, as DecodeStream's and the reference's.
@@ -238,9 +253,9 @@ def _decode_job(fields: dict[str, Any], options: Options) -> Job:
 def _parse_ids(fields: dict[str, Any], name: str) -> npt.NDArray[np.uint32]:
     ids = fields.get(name)
     if not isinstance(ids, list):
-        raise _bad("bad_field", f"{name} is not there, or is not a list")
+        raise bad("bad_field", f"{name} is not there, or is not a list")
     if not all(type(item) is int and 0 <= item <= _ID_MAX for item in ids):
-        raise _Refused(Refusal.of(Verdict.BAD_ID))
+        raise LineRefused(Refusal.of(Verdict.BAD_ID))
     return np.array(ids, dtype=np.uint32)
 
 

@@ -38,6 +38,7 @@ from pintok_server.control.config import parse_model, split_revision
 
 if TYPE_CHECKING:
     from pintok.tokenizer import Tokenizer
+    from pintok_server.cli.chats import ChatBackend
 
 # Read at once from a pipe that has more; what is there already is served without waiting for more.
 _READ_LEN = 1 << 20
@@ -177,6 +178,41 @@ def decode(
 
 
 @main.command()
+@click.option("--jsonl", is_flag=True, help="One JSON object a line in, one a line out.")
+@click.option(
+    "--model", metavar="MODEL",
+    help="A directory, a file, or ORG/NAME on the hub. With --server: the same, named so or as "
+    "NAME=MODEL there; the template is read here.",
+)  # fmt: skip
+@click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(allow_dash=True))
+@_engine_options
+@command_errors
+def chat(
+    files: tuple[str, ...],
+    model: str | None,
+    server: str | None,
+    timeout: float,
+    datagram_len_max: int | None,
+    jsonl: bool,
+) -> None:
+    """Messages to the text that the model's chat template makes of them, and its ids.
+
+    With --jsonl a line holds messages and optionally tools, documents, add_generation_prompt,
+    continue_final_message, template (a name), now (what the template sees as the time), and
+    variables of the template like enable_thinking; the answer holds rendered and ids, or error.
+    Without it each input is one such object, and the answer is the rendered text as it is.
+    """
+    # Imported here: the other commands do without jinja2.
+    from pintok_server.cli.chats import ChatBackend
+
+    local = _open_tokenizer(_named_source(model) if server and model else model)
+    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+        if isinstance(engine, Client) and engine.info().fingerprint != local.fingerprint:
+            raise PinTokError(f"the server's {model or 'model'} is another than the one here")
+        _serve_chats(ChatBackend(local, engine), files, jsonl=jsonl)
+
+
+@main.command()
 @click.option("--count", "-c", "total", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--interval", type=click.FloatRange(0, 60), default=0.2, show_default=True,
               metavar="SECONDS")  # fmt: skip
@@ -250,11 +286,23 @@ def _open_engine(
         return
     if datagram_len_max is not None:
         raise click.UsageError("--datagram-len-max is for --server")
+    yield _open_tokenizer(model)
+
+
+def _named_source(model: str) -> str:
+    """The source of a model that may be written as NAME=SOURCE."""
+    try:
+        return parse_model(model).source
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _open_tokenizer(model: str | None) -> Tokenizer:
     # Imported here: a client needs neither the native core nor the compiler.
     from pintok.tokenizer import Tokenizer
 
     source, revision = split_revision(model or "default")
-    yield Tokenizer.from_pretrained(source, revision=revision)
+    return Tokenizer.from_pretrained(source, revision=revision)
 
 
 @contextlib.contextmanager
@@ -314,6 +362,28 @@ def _serve(
                 end = operation != "decode"
                 failed |= _write_plain(out, answer, name, line_end=end, label=label)
             out.flush()
+    if failed:
+        sys.exit(1)
+
+
+def _serve_chats(backend: ChatBackend, files: tuple[str, ...], *, jsonl: bool) -> None:
+    """Read the chats, write the answers; exit status 1 when a plain input was refused."""
+    failed = False
+    out = sys.stdout.buffer
+    for name, stream in _inputs(files):
+        if jsonl:
+            for block in _blocks(stream):
+                for answer in backend.serve(block):
+                    out.write(format_line(answer))
+                out.flush()
+            continue
+        (answer,) = backend.serve([stream.read()])
+        if "error" in answer:
+            click.echo(f"pintok: {name}: {answer['error']['message']}", err=True)
+            failed = True
+        else:
+            out.write(answer["rendered"].encode("utf-8", "replace"))
+        out.flush()
     if failed:
         sys.exit(1)
 

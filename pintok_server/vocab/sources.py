@@ -3,7 +3,7 @@
 A directory is taken by the first of: tokenizer.json, tekken.json, encoding.json, a lone *.tiktoken,
 tokenizer.model, vocab.txt. Every one of them may be gzipped (`.gz`). `tokenizer_config.json` and
 `special_tokens_map.json` beside it name the special tokens, and `chat_template.jinja` stands beside
-newer models; ids never depend on these.
+newer models, further ones as `additional_chat_templates/NAME.jinja`; ids never depend on these.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class SourceFile:
 
     path: pathlib.Path
     role: str
-    """What it is to the model: tokenizer, ranks, config, special_tokens_map, chat_template."""
+    """What it is to the model: tokenizer, ranks, config, special_tokens_map, chat_template (a
+    further one: chat_template:NAME)."""
     data: bytes
 
     @property
@@ -149,6 +150,10 @@ def _recognise(path: pathlib.Path, name: str) -> Source:
             _beside(path, "tokenizer_config.json", "config"),
             _beside(path, "special_tokens_map.json", "special_tokens_map"),
             _beside(path, "chat_template.jinja", "chat_template"),
+            *(
+                _read_file(further, f"chat_template:{further.stem}")
+                for further in sorted(path.parent.glob("additional_chat_templates/*.jinja"))
+            ),
         )
         if file is not None
     ]
@@ -225,9 +230,13 @@ def _meta(source: Source) -> dict[str, Any]:
     """Names and settings that the configuration files give; none of it decides ids."""
     config = json_of(source, "config")
     special_map = json_of(source, "special_tokens_map")
+    named = {**special_map, **config}
+    named = {name: value for name, value in named.items() if name.endswith("_token")}
+    extra = config.get("extra_special_tokens", special_map.get("extra_special_tokens"))
+    if isinstance(extra, dict):
+        named.update(extra)
     special_tokens = {}
-    for name in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token"):
-        value = config.get(name, special_map.get(name))
+    for name, value in named.items():
         if isinstance(value, dict):
             value = value.get("content")
         if isinstance(value, str):
@@ -236,7 +245,19 @@ def _meta(source: Source) -> dict[str, Any]:
     for name in ("chat_template", "model_max_length", "tokenizer_class"):
         if config.get(name) is not None:
             meta[name] = config[name]
-    template = source.file("chat_template")
-    if template is not None:  # Newer than the one inside of the configuration.
-        meta["chat_template"] = template.data.decode("utf-8", "replace")
+    templates = _template_files(source)
+    if templates:  # Newer than those inside of the configuration.
+        meta["chat_template"] = templates
     return meta
+
+
+def _template_files(source: Source) -> list[dict[str, str]]:
+    """The chat templates that are files of their own, in the form of a configuration's list."""
+    return [
+        {
+            "name": file.role.partition(":")[2] or "default",
+            "template": file.data.decode("utf-8", "replace"),
+        }
+        for file in source.files
+        if file.role.partition(":")[0] == "chat_template"
+    ]

@@ -44,7 +44,7 @@ class GoldenFile:
 class Check:
     """One request line, the operation it belongs to, and what the answer must hold."""
 
-    op: str  # "encode" or "decode"
+    op: str  # "encode", "decode" or "chat"
     request: Json
     expected: Json
     case: int
@@ -178,11 +178,18 @@ def pair_checks(case: Json) -> Iterator[Check]:
     yield Check("encode", request, expected, case["n"], case["kind"])
 
 
+_CHAT_ANSWERS = frozenset(("n", "kind", "rendered", "rendered_b64", "ids", "error"))
+
+
 def chat_checks(golden: GoldenFile, case: Json) -> Iterator[Check]:
-    """The rendered text of a chat case has these ids; rendering itself is another matter."""
+    """The messages render to this text with these ids, or are refused; the text has these ids."""
+    asked = {name: value for name, value in case.items() if name not in _CHAT_ANSWERS}
     text = text_of(case, "rendered")
     if text is None:
+        yield Check("chat", asked, {"error": None}, case["n"], case["kind"])
         return
+    expected: Json = {"rendered": text, "ids": case["ids"]}
+    yield Check("chat", asked, expected, case["n"], case["kind"])
     request: Json = {"text": text, "add_special_tokens": False}
     if golden.reference == "tiktoken":
         request = {"text": text, "parse_special": "all"}
@@ -234,6 +241,8 @@ def checks(golden: GoldenFile, kinds: frozenset[str]) -> Iterator[Check]:
 
 def difference(check: Check, answer: Json) -> str | None:
     """None when the answer holds everything that was expected, else the first difference."""
+    if "error" in check.expected:  # Any will do.
+        return None if "error" in answer else "no error"
     if "error" in answer:
         return f"error {answer['error']}"
     for field, wanted in check.expected.items():

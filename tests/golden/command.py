@@ -60,11 +60,14 @@ def compare(
     checks = list(cases.checks(golden, kinds))
     if reply_len_max is not None:
         checks = [within(check, reply_len_max) for check in checks]
-    for op in ("encode", "decode"):
+    for op in ("encode", "decode", "chat"):
         chosen = [check for check in checks if check.op == op]
         if not chosen:
             continue
-        words = ["--model", model or str(golden.model), *arguments]
+        named = model or str(golden.model)
+        if model and op == "chat":  # The template is in the file, whatever the server calls it.
+            named = f"{model}={golden.model}"
+        words = ["--model", named, *arguments]
         answers = run_lines(op, [check.request for check in chosen], words, prefix=prefix)
         if len(answers) != len(chosen):
             outcome.failures.append(f"{len(answers)} answers to {len(chosen)} lines of {op}")

@@ -12,6 +12,7 @@ import argparse
 import base64
 import collections
 import dataclasses
+import datetime
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,9 +66,13 @@ class Outcome:
 
 
 def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
-    """The answer line that `pintok encode` or `pintok decode` would print for the request."""
+    """The answer line that `pintok encode`, `decode` or `chat` would print for the request."""
     request = dict(check.request)
     try:
+        if check.op == "chat":
+            now = datetime.datetime.fromisoformat(request.pop("now"))
+            chat = tokenizer.apply_chat_template(request.pop("messages"), now=now, **request)
+            return {"rendered": chat.text, "ids": chat.ids.tolist()}
         if check.op == "decode":
             ids = request.pop("ids")
             if request.pop("stream", False):

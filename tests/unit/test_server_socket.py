@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import vocab_models
 from prometheus_client.parser import text_string_to_metric_families
 
 from pintok._wire import Verdict
@@ -271,6 +272,36 @@ def test_tool_gives_equal_lines_both_ways(instance: SocketInstance) -> None:
     chunks = run("decode", streams)
     assert chunks == run("decode", streams, *there)
     assert chunks.count(b'{"chunks"') == ids.count(b"\n")
+
+
+def test_chats_are_rendered_here_and_encoded_there(
+    instance: SocketInstance, tmp_path: pathlib.Path
+) -> None:
+    """The server must hold the very model that the template is from."""
+    template = "{% for m in messages %}<s>{{ m.content }}{% endfor %}"
+    models = []
+    for name in ("one", "two"):
+        models.append(vocab_models.write(tmp_path / name, vocab_models.byte_level()))
+        config = {"chat_template": template, "bos_token": name}
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(config))
+    instance.start(f"--model=first={models[0]}")
+    line = b'{"messages":[{"role":"user","content":"the thing"}]}\n{"messages":5}\n'
+
+    def run(*options: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "pintok_server.cli.tool", "chat", "--jsonl", *options],
+            input=line,
+            capture_output=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+
+    here = run("--model", str(models[0])).stdout
+    assert json.loads(here.splitlines()[0])["rendered"] == "<s>the thing"
+    there = ["--server", f"127.0.0.1:{instance.port}"]
+    assert run("--model", f"first={models[0]}", *there).stdout == here
+    other = run("--model", f"first={models[1]}", *there)
+    assert other.returncode == 1 and b"is another than the one here" in other.stderr
 
 
 def test_each_request_of_many_gets_its_own_outcome(
