@@ -46,8 +46,8 @@ static __attribute__((noinline)) __m512i classify_long(const struct ptk_split_cl
  *
  * The last byte of a character chooses from a page of 64, the bytes before it choose the page. A
  * text keeps to few pages: each is looked up once, for all of its characters in the block.
- * Characters of three bytes are first looked up by their first byte only, since most pages there
- * are of one class.
+ * Before that, first bytes and pages that stand for one class only are settled at once: most of CJK
+ * and Hangul.
  */
 static __m512i classify_wide(const struct ptk_split_classes *classes, size_t len, __m512i bytes,
                              __m512i found, struct ptk_split_block *b)
@@ -60,44 +60,46 @@ static __m512i classify_wide(const struct ptk_split_classes *classes, size_t len
             leads &= block_below(last);
         }
     }
+    const __m512i unknown = _mm512_set1_epi8((char)PTK_SPLIT_PAGE_MIXED);
     const uint64_t three = _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8((char)0xE0)) & leads;
     const uint64_t four = _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8((char)0xF0)) & leads;
     const __m512i second = bytes_behind(b, len, 1);
-    for (uint64_t rest = leads & ~three; rest != 0;) {
+    found = _mm512_mask_permutexvar_epi8(found, leads, bytes,
+                                         _mm512_loadu_si512(classes->block_lead_bits));
+    const uint64_t mixed = _mm512_mask_cmpeq_epi8_mask(leads, found, unknown);
+    for (uint64_t rest = mixed & ~three; rest != 0;) {
         const uint8_t lead = b->text[__builtin_ctzll(rest)];
         const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)lead));
         const __m512i page = _mm512_load_si512(classes->block_pages[lead & 0x1F]);
         found = _mm512_mask_permutexvar_epi8(found, same, second, page);
         rest &= ~same;
     }
-    if (three != 0) {
-        const __m512i third = bytes_behind(b, len, 2);
-        uint64_t mixed = 0;
-        for (uint64_t rest = three & ~four; rest != 0;) {
-            const uint8_t lead = b->text[__builtin_ctzll(rest)];
-            const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)lead));
-            const __m512i pages =
-                _mm512_loadu_si512(classes->block_page_bits + ((lead & 0xFu) << 6));
-            found = _mm512_mask_permutexvar_epi8(found, same, second, pages);
-            mixed |= _mm512_mask_cmpeq_epi8_mask(same, found,
-                                                 _mm512_set1_epi8((char)PTK_SPLIT_PAGE_MIXED));
-            rest &= ~same;
-        }
-        for (mixed &= three; mixed != 0;) {
-            const uint8_t *src = b->text + __builtin_ctzll(mixed);
-            const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)src[0])) &
-                                  _mm512_cmpeq_epi8_mask(second, _mm512_set1_epi8((char)src[1]));
-            const size_t number = (src[0] & 0xFu) << 6 | (src[1] & 0x3Fu);
-            const __m512i page = _mm512_load_si512(classes->block_pages[number]);
-            found = _mm512_mask_permutexvar_epi8(found, same, third, page);
-            mixed &= ~same;
-        }
-        if (four != 0) {
-            found = classify_long(classes, four, found, b);
-            found = _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
-        }
+    if (three == 0) {
+        return _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
+    }
+    for (uint64_t rest = mixed & three & ~four; rest != 0;) {
+        const uint8_t lead = b->text[__builtin_ctzll(rest)];
+        const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)lead));
+        const __m512i pages = _mm512_loadu_si512(classes->block_page_bits + ((lead & 0xFu) << 6));
+        found = _mm512_mask_permutexvar_epi8(found, same, second, pages);
+        rest &= ~same;
+    }
+    const uint64_t still = mixed & three & ~four;
+    const __m512i third = bytes_behind(b, len, 2);
+    for (uint64_t rest = _mm512_mask_cmpeq_epi8_mask(still, found, unknown); rest != 0;) {
+        const uint8_t *src = b->text + __builtin_ctzll(rest);
+        const uint64_t same = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8((char)src[0])) &
+                              _mm512_cmpeq_epi8_mask(second, _mm512_set1_epi8((char)src[1]));
+        const size_t number = (src[0] & 0xFu) << 6 | (src[1] & 0x3Fu);
+        const __m512i page = _mm512_load_si512(classes->block_pages[number]);
+        found = _mm512_mask_permutexvar_epi8(found, same, third, page);
+        rest &= ~same;
+    }
+    if (four != 0) {
+        found = classify_long(classes, four, found, b);
         found = _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
     }
+    found = _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
     return _mm512_mask_mov_epi8(found, b->cont, previous_bytes(found));
 }
 

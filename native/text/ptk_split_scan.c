@@ -673,6 +673,16 @@ static void init_blocks(struct ptk_split_classes *classes, unsigned number)
         }
         classes->block_page_bits[page] = is_mixed ? PTK_SPLIT_PAGE_MIXED : bits[0];
     }
+    memset(classes->block_lead_bits, PTK_SPLIT_PAGE_MIXED, sizeof classes->block_lead_bits);
+    memcpy(classes->block_lead_bits, classes->block_page_bits, 32); /* C0-DF: one page each */
+    for (uint32_t lead = 1; lead < 16; lead++) {                    /* E1-EF: 64 pages each */
+        const uint8_t *pages = classes->block_page_bits + lead * 64;
+        uint32_t same = 1;
+        while (same < 64 && pages[same] == pages[0]) {
+            same++;
+        }
+        classes->block_lead_bits[32 + lead] = same == 64 ? pages[0] : PTK_SPLIT_PAGE_MIXED;
+    }
     memset(classes->block_nibbles, 0, sizeof classes->block_nibbles);
     for (uint32_t i = 0; i < 128; i++) {
         const unsigned bits = classes->block_pages[i / PTK_SPLIT_PAGE_LEN][i % PTK_SPLIT_PAGE_LEN];
