@@ -125,29 +125,6 @@ static int make_byte_merges(struct ptk_bpe *bpe, struct ptk_err *err)
     return 0;
 }
 
-/* A byte at the end of a piece, with the suffix. */
-static uint32_t last_byte_id(const struct ptk_bpe *bpe, uint8_t byte)
-{
-    uint8_t key[PTK_BPE_AFFIX_MAX + 1] = {byte};
-    memcpy(key + 1, bpe->suffix, bpe->suffix_len);
-    return ptk_image_vocab(bpe->image, key, 1 + bpe->suffix_len);
-}
-
-/* Units are bytes only if the vocabulary has each of them, at the end of a word too. */
-static int check_last_bytes(const struct ptk_bpe *bpe, struct ptk_err *err)
-{
-    for (uint32_t byte = 0; byte < 256; byte++) {
-        if (bpe->image->byte_ids[byte] != PTK_IMAGE_NONE &&
-            last_byte_id(bpe, (uint8_t)byte) == PTK_IMAGE_NONE) {
-            return ptk_err_set(
-                err, -EINVAL,
-                "the vocabulary has no token for byte 0x%02x with the suffix \"%.*s\"", byte,
-                (int)bpe->suffix_len, (const char *)bpe->suffix);
-        }
-    }
-    return 0;
-}
-
 int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err)
 {
     const struct ptk_image_config *config = image->config;
@@ -169,11 +146,13 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_
             "at most %u are supported",
             config->prefix_len + config->suffix_len, PTK_BPE_AFFIX_MAX);
     }
-    int code = bpe->bytes && bpe->suffix_len > 0 ? check_last_bytes(bpe, err) : 0;
-    if (code != 0 || image->pairs == NULL) {
-        return code;
+    if (bpe->bytes && bpe->prefix_len + bpe->suffix_len > 0) {
+        return ptk_err_set(err, -EINVAL, "an affix is defined for characters, not for bytes");
     }
-    code = make_filter(bpe, err);
+    if (image->pairs == NULL) {
+        return 0;
+    }
+    int code = make_filter(bpe, err);
     if (code == 0 && bpe->bytes) {
         code = make_byte_merges(bpe, err);
     }
@@ -814,11 +793,7 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
     for (size_t i = 0; i < len; i++) {
         scratch->ids[i] = byte_ids[piece[i]];
     }
-    if (bpe->suffix_len == 0) {
-        return merge(bpe, scratch, (struct units){piece, len, false});
-    }
-    scratch->ids[len - 1] = last_byte_id(bpe, piece[len - 1]);
-    return merge(bpe, scratch, (struct units){NULL, len, false});
+    return merge(bpe, scratch, (struct units){piece, len, false});
 }
 
 /* ---- bytes without a token ------------------------------------------------------------------ */

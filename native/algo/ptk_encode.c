@@ -49,8 +49,7 @@ typedef struct ptk_split_text source_text;
 /* The character of the byte-level alphabet that stands for a space: U+0120. */
 #define BYTE_LEVEL_SPACE 0x120u
 
-/* ---- offsets ------------------------------------------------------------------------------------
- */
+/* ---- offsets -------------------------------------------------------------------------------- */
 
 static bool is_continuation(uint8_t byte)
 {
@@ -80,8 +79,7 @@ static size_t key_len(const struct ptk_image *image, uint32_t id)
     return image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
 }
 
-/* ---- ids into the sink --------------------------------------------------------------------------
- */
+/* ---- ids into the sink ---------------------------------------------------------------------- */
 
 /* Writes one id; false when no more are wanted. */
 static inline bool put_id(struct sink *sink, uint32_t id, struct ptk_span span)
@@ -145,8 +143,7 @@ static inline void put_slot(const struct job *job, const source_text *text, size
     put_ids(job, text, begin, &ids);
 }
 
-/* ---- pieces
- * -------------------------------------------------------------------------------------- */
+/* ---- pieces --------------------------------------------------------------------------------- */
 
 /* A piece or part that neither the image nor the cache knows. */
 static enum ptk_verdict encode_piece(const struct job *job, const source_text *text, size_t begin,
@@ -277,19 +274,6 @@ static enum ptk_verdict encode_parts(const struct job *job, const source_text *t
     return PTK_VERDICT_OK;
 }
 
-/* A piece that is too long for the image's table. */
-static enum ptk_verdict long_piece(const struct job *job, const source_text *text, size_t begin,
-                                   size_t len)
-{
-    const uint8_t *piece = text->bytes + begin;
-    const size_t cut = ptk_cuts_next(&job->tokenizer->cuts, piece, len, 0);
-    if (cut < len &&
-        ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) == PTK_IMAGE_NONE) {
-        return encode_parts(job, text, begin, len, cut);
-    }
-    return cached_long_part(job, text, begin, len, PTK_PART_WHOLE);
-}
-
 /* A short piece that the image does not know. What its parts yield is kept for the whole. */
 static enum ptk_verdict short_piece(const struct job *job, const source_text *text, size_t begin,
                                     size_t len, struct ptk_piece_key key)
@@ -318,31 +302,65 @@ static enum ptk_verdict short_piece(const struct job *job, const source_text *te
     return verdict;
 }
 
-/* Pieces on their way: all keys are made, and their cache lines asked for, before the first
- * look-up. */
+/*
+ * Pieces and parts on their way: all keys are made, and their cache lines asked for, before the
+ * first look-up.
+ */
 struct batch {
     size_t count;
     uint32_t begin[BATCH_PIECES];
     uint32_t end[BATCH_PIECES];
-    struct ptk_piece_key key[BATCH_PIECES]; /* of short pieces */
+    uint8_t part[BATCH_PIECES];             /* enum ptk_part */
+    struct ptk_piece_key key[BATCH_PIECES]; /* of short ones */
     uint64_t hash[BATCH_PIECES];
 };
 
-static inline void batch_add(const struct ptk_image *image, const source_text *text,
-                             struct batch *batch, uint32_t begin, uint32_t end)
+static inline void batch_add(const struct job *job, const source_text *text, struct batch *batch,
+                             struct ptk_span span, enum ptk_part part)
 {
-    const size_t len = end - begin;
+    const struct ptk_image *image = job->tokenizer->image;
+    const size_t len = span.end - span.begin;
     const size_t i = batch->count++;
-    batch->begin[i] = begin;
-    batch->end[i] = end;
+    batch->begin[i] = span.begin;
+    batch->end[i] = span.end;
+    batch->part[i] = (uint8_t)part;
     if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
-        batch->key[i] = piece_key(text, begin, len);
-        batch->hash[i] = ptk_piece_hash(batch->key[i].low, batch->key[i].high);
+        const struct ptk_piece_key key = piece_key(text, span.begin, len);
+        const uint64_t hash = ptk_piece_hash(key.low, key.high);
+        batch->key[i] = key;
+        batch->hash[i] = hash;
         if (image->pieces != NULL) {
-            ptk_prefetch(
-                &image->pieces[((uint32_t)batch->hash[i] & image->piece_mask) * (size_t)2]);
+            ptk_prefetch(&image->pieces[((uint32_t)hash & image->piece_mask) * (size_t)2]);
         }
     }
+}
+
+/* Whether the image's slot says what the piece or part becomes: some tokens only whole pieces are.
+ */
+static inline bool is_known(const struct ptk_encoder *encoder, const struct ptk_image_piece *slot,
+                            enum ptk_part part)
+{
+    return slot != NULL &&
+           (part == PTK_PART_WHOLE || !encoder->ignore_merges ||
+            (encoder->merged != NULL && ptk_encoder_is_merged(encoder, slot->ids[0])));
+}
+
+/* An entry of the batch that the image does not know. */
+static enum ptk_verdict batch_miss(const struct job *job, const source_text *text,
+                                   const struct batch *batch, size_t i)
+{
+    const size_t begin = batch->begin[i];
+    const size_t len = batch->end[i] - begin;
+    const enum ptk_part part = (enum ptk_part)batch->part[i];
+    if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
+        return cached_long_part(job, text, begin, len, part);
+    }
+    if (part == PTK_PART_WHOLE) {
+        return short_piece(job, text, begin, len, batch->key[i]);
+    }
+    struct ptk_piece_key key = batch->key[i];
+    key.high |= job->tokenizer->encoder.ignore_merges ? PTK_CACHE_INNER : 0;
+    return cached_part(job, text, begin, len, key, PTK_PART_INNER);
 }
 
 /* Gives the batch's ids to the sink, and empties the batch. */
@@ -350,23 +368,21 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
                                     struct batch *batch)
 {
     const struct ptk_image *image = job->tokenizer->image;
+    const bool look_up = image->pieces != NULL && !job->need_ends;
     const size_t batch_count = batch->count;
     batch->count = 0;
     for (size_t i = 0; i < batch_count; i++) {
-        const size_t begin = batch->begin[i];
-        const size_t len = batch->end[i] - begin;
+        const size_t len = batch->end[i] - batch->begin[i];
+        const enum ptk_part part = (enum ptk_part)batch->part[i];
         const struct ptk_image_piece *slot = NULL;
-        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && image->pieces != NULL &&
-                       !job->need_ends)) {
+        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && look_up)) {
             slot = ptk_image_piece_hashed(image, batch->key[i], batch->hash[i]);
         }
         enum ptk_verdict verdict = PTK_VERDICT_OK;
-        if (PTK_LIKELY(slot != NULL)) {
-            put_slot(job, text, begin, slot);
+        if (PTK_LIKELY(is_known(&job->tokenizer->encoder, slot, part))) {
+            put_slot(job, text, batch->begin[i], slot);
         } else {
-            verdict = len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends
-                          ? long_piece(job, text, begin, len)
-                          : short_piece(job, text, begin, len, batch->key[i]);
+            verdict = batch_miss(job, text, batch, i);
         }
         if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
             return verdict;
@@ -375,13 +391,53 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
     return PTK_VERDICT_OK;
 }
 
-/* ---- sections
- * ------------------------------------------------------------------------------------ */
+/* Adds a piece of more than 15 bytes, in parts where it has safe cuts. */
+static enum ptk_verdict push_long(const struct job *job, const source_text *text,
+                                  struct batch *batch, struct ptk_span span)
+{
+    const struct ptk_cuts *cuts = &job->tokenizer->cuts;
+    const uint8_t *piece = text->bytes + span.begin;
+    const size_t len = span.end - span.begin;
+    size_t cut = ptk_cuts_next(cuts, piece, len, 0);
+    /* A token that merging makes has no cut; one that only a whole piece is may have. */
+    if (cut == len || (len <= job->tokenizer->encoder.whole_len_max &&
+                       ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) !=
+                           PTK_IMAGE_NONE)) {
+        batch_add(job, text, batch, span, PTK_PART_WHOLE);
+        return batch->count == BATCH_PIECES ? batch_flush(job, text, batch) : PTK_VERDICT_OK;
+    }
+    for (size_t pos = 0; pos < len && !job->sink->full;) {
+        const struct ptk_span part = {span.begin + (uint32_t)pos, span.begin + (uint32_t)cut};
+        batch_add(job, text, batch, part, PTK_PART_INNER);
+        if (batch->count == BATCH_PIECES) {
+            const enum ptk_verdict verdict = batch_flush(job, text, batch);
+            if (verdict != PTK_VERDICT_OK) {
+                return verdict;
+            }
+        }
+        pos = cut;
+        cut = pos < len ? ptk_cuts_next(cuts, piece, len, pos) : len;
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* Adds a piece; a full batch is worked on at once. */
+static inline enum ptk_verdict push_piece(const struct job *job, const source_text *text,
+                                          struct batch *batch, struct ptk_span span)
+{
+    if (PTK_UNLIKELY(span.end - span.begin > PTK_IMAGE_PIECE_KEY_MAX)) {
+        return push_long(job, text, batch, span);
+    }
+    batch_add(job, text, batch, span, PTK_PART_WHOLE);
+    return batch->count == BATCH_PIECES ? batch_flush(job, text, batch) : PTK_VERDICT_OK;
+}
+
+/* ---- sections ------------------------------------------------------------------------------- */
 
 static enum ptk_verdict encode_scanned(const struct job *job, const source_text *text)
 {
-    struct batch batch = {.count = 0};
-    const struct ptk_image *image = job->tokenizer->image;
+    struct batch batch;
+    batch.count = 0;
     uint32_t *ends = job->work->ends;
     size_t pos = 0;
     uint32_t begin = 0;
@@ -389,17 +445,15 @@ static enum ptk_verdict encode_scanned(const struct job *job, const source_text 
     while ((count = ptk_split_scan(job->tokenizer->split, text->bytes, text->len, &pos, ends,
                                    PTK_CHUNK_PIECES)) > 0) {
         for (size_t i = 0; i < count; i++) {
-            batch_add(image, text, &batch, begin, ends[i]);
-            begin = ends[i];
-            if (batch.count == BATCH_PIECES || i + 1 == count) {
-                const enum ptk_verdict verdict = batch_flush(job, text, &batch);
-                if (verdict != PTK_VERDICT_OK || job->sink->full) {
-                    return verdict;
-                }
+            const struct ptk_span span = {begin, ends[i]};
+            const enum ptk_verdict verdict = push_piece(job, text, &batch, span);
+            if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                return verdict;
             }
+            begin = ends[i];
         }
     }
-    return PTK_VERDICT_OK;
+    return batch_flush(job, text, &batch);
 }
 
 static enum ptk_verdict encode_split(const struct job *job, const source_text *section)
@@ -414,19 +468,18 @@ static enum ptk_verdict encode_split(const struct job *job, const source_text *s
     if (verdict != PTK_VERDICT_OK) {
         return verdict;
     }
-    struct batch batch = {.count = 0};
+    struct batch batch;
+    batch.count = 0;
     size_t count;
-    while ((count = ptk_split_next(&pieces, work->spans, BATCH_PIECES)) > 0) {
+    while ((count = ptk_split_next(&pieces, work->spans, PTK_CHUNK_PIECES)) > 0) {
         for (size_t i = 0; i < count; i++) {
-            batch_add(job->tokenizer->image, &pieces.text, &batch, work->spans[i].begin,
-                      work->spans[i].end);
-        }
-        verdict = batch_flush(job, &pieces.text, &batch);
-        if (verdict != PTK_VERDICT_OK || job->sink->full) {
-            return verdict;
+            verdict = push_piece(job, &pieces.text, &batch, work->spans[i]);
+            if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                return verdict;
+            }
         }
     }
-    return PTK_VERDICT_OK;
+    return batch_flush(job, &pieces.text, &batch);
 }
 
 static enum ptk_verdict encode_section(const struct job *job, const source_text *section)
@@ -488,8 +541,7 @@ static enum ptk_verdict cut_at_tokens(const struct job *job, const struct ptk_ad
     return PTK_VERDICT_OK;
 }
 
-/* ---- one sequence
- * -------------------------------------------------------------------------------- */
+/* ---- one sequence --------------------------------------------------------------------------- */
 
 static enum ptk_verdict encode_part(const struct job *job, const source_text *part)
 {
@@ -523,8 +575,7 @@ static enum ptk_verdict encode_sequence(const struct job *job, const uint8_t *by
     return cut_at_tokens(job, &job->tokenizer->added_raw, &text, normalize_part);
 }
 
-/* ---- trims and code points
- * ------------------------------------------------------------------------ */
+/* ---- trims and code points ------------------------------------------------------------------ */
 
 /* Turns byte positions of one text into code points; positions mostly ascend, so each step is
  * short. */
@@ -646,8 +697,7 @@ static void finish_offsets(const struct ptk_tokenizer *tokenizer, const uint8_t 
     }
 }
 
-/* ---- the item
- * ------------------------------------------------------------------------------------ */
+/* ---- the item ------------------------------------------------------------------------------- */
 
 /* One request on its way: what goes around the texts, and how many ids of each are wanted. */
 struct item {

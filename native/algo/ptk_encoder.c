@@ -18,6 +18,12 @@ static int find_merged(struct ptk_encoder *encoder, struct ptk_err *err)
             encoder->merged[id >> 6] |= 1ull << (id & 63);
         }
     }
+    for (uint32_t id = 0; id < image->config->ids_end; id++) {
+        const size_t len = image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
+        if (encoder->ignore_merges && len > 1 && !ptk_encoder_is_merged(encoder, id)) {
+            encoder->whole_len_max = ptk_max_size(encoder->whole_len_max, len);
+        }
+    }
     return 0;
 }
 
@@ -30,9 +36,13 @@ int ptk_encoder_init(struct ptk_encoder *encoder, const struct ptk_image *image,
         .algorithm = (enum ptk_image_algorithm)config->algorithm,
         .keys_tell = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
         .ids_tell = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0 &&
-                    (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) == 0 && config->suffix_len == 0,
+                    (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) == 0,
         .ignore_merges = (config->flags & PTK_IMAGE_FLAGS_IGNORE_MERGES) != 0,
     };
+    /* Where it is not known which tokens merging makes, any may be one that only whole pieces are.
+     */
+    encoder->whole_len_max =
+        encoder->ignore_merges && !encoder->ids_tell ? config->key_bytes_max : 0;
     switch (encoder->algorithm) {
     case PTK_IMAGE_ALGORITHM_BPE: {
         const int code = encoder->ids_tell ? find_merged(encoder, err) : 0;
@@ -102,18 +112,6 @@ static bool encode_unigram(const struct ptk_encoder *encoder, struct ptk_encoder
     return true;
 }
 
-/* Ends of ids whose keys spell the piece and an end-of-word suffix. */
-static void add_up_keys(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
-                        size_t count, size_t len)
-{
-    size_t end = 0;
-    for (size_t i = 0; i < count && count != SIZE_MAX; i++) {
-        const uint32_t id = scratch->ids[i];
-        end += image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
-        scratch->ends[i] = (uint32_t)ptk_min_size(end, len);
-    }
-}
-
 uint32_t ptk_encoder_token(const struct ptk_encoder *encoder, const uint8_t *piece, size_t len,
                            enum ptk_part part)
 {
@@ -150,11 +148,7 @@ bool ptk_encoder_run(const struct ptk_encoder *encoder, struct ptk_encoder_scrat
             return out->count != SIZE_MAX;
         }
         out->count = ptk_bpe_encode(&encoder->bpe, bpe, piece, len);
-        if (encoder->keys_tell && encoder->bpe.suffix_len == 0) {
-            out->ends = NULL;
-        } else if (encoder->keys_tell) {
-            add_up_keys(encoder->image, bpe, out->count, len);
-        }
+        out->ends = encoder->keys_tell ? NULL : bpe->ends;
         return out->count != SIZE_MAX;
     case PTK_IMAGE_ALGORITHM_UNIGRAM:
         return encode_unigram(encoder, scratch, piece, len, out);

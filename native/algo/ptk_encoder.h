@@ -11,9 +11,10 @@
 struct ptk_encoder {
     const struct ptk_image *image;
     enum ptk_image_algorithm algorithm;
-    bool keys_tell;     /* ids come without ends where their keys are the bytes of the piece */
-    bool ids_tell;      /* that is so for every piece: its ids alone say where each ends */
-    bool ignore_merges; /* a whole piece in the vocabulary is that token */
+    bool keys_tell;       /* ids come without ends where their keys are the bytes of the piece */
+    bool ids_tell;        /* that is so for every piece: its ids alone say where each ends */
+    bool ignore_merges;   /* a whole piece in the vocabulary is that token */
+    size_t whole_len_max; /* longest key of a token that only a whole piece is, or 0 */
     uint64_t
         *merged; /* bit per id: its bytes alone merge to it; NULL unless BPE starts from bytes */
     union {

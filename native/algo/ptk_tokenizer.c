@@ -99,8 +99,7 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     free(tokenizer);
 }
 
-/* ---- work
- * ---------------------------------------------------------------------------------------- */
+/* ---- work ----------------------------------------------------------------------------------- */
 
 /* Where the parts of a work begin in its memory. */
 struct layout {

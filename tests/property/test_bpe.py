@@ -1,0 +1,86 @@
+"""Native byte pair encoding against its definition and against the reference library."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import tokenizers
+
+from pintok import Tokenizer, Truncation
+from tests.oracle.bpe import Vocabulary, random_vocabulary, random_word
+
+SEED = int(os.environ.get("PTK_TEST_SEED", "20240229"))
+VOCABULARIES = int(os.environ.get("PTK_TEST_VOCABULARIES", "40"))
+WORDS = 60
+
+
+def words_and_texts(rng: random.Random) -> list[str]:
+    words = [random_word(rng) for _ in range(WORDS)]
+    texts = [" ".join(rng.choices(words, k=rng.randrange(1, 12))) for _ in range(WORDS // 4)]
+    return words + texts
+
+
+@pytest.mark.parametrize("number", range(VOCABULARIES))
+def test_bpe_equals_its_definition_and_the_reference(number: int, tmp_path: Path) -> None:
+    """Characters as units: unknown ones, byte fallback, suffix, whole words, any order of ranks."""
+    rng = random.Random(SEED + number)
+    vocabulary = random_vocabulary(rng)
+    path = vocabulary.write(tmp_path / "tokenizer.json")
+    native = Tokenizer.from_file(path)
+    reference = tokenizers.Tokenizer.from_file(str(path))
+    for text in words_and_texts(rng) * 2:  # the second time the cache knows the words
+        expected = [number for word in text.split(" ") for number in vocabulary.encode(word)]
+        known = reference.encode(text)
+        assert known.ids == expected, f"oracle and reference, seed {SEED + number}: {text!r}"
+        assert native.encode(text).tolist() == expected, f"seed {SEED + number}: {text!r}"
+        assert native.count(text) == len(expected)
+        full = native.encode_full(text)
+        assert full.ids.tolist() == expected
+        if all(vocabulary.encode(letter) for letter in set(text) - {" "}):
+            assert [tuple(span) for span in full.offsets.tolist()] == known.offsets
+
+
+@pytest.mark.parametrize("direction", ["right", "left"])
+def test_truncation_is_the_same_window_of_ids(direction: Literal["left", "right"]) -> None:
+    """Truncated ids are the first or last ones of all, at every length."""
+    native = Tokenizer.from_pretrained("default")
+    text = "The quick brown fox jumps over the lazy dog, 世界 ünï; 1234567 times. " * 3
+    ids = native.encode(text, add_special_tokens=False)
+    for size in range(1, len(ids) + 2):
+        kept = native.encode(
+            text,
+            add_special_tokens=False,
+            truncation=Truncation(size, direction=direction),
+        )
+        window = ids[:size] if direction == "right" else ids[max(0, len(ids) - size) :]
+        np.testing.assert_array_equal(kept, window)
+
+
+def test_part_of_a_word_is_not_a_whole_word(tmp_path: Path) -> None:
+    """With ignore_merges a token that no merge makes counts only where it is the whole word: not
+    between two safe cuts, and not in the cache from there."""
+    ids = {name: number for number, name in enumerate(["a", "b", "c", "世", "ab", "abc", "?"])}
+    vocabulary = Vocabulary(ids=ids, merges=[("a", "b")], unk="?", ignore_merges=True)
+    native = Tokenizer.from_file(vocabulary.write(tmp_path / "tokenizer.json"))
+    whole, part = [ids["abc"]], [ids["ab"], ids["c"]]
+    for _ in range(2):
+        assert native.encode("abc").tolist() == whole
+        assert native.encode("世abc世").tolist() == [ids["世"], *part, ids["世"]]
+
+
+def test_cut_piece_at_the_edge_of_a_window_is_not_kept_in_part(tmp_path: Path) -> None:
+    """Left truncation may begin inside a piece that is encoded in parts; the cache must not take
+    what is left of it for the whole."""
+    ids = {name: number for number, name in enumerate(["a", "b", "世", "界", "ab", "?"])}
+    vocabulary = Vocabulary(ids=ids, merges=[("a", "b")], unk="?")
+    native = Tokenizer.from_file(vocabulary.write(tmp_path / "tokenizer.json"))
+    expected = [ids["世"], ids["ab"], ids["界"]]
+    for size in (1, 2, 3):
+        kept = native.encode("世ab界", truncation=Truncation(size, direction="left"))
+        assert kept.tolist() == expected[-size:]
+        assert native.encode("世ab界").tolist() == expected
