@@ -40,6 +40,7 @@ void ptk_worker_enter(struct ptk_worker *worker)
     worker->gauges[PTK_WORKER_GAUGE_SANDBOXED] = ptk_sandbox_enter() == 0;
     worker->last_busy = ptk_cycles();
     worker->publish_at = worker->last_busy;
+    atomic_store_explicit(&worker->entered, 1, memory_order_release);
 }
 
 void ptk_worker_publish(struct ptk_worker *worker)

@@ -58,7 +58,8 @@ struct ptk_worker {
     _Atomic uint64_t deadline_ns; /* CLOCK_MONOTONIC: stop by then, whatever is left */
 
     /* Written by the worker. */
-    PTK_ALIGNED_LINE _Atomic uint32_t stopped;
+    PTK_ALIGNED_LINE _Atomic uint32_t entered;
+    _Atomic uint32_t stopped;
 };
 
 /* What the loop of a worker does next. */

@@ -407,6 +407,15 @@ static void *map_stack(void)
     return stack;
 }
 
+/* Until a started worker is pinned, confined and in its loop: what "ready" stands for. */
+static void await(const struct ptk_worker *worker)
+{
+    while (atomic_load_explicit(&worker->entered, memory_order_acquire) == 0) {
+        const struct timespec pause = {.tv_nsec = 100000};
+        (void)nanosleep(&pause, NULL); /* Cut short by a signal: one look more. */
+    }
+}
+
 /* Locks memory, drops every capability, and starts the workers: in this order. Stacks are never
  * unmapped: the process ends when its threads have ended. */
 static int go(struct ptk_server *server, struct ptk_err *err)
@@ -439,6 +448,12 @@ static int go(struct ptk_server *server, struct ptk_err *err)
         code = start_thread(&entry->thread, stacks[server->queue_count + i], ptk_socket_main,
                             &entry->socket, err);
         entry->running = code == 0;
+    }
+    for (uint32_t i = 0; i < server->queue_count && code == 0; i++) {
+        await(&server->queues[i].poller.worker);
+    }
+    for (uint32_t i = 0; i < server->socket_count && code == 0; i++) {
+        await(&server->sockets[i].socket.worker);
     }
     return code;
 }
