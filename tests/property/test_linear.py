@@ -1,0 +1,95 @@
+"""Work grows with the text and no faster, also where somebody chose the text to make it grow.
+
+Instructions are counted by callgrind at doubling sizes: counts repeat, times do not.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from pintok_server import vocab
+from tests.golden import cases
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "native" / "build" / "release" / "bench" / "bench_once"
+DATA = cases.data_root()
+
+# What is repeated: single characters, prefixes of special tokens, what normalizers dislike.
+UNITS = {
+    "letters": "a",
+    "two letters": "ab",
+    "spaces": " ",
+    "line ends": "\n",
+    "digits": "7",
+    "punctuation": "!",
+    "emoji": "\U0001f600",
+    "ideographs": "\u4e2d",
+    "fragments": "<|",
+    "words": "a ",
+    "marks": "\u0301",
+    "marks in two orders": "\u0323\u0301",
+    "contractions": "'s",
+}
+# One of each family, where the reference data is there.
+MODELS = (
+    "gpt2",
+    "llama-3",
+    "o200k_base",
+    "qwen2.5",
+    "deepseek-v3",
+    "gpt-neox-20b",
+    "falcon-7b",
+    "llama-2",
+    "gemma-3",
+    "bert-base-uncased",
+    "t5-small",
+    "xlm-roberta-metaspace",
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed"),
+    pytest.mark.skipif(not PROGRAM.exists(), reason="make -C native bench is missing"),
+]
+
+
+def instructions(image: pathlib.Path, unit: str, size: int, folder: pathlib.Path) -> int:
+    """Instructions that one encode of `size` bytes takes."""
+    words = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder / 'callgrind.out'}"]
+    words += ["--toggle-collect=ptk_tokenizer_encode", str(PROGRAM), str(image), unit, str(size)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1])
+
+
+def check_linear(image: pathlib.Path, size: int, folder: pathlib.Path, units: list[str]) -> None:
+    for name in units:
+        once = instructions(image, UNITS[name], size, folder)
+        twice = instructions(image, UNITS[name], 2 * size, folder)
+        assert once > size / 64, f"{name}: {once} instructions for {size} bytes cannot be all"
+        # A growth by the logarithm would pass, a square would give 4.
+        assert twice < 2.3 * once, f"{name}: {once} instructions, then {twice} for twice the text"
+
+
+def test_hostile_text_costs_linear_work(tmp_path: pathlib.Path) -> None:
+    """The embedded model on a text of every kind."""
+    image = pathlib.Path(vocab.load_image("default").path)
+    check_linear(image, 1 << 16, tmp_path, list(UNITS))
+
+
+@pytest.mark.skipif(DATA is None, reason="no reference data: set PINTOK_TEST_DATA")
+@pytest.mark.parametrize("model", MODELS)
+def test_every_family_is_linear(model: str, tmp_path: pathlib.Path) -> None:
+    """Merging, lattices, greedy matching and normalizers of real models."""
+    assert DATA is not None
+    source = cases.model_path(DATA / "tokenizers" / model, "hf")
+    image = pathlib.Path(vocab.load_image(str(source)).path)
+    units = ["letters", "spaces", "emoji", "marks in two orders"]
+    check_linear(image, 1 << 15, tmp_path, units)
