@@ -4,7 +4,7 @@
 set -eu
 
 packages="ca-certificates clang curl ethtool gcc iproute2 libbpf-dev libpcre2-dev libxdp-dev
-          linux-libc-dev llvm make pkg-config procps python3 python3-dev python3-venv valgrind valgrind"
+          linux-libc-dev llvm make pkg-config procps python3 python3-dev python3-venv valgrind"
 
 installed() {
     dpkg-query -W -f='${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'
