@@ -66,7 +66,7 @@ def measure_links(args: argparse.Namespace, work: Path, texts: Path) -> list[Row
         for service in PATHS if number % 2 == 0 else reversed(PATHS):
             with services.serving(service, queue_count=1, cores=cores[-1:], work=work):
                 if number == 0:
-                    cuts = services.cuts(texts, count=300, bytes_max=1400, seed=3)
+                    cuts = services.cuts(texts, count=300, bytes_max=services.CUT_BYTES_MAX, seed=3)
                     services.prove(service, cuts, say=say)
                 for op, what in OPS.items():
                     for size in SIZES:

@@ -30,8 +30,6 @@ import pintok
 SIZES = (64, 200, 1400)
 WINDOW = 32
 PROOF_COUNT = 2000
-# Every text of this length has few enough ids for one datagram, however strange it is.
-CUT_BYTES_MAX = 600
 
 SAMPLES = (
     "PinTok turns text into token ids at the speed of the network card.",
@@ -68,7 +66,9 @@ def show_ids(work: Path, texts: Path, cores: Sequence[int]) -> None:
                 if back != text:
                     raise services.ServiceError(f"decoding gave {back!r}")
         step("Proof: the same texts and random cuts of real ones, against Hugging Face tokenizers")
-        random_cuts = services.cuts(texts, count=PROOF_COUNT, bytes_max=CUT_BYTES_MAX, seed=1)
+        random_cuts = services.cuts(
+            texts, count=PROOF_COUNT, bytes_max=services.CUT_BYTES_MAX, seed=1
+        )
         services.prove(services.XDP, [*SAMPLES, *random_cuts], say=say)
 
 
@@ -76,7 +76,7 @@ def compare(
     work: Path, texts: Path, *, core: int, load_core: int, seconds: float
 ) -> list[dict[str, Any]]:
     """The services one after another, each alone on `core` and on a fresh link of one queue."""
-    random_cuts = services.cuts(texts, count=300, bytes_max=CUT_BYTES_MAX, seed=2)
+    random_cuts = services.cuts(texts, count=300, bytes_max=services.CUT_BYTES_MAX, seed=2)
     rows = []
     for service in (services.XDP, services.SOCKET, services.HTTP):
         with services.serving(service, queue_count=1, cores=[core], work=work):

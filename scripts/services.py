@@ -32,6 +32,8 @@ HTTP_PORT = 8000
 START_SECONDS = 60
 STOP_SECONDS = 15
 TEXT_BYTES_MAX = 8 << 20
+# Every text of this length has few enough ids for one datagram, however strange it is.
+CUT_BYTES_MAX = 600
 
 
 class ServiceError(Exception):
