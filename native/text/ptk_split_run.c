@@ -173,11 +173,13 @@ static void split_literal(const struct run *run, const struct ptk_split_op *op,
                           struct cutter *cutter, size_t begin)
 {
     const uint8_t *text = run->text.bytes;
+    const size_t literal_len = op->literal_len;
+    const uint8_t first = op->literal[0];
     size_t done = begin;
     size_t at = begin;
-    while (!op->literal_absent && cutter->end - at >= op->literal_len) {
-        if (memcmp(text + at, op->literal, op->literal_len) == 0) {
-            cut_match(cutter, &done, at, at + op->literal_len);
+    while (!op->literal_absent && cutter->end - at >= literal_len) {
+        if (text[at] == first && memcmp(text + at, op->literal, literal_len) == 0) {
+            cut_match(cutter, &done, at, at + literal_len);
             at = done;
         } else {
             at++;
@@ -369,18 +371,27 @@ static uint32_t lead_len(const struct run *run, const struct ptk_split_op *op, s
     return op->literal_len;
 }
 
-/* What becomes of one byte of a piece; returns its length, at most 4. */
-static uint32_t change_byte(const struct ptk_split_op *op, uint8_t byte, uint8_t *dst)
+/* Whether an operation leaves a byte of a piece as it is. */
+static inline bool keeps_byte(const struct ptk_split_op *op, uint8_t byte)
 {
-    if (op->kind == PTK_SPLIT_KIND_METASPACE && byte == ' ') {
-        memcpy(dst, op->literal, op->literal_len);
-        return op->literal_len;
+    switch (op->kind) {
+    case PTK_SPLIT_KIND_METASPACE:
+        return byte != ' ';
+    case PTK_SPLIT_KIND_ALPHABET:
+        return byte > 0x20 && byte < 0x7F;
+    default:
+        return true;
     }
+}
+
+/* What becomes of a byte that an operation does not keep; returns its length, at most 4. */
+static uint32_t change_byte(const struct ptk_split_op *op, uint8_t byte, uint8_t dst[4])
+{
     if (op->kind == PTK_SPLIT_KIND_ALPHABET) {
         return ptk_utf8_encode(ptk_alphabet_code_point(byte), dst);
     }
-    dst[0] = byte;
-    return 1;
+    memcpy(dst, op->literal, op->literal_len);
+    return op->literal_len;
 }
 
 /* Bytes that the text becomes longer by. */
@@ -396,7 +407,9 @@ static size_t change_growth(const struct run *run, const struct ptk_split_op *op
         }
         growth += lead_len(run, op, begin, end);
         for (size_t at = begin; at < end; at++) {
-            growth += change_byte(op, run->text.bytes[at], changed) - 1;
+            if (!keeps_byte(op, run->text.bytes[at])) {
+                growth += change_byte(op, run->text.bytes[at], changed) - 1;
+            }
         }
     }
     return growth;
@@ -432,10 +445,17 @@ static bool change_all(struct run *run, const struct ptk_split_op *op)
         const uint32_t lead = dropped ? 0 : lead_len(run, op, begin, src);
         while (src > begin) {
             src--;
-            uint8_t changed[4] = {bytes[src]};
             const struct ptk_span range = align != NULL ? align[src] : (struct ptk_span){0, 0};
-            const uint32_t width = dropped ? 1 : change_byte(op, bytes[src], changed);
-            for (uint32_t i = width; i > 0; i--) {
+            if (dropped || keeps_byte(op, bytes[src])) {
+                dst--;
+                bytes[dst] = bytes[src];
+                if (align != NULL) {
+                    align[dst] = range;
+                }
+                continue;
+            }
+            uint8_t changed[4];
+            for (uint32_t i = change_byte(op, bytes[src], changed); i > 0; i--) {
                 dst--;
                 bytes[dst] = changed[i - 1];
                 if (align != NULL) {
