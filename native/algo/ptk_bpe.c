@@ -53,6 +53,7 @@ static int find_order(struct ptk_bpe *bpe, struct ptk_err *err)
         }
         if (pair->rank >= PTK_BPE_RANKS_MAX) {
             bpe->ascending = false;
+            bpe->few_ranks = false;
             bpe->short_ranks = bpe->short_ranks && pair->rank < NO_KEY >> PLACE_BITS;
             continue;
         }
@@ -137,6 +138,7 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_
         .bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
         .gaps = (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0,
         .ascending = true,
+        .few_ranks = true,
         .short_ranks = true,
     };
     if ((uint64_t)config->prefix_len + config->suffix_len > PTK_BPE_AFFIX_MAX) {
@@ -171,7 +173,7 @@ size_t ptk_bpe_scratch_len(size_t unit_cap)
 {
     const size_t by_unit = ptk_align_up(unit_cap * sizeof(uint32_t), PTK_CACHE_LINE);
     return 6 * by_unit + PTK_BPE_RANKS_MAX * sizeof(uint32_t) +
-           ptk_align_up((LEVEL0_WORDS + LEVEL1_WORDS + LEVEL2_WORDS) * sizeof(uint64_t),
+           ptk_align_up((2 * LEVEL0_WORDS + LEVEL1_WORDS + LEVEL2_WORDS) * sizeof(uint64_t),
                         PTK_CACHE_LINE);
 }
 
@@ -194,6 +196,8 @@ void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t 
         memset(at, 0, words[i] * sizeof(uint64_t));
         at += words[i] * sizeof(uint64_t);
     }
+    scratch->sorted = (uint64_t *)(void *)at;
+    memset(at, 0, LEVEL0_WORDS * sizeof(uint64_t));
     scratch->unit_cap = unit_cap;
 }
 
@@ -449,19 +453,26 @@ static struct merged symbols_merge(const struct ptk_image *image, struct ptk_bpe
     };
 }
 
-/* ---- long pieces, ascending ranks: lists ---------------------------------------------------- */
+/* ---- long pieces: lists by rank ------------------------------------------------------------- */
+
+/* Says in all levels that a rank has a list. */
+static void list_mark(struct ptk_bpe_scratch *scratch, uint32_t rank)
+{
+    scratch->level[0][rank >> 6] |= 1ull << (rank & 63);
+    scratch->level[1][rank >> 12] |= 1ull << (rank >> 6 & 63);
+    scratch->level[2][rank >> 18] |= 1ull << (rank >> 12 & 63);
+}
 
 static void list_push(struct ptk_bpe_scratch *scratch, uint32_t unit, uint32_t rank)
 {
-    uint64_t *word = &scratch->level[0][rank >> 6];
+    const uint64_t *word = &scratch->level[0][rank >> 6];
     const uint64_t bit = 1ull << (rank & 63);
     uint32_t next = NO_UNIT;
     if ((*word & bit) != 0) {
         next = scratch->head[rank];
+        scratch->sorted[rank >> 6] &= ~bit;
     } else {
-        *word |= bit;
-        scratch->level[1][rank >> 12] |= 1ull << (rank >> 6 & 63);
-        scratch->level[2][rank >> 18] |= 1ull << (rank >> 12 & 63);
+        list_mark(scratch, rank);
     }
     scratch->after[unit] = next;
     scratch->before[unit] = NO_UNIT;
@@ -486,8 +497,15 @@ static void list_remove(struct ptk_bpe_scratch *scratch, uint32_t unit, uint32_t
     }
 }
 
+/* A list on its own: no longer found by its rank. */
+struct popped {
+    uint32_t first;
+    uint32_t rank;
+    bool sorted;
+};
+
 /* Takes the list of the lowest rank away; false when there is none. */
-static bool list_pop(struct ptk_bpe_scratch *scratch, uint32_t *first)
+static bool list_pop(struct ptk_bpe_scratch *scratch, struct popped *popped)
 {
     for (uint32_t top = 0; top < LEVEL2_WORDS; top++) {
         if (scratch->level[2][top] == 0) {
@@ -496,17 +514,31 @@ static bool list_pop(struct ptk_bpe_scratch *scratch, uint32_t *first)
         const uint32_t middle = top << 6 | (uint32_t)__builtin_ctzll(scratch->level[2][top]);
         const uint32_t low = middle << 6 | (uint32_t)__builtin_ctzll(scratch->level[1][middle]);
         const uint32_t rank = low << 6 | (uint32_t)__builtin_ctzll(scratch->level[0][low]);
-        scratch->level[0][low] &= scratch->level[0][low] - 1;
+        const uint64_t bit = 1ull << (rank & 63);
+        scratch->level[0][low] &= ~bit;
         if (scratch->level[0][low] == 0) {
             scratch->level[1][middle] &= scratch->level[1][middle] - 1;
             if (scratch->level[1][middle] == 0) {
                 scratch->level[2][top] &= scratch->level[2][top] - 1;
             }
         }
-        *first = scratch->head[rank];
+        popped->first = scratch->head[rank];
+        popped->rank = rank;
+        popped->sorted = (scratch->sorted[low] & bit) != 0;
+        scratch->sorted[low] &= ~bit;
         return true;
     }
     return false;
+}
+
+/* Puts the rest of a sorted list back, whose rank has got no other in the meantime. */
+static void list_put_back(struct ptk_bpe_scratch *scratch, uint32_t first, uint32_t rank)
+{
+    PTK_DCHECK((scratch->level[0][rank >> 6] >> (rank & 63) & 1) == 0);
+    list_mark(scratch, rank);
+    scratch->sorted[rank >> 6] |= 1ull << (rank & 63);
+    scratch->head[rank] = first;
+    scratch->before[first] = NO_UNIT;
 }
 
 /* Merges two ascending chains (links in `after`). */
@@ -581,54 +613,91 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
     return sorted;
 }
 
-static void list_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
-                        uint32_t unit, uint32_t right)
+/* Sorting follows only one direction: restores the other, for a list that may be put back. */
+static void chain_link_back(struct ptk_bpe_scratch *scratch, uint32_t first)
 {
-    scratch->slot[unit] = pair_slot(image, scratch->ids[unit], scratch->ids[right]);
-    if (scratch->slot[unit] != NO_SLOT) {
-        list_push(scratch, unit, image->pairs[scratch->slot[unit]].rank);
+    uint32_t previous = NO_UNIT;
+    for (uint32_t unit = first; unit != NO_UNIT; unit = scratch->after[unit]) {
+        COUNT_STEPS(1);
+        scratch->before[unit] = previous;
+        previous = unit;
     }
 }
 
-/*
- * Takes the ranks in ascending order. While the units of one rank merge from left to right, no pair
- * of this rank or a lower one can appear, since ranks ascend; so each rank's list is complete when
- * taken.
- */
-static void merge_lists(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
-                        size_t count)
+/* The pair at `unit` is new: puts it into its list and returns its rank, UINT32_MAX without one. */
+static uint32_t list_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                            uint32_t unit, uint32_t right)
 {
+    scratch->slot[unit] = pair_slot(image, scratch->ids[unit], scratch->ids[right]);
+    if (scratch->slot[unit] == NO_SLOT) {
+        return UINT32_MAX;
+    }
+    const uint32_t rank = image->pairs[scratch->slot[unit]].rank;
+    list_push(scratch, unit, rank);
+    return rank;
+}
+
+/* Merges the pair at `unit`, which is in no list, and returns the lowest rank this brought about.
+ */
+static uint32_t list_merge(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
+                           uint32_t unit, size_t count)
+{
+    const struct merged merged = symbols_merge(image, scratch, unit, count);
+    uint32_t lowest = UINT32_MAX;
+    if (merged.left != NO_UNIT) {
+        const uint32_t slot = scratch->slot[merged.left];
+        if (slot != NO_SLOT) {
+            list_remove(scratch, merged.left, image->pairs[slot].rank);
+        }
+        lowest = list_update(image, scratch, merged.left, unit);
+    }
+    scratch->slot[unit] = NO_SLOT;
+    if (merged.right != NO_UNIT) {
+        const uint32_t rank = list_update(image, scratch, unit, merged.right);
+        lowest = rank < lowest ? rank : lowest;
+    }
+    return lowest;
+}
+
+/*
+ * Takes the ranks in ascending order. While the units of one rank merge from left to right, pairs
+ * of this rank cannot appear, since tokens only grow. Pairs of lower ranks appear only in
+ * vocabularies whose ranks do not ascend: then the rest of the list is put back, still sorted,
+ * until they are done.
+ */
+static void merge_lists(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
+{
+    const struct ptk_image *image = bpe->image;
     for (size_t i = count - 1; i-- > 0;) {
         if (scratch->slot[i] != NO_SLOT) {
             list_push(scratch, (uint32_t)i, image->pairs[scratch->slot[i]].rank);
         }
     }
-    uint32_t unit;
-    while (list_pop(scratch, &unit)) {
-        unit = chain_sort(scratch->after, unit);
-        while (unit != NO_UNIT) {
+    struct popped popped;
+    while (list_pop(scratch, &popped)) {
+        uint32_t unit = popped.first;
+        if (!popped.sorted) {
+            unit = chain_sort(scratch->after, unit);
+            if (!bpe->ascending) {
+                chain_link_back(scratch, unit);
+            }
+        }
+        uint32_t lowest = UINT32_MAX;
+        while (unit != NO_UNIT && lowest > popped.rank) {
             const uint32_t next = scratch->after[unit];
             if (scratch->slot[unit] != DEAD_SLOT) {
-                const struct merged merged = symbols_merge(image, scratch, unit, count);
-                if (merged.left != NO_UNIT) {
-                    const uint32_t slot = scratch->slot[merged.left];
-                    if (slot != NO_SLOT) {
-                        list_remove(scratch, merged.left, image->pairs[slot].rank);
-                    }
-                    list_update(image, scratch, merged.left, unit);
-                }
-                if (merged.right != NO_UNIT) {
-                    list_update(image, scratch, unit, merged.right);
-                } else {
-                    scratch->slot[unit] = NO_SLOT;
-                }
+                lowest = list_merge(image, scratch, unit, count);
             }
             unit = next;
+        }
+        if (unit != NO_UNIT) {
+            PTK_DCHECK(!bpe->ascending);
+            list_put_back(scratch, unit, popped.rank);
         }
     }
 }
 
-/* ---- long pieces, any ranks: a heap --------------------------------------------------------- */
+/* ---- long pieces, too many ranks: a heap ---------------------------------------------------- */
 
 /* A binary heap of units by (rank, unit): heap in `after`, each unit's place in it in `before`. */
 static uint64_t heap_key(const struct ptk_image *image, const struct ptk_bpe_scratch *scratch,
@@ -740,8 +809,8 @@ static void merge_heap(const struct ptk_image *image, struct ptk_bpe_scratch *sc
 static void merge_long(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
 {
     symbols_init(bpe->image, scratch, count);
-    if (bpe->ascending) {
-        merge_lists(bpe->image, scratch, count);
+    if (bpe->few_ranks) {
+        merge_lists(bpe, scratch, count);
     } else {
         merge_heap(bpe->image, scratch, count);
     }

@@ -40,6 +40,7 @@ struct ptk_bpe {
     bool bytes;       /* units are bytes */
     bool gaps;        /* and some byte has no token */
     bool ascending;   /* every merge has a higher rank than the merges that make its halves */
+    bool few_ranks;   /* every rank has a list of its own */
     bool short_ranks; /* ranks fit 26 bits, as the loop for short pieces needs */
 };
 
@@ -52,7 +53,7 @@ void ptk_bpe_fini(struct ptk_bpe *bpe);
 
 /*
  * What merging needs besides the image; owned by one thread. Arrays have unit_cap entries but for
- * the lists' heads. Between calls every word of `level` is 0.
+ * the lists' heads. Between calls every word of `level` and `sorted` is 0.
  */
 struct ptk_bpe_scratch {
     uint32_t *ids; /* by unit: id of the symbol that starts here; afterwards the result */
@@ -65,6 +66,7 @@ struct ptk_bpe_scratch {
     uint32_t *after; /* by unit: next unit in the list of its rank; or the heap itself */
     uint32_t *head;  /* by rank: first unit of its list */
     /* a bit for every rank with a list, then a bit for every word that is not 0 */
+    uint64_t *sorted; /* a bit for every rank whose list was put back in order */
     uint64_t *level[3];
     size_t unit_cap;
 };
