@@ -914,6 +914,8 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
                                       struct ptk_encoding *out)
 {
     PTK_ASSERT(out->offsets == NULL || work->limits.offsets);
+    PTK_DCHECK((request->outputs & PTK_WIRE_OUTPUTS_OFFSETS) == 0 || out->offsets != NULL);
+    PTK_DCHECK((request->outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) == 0 || out->type_ids != NULL);
     out->len = 0;
     struct item item;
     enum ptk_verdict verdict = item_init(tokenizer, work, request, &item);

@@ -31,10 +31,14 @@ int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out
                        struct ptk_err *err);
 void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer); /* NULL is allowed. */
 
-/* What a work must be able to hold. */
+/*
+ * What a work must be able to hold. It costs 4.3 MiB and 120 bytes per byte of text, with offsets
+ * 144: room for a text that normalization makes three times as long, and for one piece as long as
+ * the text.
+ */
 struct ptk_work_limits {
     size_t text_len_max; /* longest text of one item (pair: of each side), in bytes */
-    bool offsets;        /* offsets will be asked for: costs 8 bytes per byte of text */
+    bool offsets;        /* offsets will be asked for */
 };
 
 /*
@@ -59,12 +63,12 @@ struct ptk_encode_request {
     const uint8_t *pair; /* NULL: no pair */
     size_t pair_len;
     uint32_t options; /* PTK_WIRE_OPTIONS_* */
-    /* PTK_WIRE_OUTPUTS_*: which arrays of the result are filled */
-    uint32_t outputs;
+    uint32_t outputs; /* PTK_WIRE_OUTPUTS_*: the result has these arrays */
     const struct ptk_wire_truncation *truncation; /* NULL: none */
 };
 
-/* Result of an encode: arrays of the caller with room for `cap` entries. */
+/* Result of an encode: arrays of the caller with room for `cap` entries; those that are there are
+ * filled. */
 struct ptk_encoding {
     uint32_t *ids;
     struct ptk_span *offsets;     /* NULL unless asked for */
@@ -81,9 +85,12 @@ struct ptk_encoding {
  *   PTK_VERDICT_TEXT_TOO_LONG   a text, or its normalized form, exceeds the work's limits
  *   PTK_VERDICT_REPLY_TOO_LONG  `cap` is too small; contents of the arrays are unspecified
  *   PTK_VERDICT_UNSUPPORTED     the request asks for something this model does not define (bos
- *   without
- *                               a bos token, for instance)
- * Cost: linear in the text for every model and every input.
+ *                               without a bos token, for instance)
+ *   PTK_VERDICT_BAD_OPTION      a truncation that the reference refuses: no room for the special
+ *                               tokens, the sequence to cut is missing or too short, or stride is
+ *                               not below what is left
+ * Cost: linear in the text for every input; a truncated text may be read twice. Vocabularies with
+ * more than 2^20 merges take n log n for one piece of n bytes.
  */
 enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
                                       struct ptk_cache *cache,
