@@ -10,7 +10,7 @@ give the same bytes on every machine.
     python3 scripts/train_default_vocabulary.py --work DIR [--output FILE] [--check]
 
 Needs `tokenizers` at the version of TRAINER_VERSION, pip, npm, apt-get and dpkg-deb on Debian 12
-(the Debian packages are that release's). Takes about five minutes and 4 GB of memory.
+(the Debian packages are that release's). Takes a few minutes, most of them to fetch.
 """
 
 from __future__ import annotations
