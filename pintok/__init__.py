@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pintok.aclient import AsyncClient
     from pintok.chat import ChatEncoding, ChatTemplate, ChatTemplateError
     from pintok.client import Client
-    from pintok.encoding import Batch, Encoding, Truncation
+    from pintok.encoding import Batch, Encoding, Padding, Truncation
     from pintok.errors import (
         DeadlineError,
         ModelError,
@@ -42,6 +42,7 @@ __all__ = [
     "Encoding",
     "ModelError",
     "ModelInfo",
+    "Padding",
     "PinTokError",
     "RefusedError",
     "Tokenizer",
@@ -61,6 +62,7 @@ _MODULES = {
     "Encoding": "encoding",
     "ModelError": "errors",
     "ModelInfo": "_codec",
+    "Padding": "encoding",
     "PinTokError": "errors",
     "RefusedError": "errors",
     "Tokenizer": "tokenizer",

@@ -27,6 +27,20 @@ class Truncation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Padding:
+    """How encodings are filled up, as the reference library's `enable_padding`."""
+
+    direction: Literal["right", "left"] = "right"
+    """Where the padding stands."""
+    pad_id: int = 0
+    pad_type_id: int = 0
+    length: int | None = None
+    """Ids in every encoding; None for as many as the longest of the batch has."""
+    pad_to_multiple_of: int | None = None
+    """The length is rounded up to a multiple of this; None or 0 for as it is."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Encoding:
     """Everything known about the ids of one text or pair; all arrays have one row per id."""
 
@@ -37,7 +51,16 @@ class Encoding:
     type_ids: npt.NDArray[np.uint8]
     """uint8, shape (n,): 0 for the first text, 1 for the second, as the post-processor says."""
     special_tokens_mask: npt.NDArray[np.uint8]
-    """uint8, shape (n,): 1 for ids the post-processor added."""
+    """uint8, shape (n,): 1 for ids the post-processor added, padding included."""
+    overflowing: tuple[Encoding, ...] = ()
+    """The windows after this one, where a `Tokenizer` cut the text. Their type ids are those of the
+    same ids uncut, where the reference leaves some as its post-processor found them."""
+    attention_mask: npt.NDArray[np.uint8] = dataclasses.field(default=None)  # type: ignore[arg-type]
+    """uint8, shape (n,): 0 for padding, 1 for all else."""
+
+    def __post_init__(self) -> None:
+        if self.attention_mask is None:
+            object.__setattr__(self, "attention_mask", np.ones(len(self.ids), dtype=np.uint8))
 
     def __len__(self) -> int:
         return len(self.ids)

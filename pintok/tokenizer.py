@@ -31,14 +31,18 @@ from pintok._options import (
     surrogate_refusal,
     truncation_limits,
 )
+from pintok._shape import encode_windows, pad
 from pintok._wire import WireOptions
-from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
+from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, Padding, ParseSpecial, Truncation
 from pintok.errors import ModelError, RefusedError
 
 if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
     from pintok.chat import ChatEncoding, ChatTemplate, Message
 
 _NONE = 0xFFFFFFFF
+# Bits of the image's `image_flags`.
+_HAS_TRUNCATION = 1 << 6
+_HAS_PADDING = 1 << 7
 
 
 class Tokenizer:
@@ -116,11 +120,72 @@ class Tokenizer:
         eos: bool = False,
         truncation: Truncation | None = None,
     ) -> Encoding:
-        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
+        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`.
+
+        What truncation cuts off is in `overflowing`, window after window.
+        """
+        settings: dict[str, Any] = {
+            "offset_unit": offset_unit,
+            "add_special_tokens": add_special_tokens,
+            "parse_special": parse_special,
+            "encode_special_tokens": encode_special_tokens,
+            "bos": bos,
+            "eos": eos,
+        }
+        if truncation is None:
+            return self._encode_full(text, pair=pair, **settings)
+        return encode_windows(self._encode_full, text, pair=pair, truncation=truncation, **settings)
+
+    def _encode_full(
+        self,
+        text: str | bytes,
+        *,
+        pair: str | bytes | None = None,
+        offset_unit: OffsetUnit,
+        add_special_tokens: bool,
+        parse_special: ParseSpecial,
+        encode_special_tokens: bool,
+        bos: bool,
+        eos: bool,
+        truncation: Truncation | None = None,
+    ) -> Encoding:
+        """Without what truncation cuts off."""
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         options |= offset_options(offset_unit)
         limits = truncation_limits(truncation)
         return Encoding(*self._run(self._model.encode_full, text, pair, options, limits))
+
+    def encode_batch_full(
+        self,
+        texts: Iterable[str | bytes | tuple[str | bytes, str | bytes]],
+        *,
+        offset_unit: OffsetUnit = "chars",
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        truncation: Truncation | None = None,
+        padding: Padding | None = None,
+    ) -> list[Encoding]:
+        """`encode_full` of many texts, or pairs as tuples, padded to a common length.
+
+        `self.truncation` and `self.padding` are the settings in the model's own file. The first
+        text that is refused raises.
+        """
+        encodings = []
+        for item in texts:
+            text, pair = item if isinstance(item, tuple) else (item, None)
+            encodings.append(
+                self.encode_full(
+                    text,
+                    pair=pair,
+                    truncation=truncation,
+                    offset_unit=offset_unit,
+                    add_special_tokens=add_special_tokens,
+                    parse_special=parse_special,
+                    encode_special_tokens=encode_special_tokens,
+                )
+            )
+        return encodings if padding is None else pad(encodings, padding)
 
     def encode_batch(
         self,
@@ -232,11 +297,15 @@ class Tokenizer:
         """The chat template of the model. Raises ChatTemplateError when it has none."""
         from pintok.chat import ChatTemplate, ChatTemplateError
 
-        meta = json.loads(self._model.meta or b"{}")
+        meta = self._meta()
         source = meta.get("chat_template")
         if not source:
             raise ChatTemplateError(f"{self.name} has no chat template")
         return ChatTemplate.from_source(source, special_tokens=meta.get("special_tokens", {}))
+
+    def _meta(self) -> dict[str, Any]:
+        meta: dict[str, Any] = json.loads(self._model.meta or b"{}")
+        return meta
 
     def id_to_token(self, token_id: int) -> str | None:
         """The vocabulary's own string of an id, or None for an id that is not in use."""
@@ -256,6 +325,34 @@ class Tokenizer:
     def source(self) -> int:
         """The format the model was compiled from: a value of the image's `image_source`."""
         return self._config["source"]
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """The truncation that the model's file sets; used only where it is asked for."""
+        config = self._config
+        if not config["flags"] & _HAS_TRUNCATION:
+            return None
+        kind = config["truncation_kind"]
+        return Truncation(
+            config["truncation_max"],
+            config["truncation_stride"],
+            strategy=("longest_first", "only_first", "only_second")[kind & 0xFF],
+            direction="left" if kind >> 8 else "right",
+        )
+
+    @property
+    def padding(self) -> Padding | None:
+        """The padding that the model's file sets; used only where it is asked for."""
+        config = self._config
+        if not config["flags"] & _HAS_PADDING:
+            return None
+        return Padding(
+            direction="left" if config["padding_kind"] >> 8 else "right",
+            pad_id=config["padding_id"],
+            pad_type_id=config["padding_type_id"],
+            length=config["padding_len"] if config["padding_kind"] & 1 else None,
+            pad_to_multiple_of=config["padding_multiple"] or None,
+        )
 
     @property
     def vocab_size(self) -> int:

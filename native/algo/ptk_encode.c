@@ -804,8 +804,12 @@ static enum ptk_verdict truncated_lens(const struct job *job, const struct item 
                                        struct ptk_post_lens *full, struct ptk_post_lens *kept)
 {
     const struct ptk_wire_truncation *truncation = item->request->truncation;
-    /* What is cut on the right need not be counted further than to see that it is cut. */
-    const size_t limit = truncation != NULL && truncation->direction == 0
+    /*
+     * What is cut on the right need not be counted further than to see that it is cut, unless the
+     * longer one of two texts has to be known.
+     */
+    const bool compared = item->pair && truncation != NULL && truncation->strategy == 0;
+    const size_t limit = truncation != NULL && truncation->direction == 0 && !compared
                              ? (size_t)truncation->max_length + 1
                              : SIZE_MAX;
     const enum ptk_verdict verdict = count_texts(job, item, limit, full);

@@ -41,6 +41,14 @@ cdef extern from "gen/ptk_image_gen.h" nogil:
         uint32_t bos_id
         uint32_t eos_id
         uint32_t pad_id
+        uint32_t truncation_max
+        uint32_t truncation_stride
+        uint32_t truncation_kind
+        uint32_t padding_kind
+        uint32_t padding_len
+        uint32_t padding_multiple
+        uint32_t padding_id
+        uint32_t padding_type_id
 
 cdef extern from "gen/ptk_wire_gen.h" nogil:
     enum ptk_verdict:

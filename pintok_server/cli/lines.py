@@ -24,12 +24,14 @@ import numpy.typing as npt
 
 from pintok._codec import Outcome
 from pintok._options import join_surrogates
+from pintok._shape import encode_windows, pad
 from pintok._wire import VERDICT_TEXTS, Verdict
 from pintok.client import Client
-from pintok.encoding import ParseSpecial
+from pintok.encoding import Padding, ParseSpecial, Truncation
 from pintok.errors import RefusedError
 from pintok.stream import Work, stream_work
 from pintok_server._spec.image import ImageSource
+from pintok_server.cli.shape_fields import parse_padding, parse_truncation
 
 if TYPE_CHECKING:
     # The native core is needed only where there is no server.
@@ -69,6 +71,8 @@ class Options:
     skip_special_tokens: bool = False
     stream: bool = False
     """Decode: the ids come one at a time."""
+    truncation: Truncation | Literal["file"] | None = None
+    padding: Padding | Literal["file"] | None = None
 
     @property
     def encoding(self) -> dict[str, Any]:
@@ -110,7 +114,16 @@ _FLAGS: dict[Operation, tuple[str, ...]] = {
     "decode": ("skip_special_tokens", "stream"),
 }
 _FIELDS: dict[LineKind, tuple[str, ...]] = {
-    "encode": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["encode"]),
+    "encode": (
+        "text",
+        "text_b64",
+        "pair",
+        "pair_b64",
+        "parse_special",
+        "truncation",
+        "padding",
+        *_FLAGS["encode"],
+    ),
     "count": ("text", "text_b64", "pair", "pair_b64", "parse_special", *_FLAGS["count"]),
     "decode": ("ids", "prefill", *_FLAGS["decode"]),
     "chat": (
@@ -197,6 +210,14 @@ def _parse_options(fields: dict[str, Any], operation: Operation, defaults: Optio
         if fields["parse_special"] not in ("all", "none"):
             raise bad("bad_field", "parse_special is neither 'all' nor 'none'")
         changes["parse_special"] = fields["parse_special"]
+    if operation == "encode":
+        try:
+            if "truncation" in fields:
+                changes["truncation"] = parse_truncation(fields["truncation"])
+            if "padding" in fields:
+                changes["padding"] = parse_padding(fields["padding"])
+        except ValueError as error:
+            raise bad("bad_field", str(error)) from None
     if not changes:
         return defaults
     options = dataclasses.replace(defaults, **changes)
@@ -300,7 +321,11 @@ class Backend:
 
     def _serve_alike(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
         """Answers to jobs with equal options: through a server they share datagrams."""
-        if jobs[0].options.stream:
+        options = jobs[0].options
+        if options.truncation is not None or options.padding is not None:
+            yield from (_serve_shaped(self._engine, job) for job in jobs)
+            return
+        if options.stream:
             yield from _serve_streams(self._engine, self._model_source(), jobs)
             return
         if isinstance(self._engine, Client):
@@ -334,6 +359,39 @@ def _ask(client: Client, operation: Operation, jobs: list[Job]) -> list[Outcome]
         return client.count_each(texts, pairs=pairs or None, **options.encoding)
     full = bool(_extras(jobs[0]))
     return client.encode_each(texts, pairs=pairs or None, full=full, **options.encoding)
+
+
+def _serve_shaped(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
+    """The answer to an encode with truncation or padding, windows that overflow included."""
+    options = job.options
+    truncation, padding = options.truncation, options.padding
+    if isinstance(engine, Client):
+        if "file" in (truncation, padding):
+            return error_object(
+                Refusal("unsupported", "a server does not tell the settings of its model's file")
+            )
+    else:
+        truncation = engine.truncation if truncation == "file" else truncation
+        padding = engine.padding if padding == "file" else padding
+    assert truncation != "file"
+    assert padding != "file"
+    try:
+        arguments: dict[str, Any] = {"pair": job.pair, **options.encoding}
+        if isinstance(engine, Client) and truncation is not None:
+            arguments["truncation"] = truncation
+            full = encode_windows(engine.encode_full, job.text, **arguments)
+        else:
+            full = engine.encode_full(job.text, truncation=truncation, **arguments)
+        if padding is not None:
+            (full,) = pad([full], padding)
+    except RefusedError as refused:
+        return error_object(Refusal.of(refused.verdict))
+    answer = {name: getattr(full, name).tolist() for name in ["ids", *_extras(job)]}
+    if options.padding is not None:
+        answer["attention_mask"] = full.attention_mask.tolist()
+    if options.truncation is not None:
+        answer["overflowing"] = [window.ids.tolist() for window in full.overflowing]
+    return answer
 
 
 def _serve_streams(

@@ -123,8 +123,10 @@ def encode(
     """Text to ids: of standard input or of each FILE, one line of ids each.
 
     With --jsonl a line holds text or text_b64, and optionally pair or pair_b64, add_special_tokens,
-    parse_special, encode_special_tokens, bos, eos, offsets, type_ids, special_tokens_mask; the
-    answer holds ids and what else was asked for, or error with code and message.
+    parse_special, encode_special_tokens, bos, eos, offsets, type_ids, special_tokens_mask,
+    truncation and padding (objects with the reference's settings, or "file" for those of the
+    model's file); the answer holds ids and what else was asked for, with truncation the ids of the
+    further windows as overflowing, with padding attention_mask; or error with code and message.
     """
     with _open_engine(model, server, timeout, datagram_len_max) as engine:
         _serve("encode", engine, files, Options(**options), jsonl=jsonl, lines=lines)

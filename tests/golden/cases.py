@@ -44,7 +44,7 @@ class GoldenFile:
 class Check:
     """One request line, the operation it belongs to, and what the answer must hold."""
 
-    op: str  # "encode", "decode" or "chat"
+    op: str  # "encode", "decode", "chat"; "batch" has no line of its own
     request: Json
     expected: Json
     case: int
@@ -178,6 +178,40 @@ def pair_checks(case: Json) -> Iterator[Check]:
     yield Check("encode", request, expected, case["n"], case["kind"])
 
 
+def batch_checks(case: Json) -> Iterator[Check]:
+    """Many texts cut and padded together; and alone, where the others cannot matter."""
+    texts = [text_fields(entry, "text", "text") for entry in case["texts"]]
+    settings = {
+        "add_special_tokens": case["add_special_tokens"],
+        "truncation": case["truncation"],
+        "padding": case["padding"],
+    }
+    request = {"texts": texts, **settings}
+    expected = {"encodings": case["encodings"]}
+    yield Check("batch", request, expected, case["n"], case["kind"])
+    padding = case["padding"]
+    if padding is None or padding["length"] is not None or len(texts) == 1:
+        for text, wanted in zip(texts, case["encodings"], strict=True):
+            request = {**text, **settings, "type_ids": True, "special_tokens_mask": True}
+            if padding is None:
+                wanted = {name: wanted[name] for name in wanted if name != "attention_mask"}
+            if case["truncation"] is None:
+                wanted = {name: wanted[name] for name in wanted if name != "overflowing"}
+            yield Check("encode", request, wanted, case["n"], case["kind"])
+
+
+def as_file_checks(case: Json) -> Iterator[Check]:
+    """Truncation and padding as the model's own file sets them."""
+    request = {
+        **text_fields(case, "text", "text"),
+        "add_special_tokens": case["add_special_tokens"],
+        "truncation": "file",
+        "padding": "file",
+    }
+    expected = present(case, ids="ids", attention_mask="attention_mask")
+    yield Check("encode", request, expected, case["n"], case["kind"])
+
+
 _CHAT_ANSWERS = frozenset(("n", "kind", "rendered", "rendered_b64", "ids", "error"))
 
 
@@ -233,6 +267,10 @@ def checks(golden: GoldenFile, kinds: frozenset[str]) -> Iterator[Check]:
             yield from decoded_checks(golden, case)
         elif kind == "chat":
             yield from chat_checks(golden, case)
+        elif kind == "batch":
+            yield from batch_checks(case)
+        elif kind == "encode_as_file":
+            yield from as_file_checks(case)
         elif kind == "stream":
             yield from stream_checks(golden, case)
         elif kind == "json_surrogates":

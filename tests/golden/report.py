@@ -20,9 +20,19 @@ from typing import Any
 from pintok import errors
 from pintok.stream import DecodeStream
 from pintok.tokenizer import Tokenizer
+from pintok_server.cli.shape_fields import read_padding, read_truncation
 from tests.golden import cases
 
-KINDS = ("encode", "pair", "decode", "stream", "chat", "json_surrogates")
+KINDS = (
+    "encode",
+    "pair",
+    "decode",
+    "stream",
+    "chat",
+    "batch",
+    "encode_as_file",
+    "json_surrogates",
+)
 
 # Byte-level BPE: every case of these must pass. (label of the golden file)
 BYTE_LEVEL = frozenset(
@@ -79,6 +89,8 @@ def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
                 stream = DecodeStream(tokenizer, **request)
                 return {"chunks": [stream.step(i) for i in ids], "flush": stream.flush()}
             return {"text": tokenizer.decode(ids, **request)}
+        if check.op == "batch" or "truncation" in request:
+            return _shaped(tokenizer, request)
         text = _text(request, "text")
         assert text is not None
         pair = _text(request, "pair")
@@ -98,6 +110,30 @@ def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
         }
     except errors.PinTokError as error:
         return {"error": {"code": error.code, "message": str(error)}}
+
+
+def _shaped(tokenizer: Tokenizer, request: cases.Json) -> cases.Json:
+    """Texts cut and padded; one text's answer, or the list of a batch."""
+    batch = request.get("texts", [request])
+    texts = [_text(dict(entry), "text") for entry in batch]
+    truncation, padding = request["truncation"], request["padding"]
+    full = tokenizer.encode_batch_full(
+        [text for text in texts if text is not None],
+        add_special_tokens=request["add_special_tokens"],
+        truncation=read_truncation(truncation, tokenizer),
+        padding=read_padding(padding, tokenizer),
+    )
+    answers = [
+        {
+            "ids": encoding.ids.tolist(),
+            "attention_mask": encoding.attention_mask.tolist(),
+            "type_ids": encoding.type_ids.tolist(),
+            "special_tokens_mask": encoding.special_tokens_mask.tolist(),
+            "overflowing": [window.ids.tolist() for window in encoding.overflowing],
+        }
+        for encoding in full
+    ]
+    return {"encodings": answers} if "texts" in request else answers[0]
 
 
 def _text(request: cases.Json, field: str) -> str | bytes | None:

@@ -29,7 +29,8 @@ FILES = [
 ]
 GROUP = 8
 MTU = 65000
-KINDS = frozenset(report.KINDS)
+# A server does not tell what its model's file sets.
+KINDS = frozenset(report.KINDS) - {"encode_as_file"}
 # Their streams need the bytes of single tokens, which a server does not give.
 BYTE_REFERENCES = frozenset(("tiktoken", "tekken"))
 

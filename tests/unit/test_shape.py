@@ -1,0 +1,190 @@
+"""Windows and padding: as the reference cuts and fills, in the library and by lines."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import vocab_models
+
+from pintok import _shape
+from pintok.encoding import Encoding, Padding, Truncation
+from pintok.errors import RefusedError
+from pintok.tokenizer import Tokenizer
+from pintok_server.cli.lines import Backend, Options, Refusal, parse_line
+
+TEXTS = ["", "the", "in the thing", "the 123 in the ther\n\ner  in", "é the inner thing " * 2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    root = vocab_models.byte_level(
+        post_processor=vocab_models.template("<s>", 256),
+        truncation={
+            "direction": "Left", "max_length": 9, "strategy": "OnlyFirst", "stride": 2,
+        },
+        padding={
+            "strategy": {"Fixed": 12}, "direction": "Left", "pad_to_multiple_of": None,
+            "pad_id": 3, "pad_type_id": 1, "pad_token": "!",
+        },
+    )  # fmt: skip
+    vocab = root["model"]["vocab"]
+    root["added_tokens"][0]["id"] = len(vocab)
+    root["post_processor"] = vocab_models.template("<s>", len(vocab))
+    return vocab_models.write(tmp_path_factory.mktemp("model"), root)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model: pathlib.Path) -> Tokenizer:
+    return Tokenizer.from_file(model)
+
+
+def rows(encoding: Any) -> list[Any]:
+    names = ("ids", "special_tokens_mask", "attention_mask")
+    return [[int(item) for item in getattr(encoding, name)] for name in names]
+
+
+def spans(encoding: Any) -> list[tuple[int, int]]:
+    return [(int(begin), int(end)) for begin, end in encoding.offsets]
+
+
+def test_windows_are_the_reference_library_s(model: pathlib.Path, tokenizer: Tokenizer) -> None:
+    theirs = pytest.importorskip("tokenizers").Tokenizer.from_file(str(model))
+    theirs.no_padding()
+    compared = refused = 0
+    strategies = ("longest_first", "only_first", "only_second")
+    items = [*TEXTS, *itertools.product(TEXTS[1:], TEXTS)]
+    for length, stride, strategy, direction in itertools.product(
+        (3, 4, 7, 8), (0, 1, 2), strategies, ("right", "left")
+    ):
+        truncation = Truncation(length, stride, strategy, direction)  # type: ignore[arg-type]
+        theirs.enable_truncation(length, stride=stride, strategy=strategy, direction=direction)
+        for item in items:
+            text, pair = item if isinstance(item, tuple) else (item, None)
+            try:
+                ours = tokenizer.encode_full(text, pair=pair, truncation=truncation)
+            except RefusedError:
+                with pytest.raises(BaseException):  # noqa: B017, PT011 (it panics, too)
+                    theirs.encode(text, pair)
+                refused += 1
+                continue
+            reference = theirs.encode(text, pair)
+            assert [int(i) for i in ours.type_ids] == reference.type_ids
+            windows = [reference, *reference.overflowing]
+            assert len(windows) == 1 + len(ours.overflowing)
+            for mine, wanted in zip([ours, *ours.overflowing], windows, strict=True):
+                assert rows(mine) == rows(wanted), (item, truncation)
+                assert spans(mine) == spans(wanted), (item, truncation)
+                compared += 1
+    assert compared > 2000 and refused > 50
+
+
+def test_padding_is_the_reference_library_s(model: pathlib.Path, tokenizer: Tokenizer) -> None:
+    theirs = pytest.importorskip("tokenizers").Tokenizer.from_file(str(model))
+    theirs.no_truncation()
+    for direction, length, multiple in itertools.product(
+        ("right", "left"), (None, 0, 6, 40), (None, 0, 8)
+    ):
+        padding = Padding(direction, 5, 1, length, multiple)  # type: ignore[arg-type]
+        theirs.enable_padding(
+            direction=direction, pad_id=5, pad_type_id=1, length=length, pad_to_multiple_of=multiple
+        )
+        ours = tokenizer.encode_batch_full(TEXTS, padding=padding)
+        for mine, wanted in zip(ours, theirs.encode_batch(TEXTS), strict=True):
+            assert rows(mine) == rows(wanted), padding
+            assert mine.type_ids.tolist() == wanted.type_ids
+            assert spans(mine) == spans(wanted)
+
+
+def test_the_settings_of_the_file_are_there_and_not_used_unasked(tokenizer: Tokenizer) -> None:
+    assert tokenizer.truncation == Truncation(9, 2, "only_first", "left")
+    assert tokenizer.padding == Padding("left", 3, 1, 12, None)
+    assert len(tokenizer.encode_full(TEXTS[-1])) > 12
+    default = Tokenizer.from_pretrained("default")
+    assert default.truncation is None and default.padding is None
+
+
+def test_a_batch_is_as_long_as_its_longest(tokenizer: Tokenizer) -> None:
+    encodings = tokenizer.encode_batch_full(
+        ["the", ("the", "in"), TEXTS[3]], truncation=Truncation(6), padding=Padding(pad_id=7)
+    )
+    assert {len(encoding) for encoding in encodings} == {6}
+    assert encodings[0].attention_mask.tolist() == [1, 1, 0, 0, 0, 0]
+    assert {len(window) for window in encodings[2].overflowing} == {6}
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        Padding("up"),  # type: ignore[arg-type]
+        Padding(pad_id=-1),
+        Padding(pad_type_id=256),
+        Padding(length=-1),
+        Padding(length=1 << 40),
+        Padding(pad_to_multiple_of=-8),
+    ],
+)
+def test_padding_that_cannot_be_is_refused(tokenizer: Tokenizer, padding: Padding) -> None:
+    with pytest.raises(ValueError, match="padding"):
+        tokenizer.encode_batch_full(["a"], padding=padding)
+
+
+def test_windows_without_end_are_refused(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overlap makes the output the square of the text."""
+    monkeypatch.setattr(_shape, "_OUTPUT_IDS_MAX", 1000)
+    text = "1 " * 100
+    with pytest.raises(RefusedError, match="ids in all windows"):
+        tokenizer.encode_full(text, truncation=Truncation(60, 58))
+    assert isinstance(tokenizer.encode_full(text, truncation=Truncation(60)), Encoding)
+
+
+def serve(tokenizer: Tokenizer, line: dict[str, Any]) -> dict[str, Any]:
+    job = parse_line(json.dumps(line).encode(), "encode", defaults=Options())
+    return Backend(tokenizer).serve("encode", [job])[0]
+
+
+def test_a_line_gives_windows_and_mask(tokenizer: Tokenizer) -> None:
+    line = {
+        "text": TEXTS[3],
+        "truncation": {"max_length": 5, "stride": 1, "strategy": "longest_first"},
+        "padding": {"length": None, "pad_to_multiple_of": 8, "pad_id": 2, "pad_token": "x"},
+    }
+    answer = serve(tokenizer, line)
+    full = tokenizer.encode_full(TEXTS[3], truncation=Truncation(5, 1))
+    assert answer["ids"] == [*full.ids.tolist(), 2, 2, 2]
+    assert answer["attention_mask"] == [1] * 5 + [0] * 3
+    assert [window[:5] for window in answer["overflowing"]][:-1] == [
+        window.ids.tolist() for window in full.overflowing
+    ][:-1]
+    assert "overflowing" not in serve(tokenizer, {**line, "truncation": None})
+    assert "attention_mask" not in serve(tokenizer, {**line, "padding": None})
+    as_file = serve(tokenizer, {"text": TEXTS[3], "truncation": "file", "padding": "file"})
+    assert len(as_file["ids"]) == 12 and as_file["attention_mask"][:3] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ({"truncation": 5}, "truncation is neither an object nor 'file'"),
+        ({"truncation": {}}, "truncation.max_length is not a whole number"),
+        ({"truncation": {"max_length": True}}, "truncation.max_length is not"),
+        ({"truncation": {"max_length": 4, "stride": 5}}, "more than truncation.max_length"),
+        ({"truncation": {"max_length": 4, "strategy": []}}, "truncation.strategy is none of"),
+        ({"truncation": {"max_length": 4, "side": "left"}}, "truncation has an unknown field"),
+        ({"padding": "longest"}, "padding is neither"),
+        ({"padding": {"direction": "up"}}, "padding.direction is none of"),
+        ({"padding": {"length": 1 << 40}}, "padding.length is not"),
+        ({"padding": {"pad_type_id": 256}}, "padding.pad_type_id is not"),
+        ({"paddings": {}}, "padding is meant"),
+    ],
+)
+def test_bad_settings_are_refused(line: dict[str, Any], hint: str) -> None:
+    data = json.dumps({"text": "a", **line}).encode()
+    refusal = parse_line(data, "encode", defaults=Options())
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "bad_field" and hint in refusal.message
