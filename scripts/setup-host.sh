@@ -3,7 +3,7 @@
 # Asks nothing. Needs root only where a package is missing. Run again at any time.
 set -eu
 
-packages="ca-certificates clang curl ethtool gcc iproute2 libbpf-dev libpcre2-dev libxdp-dev
+packages="ca-certificates clang curl ethtool gcc iproute2 iputils-ping libbpf-dev libpcre2-dev libxdp-dev
           linux-libc-dev llvm make pkg-config procps python3 python3-dev python3-venv valgrind"
 
 installed() {
