@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -499,11 +500,19 @@ def unprivileged(capabilities: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[pathlib.Path]:
-    """A folder in memory that every user may write to; pytest's own are root's."""
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """A folder in memory that every user may write to; pytest's own are root's.
+
+    The XDP program is read from a copy there: the clone may lie where only root looks.
+    """
     with tempfile.TemporaryDirectory(prefix="ptk-test-", dir="/dev/shm") as name:
-        pathlib.Path(name).chmod(0o777)
-        yield pathlib.Path(name)
+        folder = pathlib.Path(name)
+        folder.chmod(0o777)
+        steer = folder / "ptk_steer.bpf.o"
+        shutil.copyfile(veth.steer_path(), steer)
+        steer.chmod(0o644)
+        monkeypatch.setattr(veth, "steer_path", lambda: steer)
+        yield folder
 
 
 def test_four_capabilities_are_enough(link: Link, open_folder: pathlib.Path) -> None:
