@@ -21,6 +21,7 @@ _DIRECTIONS: Final = {direction.name.lower(): direction.value for direction in W
 SOURCE_TIKTOKEN: Final = 2
 """The `image_source` whose reference joins surrogates; the others refuse them."""
 DEFAULT_OPTIONS: Final = int(WireOptions.ADD_SPECIAL_TOKENS | WireOptions.PARSE_SPECIAL)
+PARSE_ONLY_OPTIONS: Final = int(WireOptions.PARSE_SPECIAL)
 
 
 def encode_options(

@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from pintok import _native
 from pintok._options import (
+    DEFAULT_OPTIONS,
+    PARSE_ONLY_OPTIONS,
     SOURCE_TIKTOKEN,
     encode_options,
     id_array,
@@ -104,8 +106,19 @@ class Tokenizer:
         `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for
         models whose source has no post-processor. Bytes must be UTF-8.
         """
-        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
-        return self._run(self._model.encode, text, pair, options, truncation_limits(truncation))
+        if parse_special == "all" and not (encode_special_tokens or bos or eos):
+            # The usual request, without calls that cost as much as a short text.
+            options = DEFAULT_OPTIONS if add_special_tokens else PARSE_ONLY_OPTIONS
+        else:
+            options = encode_options(
+                add_special_tokens, parse_special, encode_special_tokens, bos, eos
+            )
+        limits = None if truncation is None else truncation_limits(truncation)
+        try:
+            return self._model.encode(text, pair, options, limits)
+        except (_native.Refused, UnicodeEncodeError):
+            ids: Ids = self._run(self._model.encode, text, pair, options, limits)
+            return ids
 
     def encode_full(
         self,
