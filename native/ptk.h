@@ -89,12 +89,11 @@
  *     our mistake              PTK_ASSERT prints file, line and expression and aborts
  *     the other side's         a verdict: counted, answered where the protocol says so, never fatal
  *     the machine says no      set-up only: a negative errno and one sentence in struct ptk_err
- *     that names
- *                              the thing, the value and the remedy
+ *                              that names the thing, the value and the remedy
  *
  *   Bytes from outside are checked completely at one door each: the frame (net/ptk_frame.h), the
- *   request (wire/ptk_wire.h), the image (ptk_image_view), the configuration (ptk-datapath's
- *   options). Inside they are trusted.
+ *   request (wire/ptk_wire_request.h), the image (ptk_image_view), the configuration
+ *   (ptk-datapath's options). Inside they are trusted.
  *
  *
  * 6. Exactness
