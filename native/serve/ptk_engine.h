@@ -23,9 +23,17 @@
 /* Largest UDP payload over IPv4; no datagram is longer. */
 #define PTK_ENGINE_DATAGRAM_LEN_MAX 65507u
 
+/*
+ * Desks for long messages: each has scratch of its own, so that one message can be begun while
+ * another is suspended. Desk 0 takes the longest message there may be, each further one a quarter
+ * of that: all together cost a third more than the first.
+ */
+#define PTK_ENGINE_LONG_DESKS 3u
+
 /* What the engine must be able to hold; fixed at start. */
 struct ptk_engine_limits {
     uint32_t datagram_len_max; /* largest UDP payload to accept or send; sizes the scratch */
+    uint32_t message_len_max;  /* longest message in segments; 0: none, and no desks for them */
     uint32_t models_cap;       /* slots of the table in use, 1 to PTK_MODELS_CAP */
     size_t cache_len;          /* bytes of the piece cache of each slot; as ptk_cache_init asks */
 };
@@ -75,6 +83,35 @@ uint64_t ptk_engine_epoch_seen(const struct ptk_engine *engine);
  */
 size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, size_t len,
                          uint8_t *reply, size_t reply_cap, enum ptk_verdict *verdict);
+
+/* A long message of encode, count or decode, complete and with the checksum it announces. */
+struct ptk_engine_long {
+    struct ptk_wire_header header; /* of any of its segments */
+    const uint8_t *message;
+    size_t message_len;
+    size_t reply_message_len_max; /* longest reply to make */
+};
+
+struct ptk_engine_long_reply {
+    uint32_t model_tag;
+    size_t message_len;      /* of the reply */
+    size_t datagram_len_max; /* largest datagram that the client accepts */
+};
+
+/* Whether a message of this length can be worked on at this desk. */
+bool ptk_engine_long_fits(const struct ptk_engine *engine, uint32_t desk_idx, size_t message_len);
+
+/*
+ * ptk_engine_long_run does the work of a long message at a desk, 0 to PTK_ENGINE_LONG_DESKS - 1,
+ * where it fits. With OK the reply's message waits in the desk until ptk_engine_long_build writes
+ * reply->message_len bytes of it; with a refusal there is none. input->message stays unchanged
+ * until then. Long messages at other desks, and datagrams, may be worked on from inside
+ *; ptk_engine_refresh may not be called meanwhile.
+ */
+enum ptk_verdict ptk_engine_long_run(struct ptk_engine *engine, uint32_t desk_idx,
+                                     const struct ptk_engine_long *input,
+                                     struct ptk_engine_long_reply *reply);
+void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t *message);
 
 /* Valid as long as the engine; see the struct for who may read it. */
 const struct ptk_engine_counters *ptk_engine_counters(const struct ptk_engine *engine);

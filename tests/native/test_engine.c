@@ -13,6 +13,7 @@
 
 #define PACKETS          "../tests/golden/packets"
 #define DATAGRAM_LEN_MAX 1472u
+#define LONG_LEN_MAX     131072u
 #define CANARY           0xA5u
 
 #define CHECK(x) ((x) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x), abort()))
@@ -25,10 +26,12 @@ struct buffer {
     size_t len;
 };
 
-static struct ptk_engine *make_engine(uint32_t datagram_len_max)
+static struct ptk_engine *make_engine(uint32_t datagram_len_max, uint32_t message_len_max)
 {
-    const struct ptk_engine_limits limits = {
-        .datagram_len_max = datagram_len_max, .models_cap = 4, .cache_len = PTK_CACHE_LEN_MIN};
+    const struct ptk_engine_limits limits = {.datagram_len_max = datagram_len_max,
+                                             .message_len_max = message_len_max,
+                                             .models_cap = 4,
+                                             .cache_len = PTK_CACHE_LEN_MIN};
     const size_t len = ptk_engine_len(&limits);
     void *memory = aligned_alloc(PTK_CACHE_LINE, ptk_align_up(len, PTK_CACHE_LINE));
     CHECK(memory != NULL);
@@ -532,7 +535,7 @@ static void test_a_full_item_table_is_answered(void)
         request.bytes[40 + 4 * PTK_WIRE_ITEMS_MAX + i] = (uint8_t)('0' + i % 10);
     }
     struct ptk_engine *small = engine;
-    engine = make_engine(9000);
+    engine = make_engine(9000, 0);
     CHECK(handle(&request, 9000, &reply) == PTK_VERDICT_OK);
     for (size_t i = 0; i < PTK_WIRE_ITEMS_MAX; i++) {
         CHECK(item_of(&reply, i).count == 1);
@@ -587,7 +590,7 @@ static void test_counters_tell_what_was_done(void)
 {
     static struct buffer request;
     struct buffer *reply = malloc(sizeof *reply);
-    struct ptk_engine *other = make_engine(DATAGRAM_LEN_MAX);
+    struct ptk_engine *other = make_engine(DATAGRAM_LEN_MAX, 0);
     const struct ptk_engine_counters *counters = ptk_engine_counters(other);
     enum ptk_verdict verdict;
     CHECK(reply != NULL);
@@ -635,10 +638,119 @@ static void test_mutated_requests_are_survived(void)
     }
 }
 
+/* --- long messages --------------------------------------------------------------------------- */
+
+/* A long message at desk `desk_idx`: the message of its reply, as long as it says. */
+static enum ptk_verdict run_long(const struct buffer *request, uint32_t desk_idx,
+                                 struct buffer *message)
+{
+    struct ptk_engine_long input = {.message = request->bytes + PTK_WIRE_HEADER_LEN,
+                                    .message_len = request->len - PTK_WIRE_HEADER_LEN,
+                                    .reply_message_len_max = sizeof message->bytes};
+    struct ptk_engine_long_reply reply;
+    memcpy(&input.header, request->bytes, sizeof input.header);
+    const enum ptk_verdict verdict = ptk_engine_long_run(engine, desk_idx, &input, &reply);
+    memset(message->bytes, CANARY, sizeof message->bytes);
+    message->len = reply.message_len;
+    if (verdict == PTK_VERDICT_OK) {
+        ptk_engine_long_build(engine, desk_idx, message->bytes);
+    }
+    for (size_t i = message->len; i < sizeof message->bytes; i++) {
+        CHECK(message->bytes[i] == CANARY);
+    }
+    return verdict;
+}
+
+/* A message means the same in one datagram and in segments, at every desk. */
+static void test_long_messages_are_answered_as_datagrams_are(void)
+{
+    static struct buffer request, reply, message;
+    static const enum ptk_wire_op ops[] = {PTK_WIRE_OP_ENCODE, PTK_WIRE_OP_COUNT,
+                                           PTK_WIRE_OP_DECODE};
+    for (size_t o = 0; o < PTK_ARRAY_LEN(ops); o++) {
+        for (size_t len = 0; len < 300; len += 7) {
+            make_batch(&request, ops[o], len);
+            if (ops[o] == PTK_WIRE_OP_ENCODE) {
+                prelude_of(&request)->outputs = (uint8_t)(len % 8);
+            }
+            CHECK(handle(&request, 65536, &reply) == PTK_VERDICT_OK);
+            const uint32_t desk_idx = (uint32_t)(len % PTK_ENGINE_LONG_DESKS);
+            CHECK(run_long(&request, desk_idx, &message) == PTK_VERDICT_OK);
+            if (item_of(&reply, 0).verdict == PTK_VERDICT_OK) {
+                CHECK(message.len == reply.len - PTK_WIRE_HEADER_LEN);
+                CHECK(memcmp(message.bytes, reply.bytes + PTK_WIRE_HEADER_LEN, message.len) == 0);
+            }
+        }
+    }
+}
+
+static void test_long_messages_have_their_refusals(void)
+{
+    static struct buffer request, message;
+    make_batch(&request, PTK_WIRE_OP_ENCODE, 5000);
+    CHECK(run_long(&request, 0, &message) == PTK_VERDICT_OK);
+    header_of(&request)->model_id = 9;
+    CHECK(run_long(&request, 0, &message) == PTK_VERDICT_UNKNOWN_MODEL);
+    header_of(&request)->model_id = 0;
+    header_of(&request)->model_tag = 0xDEAD;
+    CHECK(run_long(&request, 0, &message) == PTK_VERDICT_MODEL_CHANGED);
+    header_of(&request)->model_tag = 0;
+    prelude_of(&request)->item_count = 0;
+    CHECK(run_long(&request, 0, &message) == PTK_VERDICT_BAD_ITEMS);
+    CHECK(ptk_engine_long_fits(engine, 0, LONG_LEN_MAX));
+    CHECK(!ptk_engine_long_fits(engine, 0, LONG_LEN_MAX + 1));
+    CHECK(ptk_engine_long_fits(engine, 1, LONG_LEN_MAX / 4));
+    CHECK(!ptk_engine_long_fits(engine, 1, LONG_LEN_MAX / 4 + 1));
+}
+
+/* Short offsets hold 65,535 bytes of text and no more. */
+static void test_short_offsets_are_for_short_texts(void)
+{
+    static struct buffer request;
+    static uint8_t message[16 + 65536];
+    for (uint32_t len = 65535; len <= 65536; len++) {
+        make_batch(&request, PTK_WIRE_OP_ENCODE, 1);
+        prelude_of(&request)->outputs = PTK_WIRE_OUTPUTS_OFFSETS | PTK_WIRE_OUTPUTS_OFFSETS_SHORT;
+        memcpy(message, request.bytes + PTK_WIRE_HEADER_LEN, 16);
+        memset(message + 16, 'a', len);
+        memset(message + 16 + len, 0, sizeof message - 16 - len);
+        ptk_store_u32(message + 8, len);
+        struct ptk_engine_long input = {
+            .message = message, .message_len = sizeof message, .reply_message_len_max = 1 << 20};
+        memcpy(&input.header, request.bytes, sizeof input.header);
+        struct ptk_engine_long_reply reply;
+        CHECK(ptk_engine_long_run(engine, 0, &input, &reply) ==
+              (len < 65536 ? PTK_VERDICT_OK : PTK_VERDICT_BAD_OPTION));
+    }
+}
+
+/* A reply that finds no room in its limit fails in its item, as in a datagram. */
+static void test_long_replies_keep_their_limit(void)
+{
+    static struct buffer request;
+    make_batch(&request, PTK_WIRE_OP_ENCODE, 5000);
+    struct ptk_engine_long input = {.message = request.bytes + PTK_WIRE_HEADER_LEN,
+                                    .message_len = request.len - PTK_WIRE_HEADER_LEN};
+    memcpy(&input.header, request.bytes, sizeof input.header);
+    struct ptk_engine_long_reply reply;
+    input.reply_message_len_max = 16 + 10000;
+    CHECK(ptk_engine_long_run(engine, 0, &input, &reply) == PTK_VERDICT_OK);
+    CHECK(reply.message_len == 16 + 10000);
+    input.reply_message_len_max = 16 + 10000 - 1;
+    CHECK(ptk_engine_long_run(engine, 0, &input, &reply) == PTK_VERDICT_OK);
+    CHECK(reply.message_len == 16);
+}
+
 int main(void)
 {
     byte_models_init(&models);
-    engine = make_engine(DATAGRAM_LEN_MAX);
+    engine = make_engine(DATAGRAM_LEN_MAX, LONG_LEN_MAX);
+    test_long_messages_are_answered_as_datagrams_are();
+    test_long_messages_have_their_refusals();
+    test_short_offsets_are_for_short_texts();
+    test_long_replies_keep_their_limit();
+    free(engine);
+    engine = make_engine(DATAGRAM_LEN_MAX, 0);
     test_golden_packets_are_answered_byte_for_byte();
     test_requests_cut_at_every_byte_are_refused();
     test_each_field_is_checked();
