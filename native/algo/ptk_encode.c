@@ -5,6 +5,10 @@
  *                          └─ section ─ normalize ─ added tokens ─┬─ token ─────────────────> sink
  *                                                                 └─ pre-tokenize ─ pieces ─> sink
  *
+ * Where segments of the original text are independent of each other (text/ptk_segments.h), all of
+ * this is done for segments that the thread's cache does not know; the others are looked up as they
+ * stand in the text.
+ *
  * A piece is looked up in the image, then in the thread's cache, and only then encoded. Where the
  * pre-tokenizer is a scanner, pieces come in chunks as bare ends, and a chunk is worked on in
  * batches: make all keys and ask for their cache lines, then take the ids.
@@ -182,6 +186,14 @@ static inline struct ptk_piece_key piece_key(const source_text *text, size_t beg
                                   (high & key_masks[len].high) | (uint64_t)len << 56};
 }
 
+/* The key of a piece or part where the cache also has segments of original texts: marked as inner.
+ */
+static inline struct ptk_piece_key marked_key(const struct job *job, struct ptk_piece_key key)
+{
+    key.high |= job->tokenizer->segments != NULL ? PTK_CACHE_INNER : 0;
+    return key;
+}
+
 /* A short piece or part, from the cache or by the model; then the cache knows it. */
 static enum ptk_verdict cached_part(const struct job *job, const source_text *text, size_t begin,
                                     size_t len, struct ptk_piece_key key, enum ptk_part part)
@@ -209,7 +221,8 @@ static enum ptk_verdict cached_long_part(const struct job *job, const source_tex
         return encode_piece(job, text, begin, len, part, &ids);
     }
     const struct ptk_cache_long_key key =
-        ptk_cache_long_key_make(text->bytes + begin, len, part == PTK_PART_INNER);
+        ptk_cache_long_key_make(text->bytes + begin, len, part == PTK_PART_INNER ||
+                                                              job->tokenizer->segments != NULL);
     struct ptk_cache_long *pair = ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key);
     const struct ptk_cache_long *slot = ptk_cache_long_find(pair, &key);
     if (slot != NULL) {
@@ -255,7 +268,7 @@ static enum ptk_verdict encode_inner(const struct job *job, const source_text *t
     if (job->tokenizer->encoder.ignore_merges) {
         key.high |= PTK_CACHE_INNER;
     }
-    return cached_part(job, text, begin, len, key, PTK_PART_INNER);
+    return cached_part(job, text, begin, len, marked_key(job, key), PTK_PART_INNER);
 }
 
 /* A piece with a safe cut at `cut`, part by part. */
@@ -356,11 +369,11 @@ static enum ptk_verdict batch_miss(const struct job *job, const source_text *tex
         return cached_long_part(job, text, begin, len, part);
     }
     if (part == PTK_PART_WHOLE) {
-        return short_piece(job, text, begin, len, batch->key[i]);
+        return short_piece(job, text, begin, len, marked_key(job, batch->key[i]));
     }
     struct ptk_piece_key key = batch->key[i];
     key.high |= job->tokenizer->encoder.ignore_merges ? PTK_CACHE_INNER : 0;
-    return cached_part(job, text, begin, len, key, PTK_PART_INNER);
+    return cached_part(job, text, begin, len, marked_key(job, key), PTK_PART_INNER);
 }
 
 /* Gives the batch's ids to the sink, and empties the batch. */
@@ -548,7 +561,8 @@ static enum ptk_verdict encode_part(const struct job *job, const source_text *pa
     return encode_section(job, part);
 }
 
-static enum ptk_verdict normalize_part(const struct job *job, const source_text *part)
+/* The way of every text: normalized as a whole, cut at tokens, cut into pieces. */
+static enum ptk_verdict normalize_whole(const struct job *job, const source_text *part)
 {
     const struct ptk_tokenizer *tokenizer = job->tokenizer;
     if (!tokenizer->normalizes) {
@@ -567,6 +581,179 @@ static enum ptk_verdict normalize_part(const struct job *job, const source_text 
         return verdict;
     }
     return cut_at_tokens(job, &tokenizer->added_normalized, &normalized, encode_part);
+}
+
+/* ---- segments of the original text ---------------------------------------------------------- */
+
+/* Most ids of a segment that are gathered to be kept. */
+#define SEGMENT_IDS_MAX 64u
+
+/* What the whole pipeline makes of one segment; `*count` is SIZE_MAX where that is too much. */
+static enum ptk_verdict encode_segment(const struct job *job, const source_text *text,
+                                       struct ptk_span span, uint32_t *ids, size_t *count)
+{
+    struct sink gathered = {.ids = ids, .cap = SEGMENT_IDS_MAX};
+    gathered.end = gathered.cap;
+    gathered.fast_end = gathered.cap;
+    struct job gather = *job;
+    gather.sink = &gathered;
+    const source_text segment = slice(text, span.begin, span.end);
+    const enum ptk_verdict verdict = normalize_whole(&gather, &segment);
+    *count = gathered.full ? SIZE_MAX : gathered.len;
+    return verdict;
+}
+
+/* One that is too long for the cache, or has too many ids. */
+static enum ptk_verdict encode_long_segment(const struct job *job, const source_text *text,
+                                            struct ptk_span span)
+{
+    const source_text segment = slice(text, span.begin, span.end);
+    return normalize_whole(job, &segment);
+}
+
+/* Segments on their way, as in `struct batch`. */
+struct segment_batch {
+    const struct ptk_span *spans;
+    size_t count;
+    struct ptk_piece_key key[BATCH_PIECES];
+    void *place[BATCH_PIECES]; /* line of the short table or pair of the long one */
+};
+
+static inline void put_long_slot(const struct job *job, const source_text *text, size_t begin,
+                                 const struct ptk_cache_long *slot)
+{
+    struct sink *sink = job->sink;
+    const size_t count = ptk_cache_long_id_count(slot);
+    if (PTK_LIKELY(sink->len + PTK_CACHE_LONG_IDS_MAX <= sink->fast_end)) {
+        memcpy(sink->ids + sink->len, slot->ids, sizeof slot->ids);
+        sink->len += count;
+        return;
+    }
+    const struct ptk_encoder_ids ids = {.ids = slot->ids, .count = count};
+    put_ids(job, text, begin, &ids);
+}
+
+static enum ptk_verdict short_segment_miss(const struct job *job, const source_text *text,
+                                           struct ptk_span span, struct ptk_piece_key key,
+                                           struct ptk_image_piece *line)
+{
+    uint32_t ids[SEGMENT_IDS_MAX];
+    size_t count;
+    const enum ptk_verdict verdict = encode_segment(job, text, span, ids, &count);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    if (count == SIZE_MAX) {
+        return encode_long_segment(job, text, span);
+    }
+    if (count > 0 && count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, ids, count);
+    }
+    const struct ptk_encoder_ids result = {.ids = ids, .count = count};
+    put_ids(job, text, span.begin, &result);
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict long_segment(const struct job *job, const source_text *text,
+                                     struct ptk_span span, struct ptk_cache_long *pair)
+{
+    const struct ptk_cache_long_key key =
+        ptk_cache_long_key_make(text->bytes + span.begin, span.end - span.begin, false);
+    const struct ptk_cache_long *slot = ptk_cache_long_find(pair, &key);
+    if (slot != NULL) {
+        put_long_slot(job, text, span.begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    uint32_t ids[SEGMENT_IDS_MAX];
+    size_t count;
+    const enum ptk_verdict verdict = encode_segment(job, text, span, ids, &count);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    if (count == SIZE_MAX) {
+        return encode_long_segment(job, text, span);
+    }
+    if (count > 0 && count <= PTK_CACHE_LONG_IDS_MAX) {
+        ptk_cache_long_put(pair, &key, ids, count);
+    }
+    const struct ptk_encoder_ids result = {.ids = ids, .count = count};
+    put_ids(job, text, span.begin, &result);
+    return PTK_VERDICT_OK;
+}
+
+/* Makes the keys of a batch and asks for their cache lines. */
+static void segments_prepare(const struct job *job, const source_text *text,
+                             struct segment_batch *batch)
+{
+    const struct ptk_cache_seed *seed = &job->tokenizer->seed;
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct ptk_span span = batch->spans[i];
+        const size_t len = span.end - span.begin;
+        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
+            batch->key[i] = piece_key(text, span.begin, len);
+            batch->place[i] = ptk_cache_line(job->cache, seed, batch->key[i]);
+            ptk_prefetch(batch->place[i]);
+        } else if (len <= PTK_CACHE_LONG_KEY_MAX) {
+            const struct ptk_cache_long_key key =
+                ptk_cache_long_key_make(text->bytes + span.begin, len, false);
+            batch->place[i] = ptk_cache_long_pair(job->cache, seed, &key);
+            ptk_prefetch(batch->place[i]);
+        }
+    }
+}
+
+static enum ptk_verdict segments_flush(const struct job *job, const source_text *text,
+                                       const struct segment_batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct ptk_span span = batch->spans[i];
+        const size_t len = span.end - span.begin;
+        enum ptk_verdict verdict = PTK_VERDICT_OK;
+        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
+            struct ptk_image_piece *line = batch->place[i];
+            const struct ptk_image_piece *slot = ptk_cache_find(line, batch->key[i]);
+            if (PTK_LIKELY(slot != NULL)) {
+                put_slot(job, text, span.begin, slot);
+            } else {
+                verdict = short_segment_miss(job, text, span, batch->key[i], line);
+            }
+        } else if (len <= PTK_CACHE_LONG_KEY_MAX) {
+            verdict = long_segment(job, text, span, batch->place[i]);
+        } else {
+            verdict = encode_long_segment(job, text, span);
+        }
+        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
+            return verdict;
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict encode_segments(const struct job *job, const source_text *text)
+{
+    struct ptk_segments_cursor cursor = {.pos = 0};
+    struct ptk_span spans[PTK_SEGMENTS_CAP_MIN];
+    struct segment_batch batch;
+    size_t count;
+    while ((count = ptk_segments_next(job->tokenizer->segments, &cursor, text->bytes, text->len,
+                                      spans, PTK_ARRAY_LEN(spans))) > 0) {
+        for (size_t done = 0; done < count; done += batch.count) {
+            batch.spans = spans + done;
+            batch.count = ptk_min_size(count - done, BATCH_PIECES);
+            segments_prepare(job, text, &batch);
+            const enum ptk_verdict verdict = segments_flush(job, text, &batch);
+            if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                return verdict;
+            }
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
+static enum ptk_verdict normalize_part(const struct job *job, const source_text *part)
+{
+    const bool in_segments = job->tokenizer->segments != NULL && job->sink->offsets == NULL;
+    return in_segments ? encode_segments(job, part) : normalize_whole(job, part);
 }
 
 static enum ptk_verdict encode_sequence(const struct job *job, const uint8_t *bytes, size_t len)

@@ -11,6 +11,25 @@
 #define TEXT_GROWTH 3u
 #define TEXT_EXTRA  256u
 
+/* Tokens that are matched in the normalized text may stretch over any wall. */
+static int segments_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
+{
+    const struct ptk_image *image = tokenizer->image;
+    if (image->added_normalized != NULL ||
+        image->config->algorithm == PTK_IMAGE_ALGORITHM_BPE) {
+        return 0;
+    }
+    const struct ptk_segments_config config = {
+        .norm_program = image->normalizer.bytes,
+        .norm_program_len = image->normalizer.len,
+        .pre_program = image->pre_tokenizer.bytes,
+        .pre_program_len = image->pre_tokenizer.len,
+        .norm = tokenizer->norm,
+        .profile = (enum ptk_image_profile)image->header->profile,
+    };
+    return ptk_segments_open(&config, &tokenizer->segments, err);
+}
+
 static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
     const struct ptk_image *image = tokenizer->image;
@@ -38,7 +57,8 @@ static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
         .source = (enum ptk_image_source)image->header->source,
         .byte_units = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0,
     };
-    return ptk_split_open(&split, &tokenizer->split, err);
+    const int split_code = ptk_split_open(&split, &tokenizer->split, err);
+    return split_code != 0 ? split_code : segments_init(tokenizer, err);
 }
 
 static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
@@ -96,6 +116,7 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     ptk_post_fini(&tokenizer->post);
     ptk_norm_close(tokenizer->norm);
     ptk_split_close(tokenizer->split);
+    ptk_segments_close(tokenizer->segments);
     free(tokenizer);
 }
 

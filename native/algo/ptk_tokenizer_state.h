@@ -12,6 +12,7 @@
 #include "algo/ptk_post.h"
 #include "algo/ptk_tokenizer.h"
 #include "text/ptk_norm.h"
+#include "text/ptk_segments.h"
 #include "text/ptk_split.h"
 
 /* Longest text a work may be made for: every position fits 31 bits, grown threefold too. */
@@ -27,6 +28,7 @@ struct ptk_tokenizer {
     struct ptk_added added_normalized;
     struct ptk_norm *norm;
     struct ptk_split *split;
+    struct ptk_segments *segments; /* NULL: texts are worked on as wholes */
     struct ptk_encoder encoder;
     struct ptk_cuts cuts;
     struct ptk_post post;
