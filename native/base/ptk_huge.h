@@ -23,6 +23,7 @@ struct ptk_huge {
     size_t len;               /* a multiple of PTK_HUGE_PAGE_LEN */
     enum ptk_page_kind pages; /* what it is made of */
     bool locked;              /* cannot be swapped out */
+    int fd;                   /* the file of shared memory; -1 for memory of this process alone */
 };
 
 /*
@@ -34,6 +35,25 @@ struct ptk_huge {
  */
 int ptk_huge_map(struct ptk_huge *memory, size_t len, int numa_node, bool require_huge,
                  struct ptk_err *err);
+
+/*
+ * ptk_huge_share is ptk_huge_map of memory that another process can inherit: a file without a name
+ * (`name` shows in /proc), mapped shared, whose length nobody can change any more. Also:
+ * memfd_create, ftruncate, fcntl.
+ */
+int ptk_huge_share(struct ptk_huge *memory, const char *name, size_t len, int numa_node,
+                   bool require_huge, struct ptk_err *err);
+
+/* The same of 4 KiB pages, for a few of them for a short time: huge pages are not for that. */
+int ptk_huge_share_small(struct ptk_huge *memory, const char *name, size_t len,
+                         struct ptk_err *err);
+
+/*
+ * ptk_huge_inherit maps the file `fd` that another process has made with ptk_huge_share for `len`
+ * bytes; what it holds is kept. -EINVAL when it is not such a file: another length, or one that can
+ * change. The descriptor is the memory's from success on, and the caller's on failure.
+ */
+int ptk_huge_inherit(struct ptk_huge *memory, int fd, size_t len, struct ptk_err *err);
 
 /* Makes the memory read-only for the rest of its life. Returns 0 or a negative errno. */
 int ptk_huge_protect(const struct ptk_huge *memory, struct ptk_err *err);

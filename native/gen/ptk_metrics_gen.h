@@ -411,7 +411,10 @@ enum ptk_process_counter {
     PTK_PROCESS_COMMANDS = 18,
     /* Lesser modes named at start: 0 means everything wished for was obtained. */
     PTK_PROCESS_LESSER_MODES = 19,
-    PTK_PROCESS_COUNTER_COUNT = 20,
+    /* Times that a process has taken the place of a running one, this one included: all
+     * counters go on. */
+    PTK_PROCESS_TAKE_OVERS = 20,
+    PTK_PROCESS_COUNTER_COUNT = 21,
 };
 
 enum ptk_worker_counter {

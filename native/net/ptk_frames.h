@@ -38,24 +38,69 @@ struct ptk_frames {
     uint8_t *places;                        /* enum ptk_frame_place of each frame */
 };
 
-/* Bytes of bookkeeping for `count` frames. */
-static inline size_t ptk_frames_len(uint32_t count)
+/* Bytes of the free list and of the places of `count` frames. */
+static inline size_t ptk_frames_list_len(uint32_t count)
 {
-    return (size_t)count * (sizeof(uint32_t) + sizeof(uint8_t));
+    return (size_t)count * sizeof(uint32_t);
+}
+static inline size_t ptk_frames_places_len(uint32_t count)
+{
+    return (size_t)count * sizeof(uint8_t);
 }
 
-/* Lays the bookkeeping out in `memory` of ptk_frames_len(count) bytes; every frame is free. */
-static inline void ptk_frames_init(struct ptk_frames *frames, void *memory, uint32_t count)
+/* Builds the free list out of the places, so that the lowest number is taken first. */
+static inline void ptk_frames_list(struct ptk_frames *frames)
+{
+    uint32_t free_count = 0;
+    for (uint32_t i = frames->count; i-- > 0;) {
+        if (frames->places[i] == PTK_FRAME_PLACE_FREE) {
+            frames->free_list[free_count++] = i;
+        }
+    }
+    PTK_ASSERT(free_count == frames->counts[PTK_FRAME_PLACE_FREE]);
+}
+
+/*
+ * Lays the bookkeeping out: the free list in `list` of ptk_frames_list_len(count) bytes, the places
+ * in `places` of ptk_frames_places_len(count) bytes, which are not touched: another owner may still
+ * write them, and ptk_frames_inherit follows when it has stopped.
+ */
+static inline void ptk_frames_lay_out(struct ptk_frames *frames, void *list, void *places,
+                                      uint32_t count)
 {
     memset(frames, 0, sizeof *frames);
     frames->count = count;
+    frames->free_list = list;
+    frames->places = places;
+}
+
+/* The same, of fresh memory: every frame is free. */
+static inline void ptk_frames_init(struct ptk_frames *frames, void *list, void *places,
+                                   uint32_t count)
+{
+    ptk_frames_lay_out(frames, list, places, count);
     frames->counts[PTK_FRAME_PLACE_FREE] = count;
-    frames->free_list = memory;
-    frames->places = (uint8_t *)(frames->free_list + count);
     memset(frames->places, PTK_FRAME_PLACE_FREE, count);
-    for (uint32_t i = 0; i < count; i++) {
-        frames->free_list[i] = count - 1 - i; /* The lowest number is taken first. */
+    ptk_frames_list(frames);
+}
+
+/*
+ * Takes over what another owner has left in `frames->places`, between two of its loops. False, and
+ * nothing usable, when a frame is in a place where it cannot be then. Cost: one pass over the
+ * places.
+ */
+static inline bool ptk_frames_inherit(struct ptk_frames *frames)
+{
+    memset(frames->counts, 0, sizeof frames->counts);
+    for (uint32_t i = 0; i < frames->count; i++) {
+        const uint8_t place = frames->places[i];
+        if (place >= PTK_FRAME_PLACE_COUNT || place == PTK_FRAME_PLACE_HELD) {
+            return false;
+        }
+        frames->counts[place]++;
     }
+    ptk_frames_list(frames);
+    return true;
 }
 
 /* Moves frame `idx` from one place to another; false, and a fault, when it is not there. */

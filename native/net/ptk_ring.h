@@ -87,6 +87,23 @@ static inline void ptk_ring_release(struct ptk_ring *ring, uint32_t count)
     __atomic_store_n(ring->consumer, ring->position, __ATOMIC_RELEASE);
 }
 
+/*
+ * Takes our end over from another owner, who has stopped between two of its loops: what it has not
+ * submitted or released was not done. False when the shared positions cannot be a ring's.
+ */
+static inline bool ptk_ring_inherit_producer(struct ptk_ring *ring)
+{
+    ring->position = __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE);
+    ring->other = __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE);
+    return ring->position - ring->other <= ring->len;
+}
+static inline bool ptk_ring_inherit_consumer(struct ptk_ring *ring)
+{
+    ring->position = __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE);
+    ring->other = __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE);
+    return ring->other - ring->position <= ring->len;
+}
+
 static inline bool ptk_ring_needs_wakeup(const struct ptk_ring *ring)
 {
     return (__atomic_load_n(ring->flags, __ATOMIC_RELAXED) & XDP_RING_NEED_WAKEUP) != 0;

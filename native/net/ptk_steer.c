@@ -51,7 +51,9 @@ __attribute__((format(printf, 2, 0))) static int keep_text(enum libbpf_print_lev
     return 0;
 }
 
-static int load(struct ptk_steer *steer, const struct ptk_steer_config *config, struct ptk_err *err)
+/* Opens and loads the program; with `sockets_fd` not -1, over that map of sockets. */
+static int load(struct ptk_steer *steer, const struct ptk_steer_config *config, int sockets_fd,
+                struct ptk_err *err)
 {
     libbpf_text[0] = '\0';
     (void)libbpf_set_print(keep_text);
@@ -64,6 +66,11 @@ static int load(struct ptk_steer *steer, const struct ptk_steer_config *config, 
     const uint16_t port_be = __builtin_bswap16(config->port);
     if (rodata == NULL || bpf_map__set_initial_value(rodata, &port_be, sizeof port_be) != 0) {
         return ptk_err_set(err, -EINVAL, "XDP program %s: not the program of this server",
+                           config->object_path);
+    }
+    struct bpf_map *sockets = bpf_object__find_map_by_name(steer->object, "ptk_sockets");
+    if (sockets == NULL || (sockets_fd >= 0 && bpf_map__reuse_fd(sockets, sockets_fd) != 0)) {
+        return ptk_err_set(err, -EINVAL, "XDP program %s: has no use for the map handed over",
                            config->object_path);
     }
     const int code = bpf_object__load(steer->object);
@@ -189,22 +196,29 @@ static int attach(struct ptk_steer *steer, const struct ptk_steer_config *config
     return 0;
 }
 
-int ptk_steer_attach(struct ptk_steer *steer, const struct ptk_steer_config *config,
-                     struct ptk_err *err)
+/* Everything but the attachment. */
+static int prepare(struct ptk_steer *steer, const struct ptk_steer_config *config, int sockets_fd,
+                   struct ptk_err *err)
 {
     PTK_ASSERT(config->addresses->count > 0);
     memset(steer, 0, sizeof *steer);
     steer->link_fd = -1;
+    steer->old_reasons_fd = -1;
+    steer->inherited_fd = -1;
     steer->interface_index = config->interface_index;
     const int cpu_count = libbpf_num_possible_cpus();
     steer->cpu_count = cpu_count > 0 ? (uint32_t)cpu_count : 1;
     steer->cpu_counters = calloc(steer->cpu_count, sizeof *steer->cpu_counters);
-    int code = steer->cpu_counters != NULL
-                   ? load(steer, config, err)
-                   : ptk_err_set(err, -ENOMEM, "XDP program: no memory for its counters");
-    if (code == 0) {
-        code = add_addresses(steer, config->addresses, err);
-    }
+    const int code = steer->cpu_counters != NULL
+                         ? load(steer, config, sockets_fd, err)
+                         : ptk_err_set(err, -ENOMEM, "XDP program: no memory for its counters");
+    return code == 0 ? add_addresses(steer, config->addresses, err) : code;
+}
+
+int ptk_steer_attach(struct ptk_steer *steer, const struct ptk_steer_config *config,
+                     struct ptk_err *err)
+{
+    int code = prepare(steer, config, -1, err);
     if (code == 0) {
         code = attach(steer, config, err);
     }
@@ -212,6 +226,36 @@ int ptk_steer_attach(struct ptk_steer *steer, const struct ptk_steer_config *con
         ptk_steer_detach(steer);
     }
     return code;
+}
+
+int ptk_steer_inherit(struct ptk_steer *steer, const struct ptk_steer_config *config,
+                      const struct ptk_steer_legacy *legacy, struct ptk_err *err)
+{
+    const int code = prepare(steer, config, legacy->sockets_fd, err);
+    if (code != 0) {
+        ptk_steer_detach(steer);
+        return code;
+    }
+    (void)close(legacy->sockets_fd); /* The object has a copy. */
+    steer->link_fd = legacy->link_fd;
+    steer->old_reasons_fd = legacy->reasons_fd;
+    steer->inherited_fd = legacy->reasons_fd;
+    steer->mode = legacy->mode;
+    return 0;
+}
+
+int ptk_steer_switch(struct ptk_steer *steer, struct ptk_err *err)
+{
+    const struct bpf_program *program =
+        bpf_object__find_program_by_name(steer->object, "ptk_steer");
+    const int code = bpf_link_update(steer->link_fd, bpf_program__fd(program), NULL);
+    if (code != 0) {
+        const int live_fd = steer->old_reasons_fd; /* The one that stays attached counts there. */
+        steer->old_reasons_fd = steer->reasons_fd;
+        steer->reasons_fd = live_fd;
+        return ptk_err_set(err, code, "the XDP program could not be replaced: %s", strerror(-code));
+    }
+    return 0;
 }
 
 int ptk_steer_socket_add(struct ptk_steer *steer, uint32_t queue, int socket_fd,
@@ -239,14 +283,18 @@ int ptk_steer_socket_remove(struct ptk_steer *steer, uint32_t queue, struct ptk_
     return 0;
 }
 
-int ptk_steer_counters(const struct ptk_steer *steer, uint64_t counters[PTK_STEER_COUNTER_COUNT])
+/* Adds the counters of one map to the sums. */
+static int add_counters(const struct ptk_steer *steer, int reasons_fd,
+                        uint64_t counters[PTK_STEER_COUNTER_COUNT])
 {
     for (uint32_t i = 0; i < PTK_STEER_COUNTER_COUNT; i++) {
-        const int code = bpf_map_lookup_elem(steer->reasons_fd, &i, steer->cpu_counters);
+        const int code = bpf_map_lookup_elem(reasons_fd, &i, steer->cpu_counters);
+        if (code == -ENOENT) {
+            return 0; /* A program that knew fewer reasons. */
+        }
         if (code != 0) {
             return code;
         }
-        counters[i] = 0;
         for (uint32_t cpu = 0; cpu < steer->cpu_count; cpu++) {
             counters[i] += steer->cpu_counters[cpu];
         }
@@ -254,13 +302,31 @@ int ptk_steer_counters(const struct ptk_steer *steer, uint64_t counters[PTK_STEE
     return 0;
 }
 
+int ptk_steer_counters(const struct ptk_steer *steer, uint64_t counters[PTK_STEER_COUNTER_COUNT])
+{
+    const int code = ptk_steer_past(steer, counters);
+    return code == 0 ? add_counters(steer, steer->reasons_fd, counters) : code;
+}
+
+int ptk_steer_past(const struct ptk_steer *steer, uint64_t counters[PTK_STEER_COUNTER_COUNT])
+{
+    memcpy(counters, steer->base, sizeof steer->base);
+    return steer->old_reasons_fd < 0 ? 0 : add_counters(steer, steer->old_reasons_fd, counters);
+}
+
 void ptk_steer_detach(struct ptk_steer *steer)
 {
     if (steer->link_fd >= 0) {
-        (void)close(steer->link_fd); /* The last reference: the kernel detaches the program. */
+        /* With the last process that holds it, the kernel detaches the program. */
+        (void)close(steer->link_fd);
+    }
+    if (steer->object != NULL && steer->inherited_fd >= 0) {
+        (void)close(steer->inherited_fd);
     }
     bpf_object__close(steer->object);
     free(steer->cpu_counters);
     memset(steer, 0, sizeof *steer);
     steer->link_fd = -1;
+    steer->old_reasons_fd = -1;
+    steer->inherited_fd = -1;
 }

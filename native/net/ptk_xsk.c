@@ -9,8 +9,10 @@
 #include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 #include <xdp/xsk.h>
 
 /* Newer than the headers of Debian 12; values of the kernel's interface, which never change. */
@@ -220,6 +222,77 @@ int ptk_xsk_open(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, struc
     return 0;
 }
 
+/* One ring of a socket as the kernel lays it out. */
+struct ring_layout {
+    uint64_t page_off; /* names the ring to mmap */
+    const struct xdp_ring_offset *offsets;
+    uint32_t len;
+    size_t entry_len;
+};
+
+static int map_ring(int fd, const struct ring_layout *layout, struct ptk_xsk_map *map,
+                    struct ptk_ring *ring)
+{
+    map->len = layout->offsets->desc + layout->len * layout->entry_len;
+    void *base = mmap(NULL, map->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+                      (off_t)layout->page_off);
+    if (base == MAP_FAILED) {
+        return -errno;
+    }
+    map->base = base;
+    memset(ring, 0, sizeof *ring);
+    ring->len = layout->len;
+    ring->producer = (void *)((uint8_t *)base + layout->offsets->producer);
+    ring->consumer = (void *)((uint8_t *)base + layout->offsets->consumer);
+    ring->flags = (void *)((uint8_t *)base + layout->offsets->flags);
+    ring->entries = (uint8_t *)base + layout->offsets->desc;
+    return 0;
+}
+
+static void unmap_rings(struct ptk_xsk *xsk)
+{
+    for (size_t i = 0; i < PTK_ARRAY_LEN(xsk->maps); i++) {
+        if (xsk->maps[i].base != NULL) {
+            (void)munmap(xsk->maps[i].base, xsk->maps[i].len); /* Our own: cannot fail. */
+        }
+    }
+}
+
+int ptk_xsk_inherit(struct ptk_xsk *xsk, int fd, const struct ptk_xsk_config *config,
+                    struct ptk_err *err)
+{
+    memset(xsk, 0, sizeof *xsk);
+    struct xdp_mmap_offsets offsets;
+    socklen_t offsets_len = sizeof offsets;
+    if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &offsets, &offsets_len) != 0 ||
+        offsets_len != sizeof offsets) {
+        return ptk_err_set(err, -EINVAL, "queue %u of %s: what was handed over is no AF_XDP socket",
+                           config->queue, config->interface);
+    }
+    const struct ring_layout layouts[] = {
+        {XDP_PGOFF_RX_RING, &offsets.rx, config->rx_len, sizeof(struct xdp_desc)},
+        {XDP_PGOFF_TX_RING, &offsets.tx, config->tx_len, sizeof(struct xdp_desc)},
+        {XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, config->fill_len, sizeof(uint64_t)},
+        {XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr, config->completion_len, sizeof(uint64_t)},
+    };
+    struct ptk_ring *const rings[] = {&xsk->rx, &xsk->tx, &xsk->fill, &xsk->completion};
+    for (size_t i = 0; i < PTK_ARRAY_LEN(layouts); i++) {
+        const int code = map_ring(fd, &layouts[i], &xsk->maps[i], rings[i]);
+        if (code != 0) {
+            unmap_rings(xsk);
+            memset(xsk, 0, sizeof *xsk);
+            return ptk_err_set(err, code, "queue %u of %s: inherited rings cannot be mapped: %s%s",
+                               config->queue, config->interface, strerror(-code),
+                               code == -EBUSY ? " (a kernel before 6.4 maps no rings of a bound "
+                                                "socket: restart instead)"
+                                              : "");
+        }
+    }
+    xsk->fd = fd;
+    xsk->zerocopy = reports_zerocopy(fd);
+    return 0;
+}
+
 int ptk_xsk_counters(const struct ptk_xsk *xsk, uint64_t counters[PTK_QUEUE_COUNTER_COUNT])
 {
     struct xdp_statistics statistics;
@@ -245,6 +318,10 @@ void ptk_xsk_close(struct ptk_xsk *xsk)
     }
     if (library != NULL && library->umem != NULL) {
         (void)xsk_umem__delete(library->umem); /* Its only socket is closed: cannot be busy. */
+    }
+    if (library == NULL && xsk->maps[0].base != NULL) {
+        unmap_rings(xsk);
+        (void)close(xsk->fd); /* Nothing is written by closing. */
     }
     free(library);
     memset(xsk, 0, sizeof *xsk);

@@ -6,7 +6,9 @@
  *     our poller  =====================  kernel, one queue
  *                     tx ->     completion ->
  *
- * libxdp's xsk_* calls do the work; its own XDP program and dispatcher are not used.
+ * libxdp's xsk_* calls do the work; its own XDP program and dispatcher are not used. A socket that
+ * another process has opened is mapped by the kernel's own interface: libxdp knows only sockets it
+ * has made itself.
  */
 #ifndef PTK_XSK_H
 #define PTK_XSK_H
@@ -44,7 +46,11 @@ struct ptk_xsk_config {
 #define PTK_XSK_BIND_PATIENCE_MS 2000u
 
 struct ptk_xsk {
-    struct ptk_xsk_library *library; /* what libxdp knows of the socket */
+    struct ptk_xsk_library *library; /* what libxdp knows of the socket; NULL: it is inherited */
+    struct ptk_xsk_map {
+        void *base;
+        size_t len;
+    } maps[4]; /* the rings of an inherited one */
     int fd;
     uint32_t bind_retries;
     bool zerocopy;             /* as the kernel reports it */
@@ -61,6 +67,16 @@ struct ptk_xsk {
  * than the memlock limit. The queue must be handed to the socket afterwards (ptk_steer_socket_add).
  */
 int ptk_xsk_open(struct ptk_xsk *xsk, const struct ptk_xsk_config *config, struct ptk_err *err);
+
+/*
+ * ptk_xsk_inherit maps the rings of the bound socket `fd`, which another process has opened for the
+ * same config with ptk_xsk_open, and takes nothing from them: their positions are read when that
+ * process has stopped (ptk_poller_inherit). Both may hold it at the same time; only one may use it.
+ * Needs no right, and Linux 6.4: older ones map no rings of a bound socket. The descriptor is the
+ * socket's from success on, and the caller's on failure.
+ */
+int ptk_xsk_inherit(struct ptk_xsk *xsk, int fd, const struct ptk_xsk_config *config,
+                    struct ptk_err *err);
 
 /* The kernel's six counters of this socket, at the first six places of counter group `queue`. */
 int ptk_xsk_counters(const struct ptk_xsk *xsk, uint64_t counters[PTK_QUEUE_COUNTER_COUNT]);

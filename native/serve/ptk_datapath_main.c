@@ -2,8 +2,8 @@
  * ptk-datapath: the process that answers packets. It has no other purpose than to be apart from
  * everything that may stall, grow or crash; the control process starts it, and it outlives that.
  *
- * Exit status: 0 after a drain, 1 when it could not start or replies were left unsent, 2 for a
- * wrong command line.
+ * Exit status: 0 after a drain or a hand-over, 1 when it could not start or replies were left
+ * unsent, 2 for a wrong command line.
  */
 #include "serve/ptk_datapath_options.h"
 #include "serve/ptk_server.h"
@@ -50,8 +50,13 @@ int main(int argc, char **argv)
     }
     while (ptk_server_keep(server) && !wait_for_signal(&signals)) {
     }
+    const bool given = ptk_server_given(server);
     const uint64_t unsent = ptk_server_drain(server);
     ptk_server_stop(server);
+    if (given) {
+        (void)fprintf(stderr, "ptk-datapath: handed over\n");
+        return 0;
+    }
     if (unsent > 0) {
         (void)fprintf(stderr, "ptk-datapath: %llu replies could not be sent in time\n",
                       (unsigned long long)unsent);

@@ -43,6 +43,8 @@ const char PTK_DATAPATH_USAGE[] =
     "  --cache BYTES           piece cache of each slot and worker, a power of two (1048576)\n"
     "  --stats PATH            statistics segment to write\n"
     "  --mailbox PATH          mailbox to read commands from\n"
+    "  --hand-over PATH        socket by which another process may take over\n"
+    "  --take-over PATH        take the place of the server with this socket\n"
     "  --steer-object PATH     the XDP program\n"
     "  --drain-timeout-ms N    how long SIGTERM may take (5000)\n"
     "  --help\n";
@@ -67,6 +69,8 @@ enum option_id {
     OPTION_CACHE,
     OPTION_STATS,
     OPTION_MAILBOX,
+    OPTION_HAND_OVER,
+    OPTION_TAKE_OVER,
     OPTION_STEER_OBJECT,
     OPTION_DRAIN_TIMEOUT_MS,
 };
@@ -91,6 +95,8 @@ static const struct option OPTIONS[] = {
     {"cache", required_argument, NULL, OPTION_CACHE},
     {"stats", required_argument, NULL, OPTION_STATS},
     {"mailbox", required_argument, NULL, OPTION_MAILBOX},
+    {"hand-over", required_argument, NULL, OPTION_HAND_OVER},
+    {"take-over", required_argument, NULL, OPTION_TAKE_OVER},
     {"steer-object", required_argument, NULL, OPTION_STEER_OBJECT},
     {"drain-timeout-ms", required_argument, NULL, OPTION_DRAIN_TIMEOUT_MS},
     {NULL, 0, NULL, 0},
@@ -260,6 +266,12 @@ static int parse_one(int id, char *value, struct ptk_server_config *config, stru
         return 0;
     case OPTION_MAILBOX:
         config->mailbox_path = value;
+        return 0;
+    case OPTION_HAND_OVER:
+        config->hand_over_path = value;
+        return 0;
+    case OPTION_TAKE_OVER:
+        config->take_over_path = value;
         return 0;
     case OPTION_STEER_OBJECT:
         config->steer_object = value;

@@ -48,15 +48,24 @@ static void fill_head(struct ptk_stats_head *head, const struct ptk_segment_shap
     head->segment_len = end;
 }
 
-/* Makes the file beside its final name and moves it there, with its full length. */
+/* The name that the file has beside its final one. */
+static int beside(const char *path, char temporary[4096], struct ptk_err *err)
+{
+    return snprintf(temporary, 4096, "%s.%d", path, getpid()) < 4096
+               ? 0
+               : ptk_err_set(err, -ENAMETOOLONG, "statistics segment: the path is too long");
+}
+
+/* Makes the file beside its final name, with its full length. */
 static int make_file(const char *path, size_t len, bool *on_disk, struct ptk_err *err)
 {
     char temporary[4096];
-    if (snprintf(temporary, sizeof temporary, "%s.%d", path, getpid()) >= (int)sizeof temporary) {
-        return ptk_err_set(err, -ENAMETOOLONG, "statistics segment: the path is too long");
+    if (beside(path, temporary, err) != 0) {
+        return -ENAMETOOLONG;
     }
+    (void)unlink(temporary); /* Of a process long gone that had our number. */
     const int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (fd < 0 || ftruncate(fd, (off_t)len) != 0 || rename(temporary, path) != 0) {
+    if (fd < 0 || ftruncate(fd, (off_t)len) != 0) {
         const int code = -errno;
         if (fd >= 0) {
             (void)unlink(temporary);
@@ -86,6 +95,7 @@ int ptk_segment_open(struct ptk_segment *segment, const char *path,
         if (fd < 0) {
             return fd;
         }
+        segment->path = path;
     }
     const int flags = path != NULL ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
     void *base = mmap(NULL, segment->len, PROT_READ | PROT_WRITE, flags | MAP_POPULATE, fd, 0);
@@ -108,15 +118,30 @@ int ptk_segment_open(struct ptk_segment *segment, const char *path,
     return 0;
 }
 
-void ptk_segment_publish(struct ptk_segment *segment)
+int ptk_segment_publish(struct ptk_segment *segment, struct ptk_err *err)
 {
     uint64_t magic;
     memcpy(&magic, PTK_STATS_MAGIC, sizeof magic);
     __atomic_store_n((uint64_t *)(void *)segment->head->magic, magic, __ATOMIC_RELEASE);
+    if (segment->path == NULL) {
+        return 0;
+    }
+    char temporary[4096];
+    int code = beside(segment->path, temporary, err);
+    if (code == 0 && rename(temporary, segment->path) != 0) {
+        code =
+            ptk_err_set(err, -errno, "statistics segment %s: %s", segment->path, strerror(errno));
+    }
+    segment->path = code == 0 ? NULL : segment->path;
+    return code;
 }
 
 void ptk_segment_close(struct ptk_segment *segment)
 {
+    char temporary[4096];
+    if (segment->path != NULL && beside(segment->path, temporary, NULL) == 0) {
+        (void)unlink(temporary); /* It may not have come to that. */
+    }
     if (segment->base != NULL) {
         (void)munmap(segment->base, segment->len); /* Our own whole mapping: cannot fail. */
     }

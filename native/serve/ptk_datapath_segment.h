@@ -18,7 +18,8 @@ struct ptk_segment_shape {
 struct ptk_segment {
     uint8_t *base;
     size_t len;
-    bool on_disk; /* the file is not in memory: its write-back can stall a worker */
+    const char *path; /* the caller's; NULL: none, or published */
+    bool on_disk;     /* the file is not in memory: its write-back can stall a worker */
     struct ptk_stats_head *head;
     uint64_t *process; /* gauges, order of counter group `process` */
     struct ptk_stats_worker *workers;
@@ -29,14 +30,14 @@ struct ptk_segment {
 };
 
 /*
- * ptk_segment_open makes the segment as a new file that takes the place of any older one at `path`,
- * so that a reader of the older one is not disturbed; with a NULL path it is private memory.
- * Everything is zero but the head, whose magic ptk_segment_publish writes when readers may look.
- * Locked if allowed.
+ * ptk_segment_open makes the segment as a new file beside `path`; with a NULL path it is private
+ * memory. Everything is zero but the head. Locked if allowed. ptk_segment_publish lets readers
+ * look: it writes the magic and moves the file to `path`, in the place of any older one, whose
+ * readers are not disturbed. A segment that is closed before leaves nothing behind.
  */
 int ptk_segment_open(struct ptk_segment *segment, const char *path,
                      const struct ptk_segment_shape *shape, struct ptk_err *err);
-void ptk_segment_publish(struct ptk_segment *segment);
+int ptk_segment_publish(struct ptk_segment *segment, struct ptk_err *err);
 void ptk_segment_close(struct ptk_segment *segment);
 
 /* ptk_mailbox_open maps the mailbox at `path`, which the control process has made. */

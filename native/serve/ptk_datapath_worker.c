@@ -3,8 +3,10 @@
 
 #include "base/ptk_sandbox.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 _Static_assert((int)PTK_WORKER_COUNTER_COUNT <= (int)PTK_STATS_COUNTER_CAP,
@@ -21,6 +23,9 @@ void ptk_worker_init(struct ptk_worker *worker, const struct ptk_worker_config *
     config->stats->kind = (uint32_t)config->kind;
     config->stats->cpu = config->cpu_id;
     config->stats->queue = config->queue;
+    atomic_store_explicit(&worker->hold,
+                          config->starts_held ? PTK_WORKER_HOLD_STILL : PTK_WORKER_HOLD_NO,
+                          memory_order_relaxed);
 }
 
 void ptk_worker_enter(struct ptk_worker *worker)
@@ -41,6 +46,27 @@ void ptk_worker_enter(struct ptk_worker *worker)
     worker->last_busy = ptk_cycles();
     worker->publish_at = worker->last_busy;
     atomic_store_explicit(&worker->entered, 1, memory_order_release);
+}
+
+void ptk_worker_ask_hold(struct ptk_worker *worker, enum ptk_worker_hold hold)
+{
+    atomic_store_explicit(&worker->hold, (uint32_t)hold, memory_order_release);
+    (void)syscall(SYS_futex, &worker->hold, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+bool ptk_worker_be_held(struct ptk_worker *worker)
+{
+    ptk_worker_publish(worker);
+    atomic_store_explicit(&worker->held, 1, memory_order_release);
+    while (atomic_load_explicit(&worker->hold, memory_order_acquire) == PTK_WORKER_HOLD_STILL) {
+        /* Returns at once where the word has changed meanwhile. */
+        (void)syscall(SYS_futex, &worker->hold, FUTEX_WAIT_PRIVATE, PTK_WORKER_HOLD_STILL, NULL,
+                      NULL, 0);
+    }
+    atomic_store_explicit(&worker->held, 0, memory_order_release);
+    worker->last_busy = ptk_cycles();
+    worker->publish_at = worker->last_busy;
+    return atomic_load_explicit(&worker->stop, memory_order_acquire) == 0;
 }
 
 void ptk_worker_publish(struct ptk_worker *worker)

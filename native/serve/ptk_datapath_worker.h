@@ -3,8 +3,12 @@
  * segment, and the word by which the main thread tells it to stop. The poller and the socket path
  * are built on it.
  *
- * Threads: a worker belongs to its thread. The main thread writes `stop` and `deadline_ns` before
- * it, and reads `stopped`; everything others may read is published in `stats`.
+ * A worker can be held: it stands still between two loops, and everything it works on may be read
+ * or given to another one, in this process or in the next. So a running server is taken over.
+ *
+ * Threads: a worker belongs to its thread. The main thread writes `hold`, `stop` and `deadline_ns`
+ * before it, and reads `held` and `stopped`; everything others may read is published in `stats`.
+ * While a worker is held the main thread may write to it.
  */
 #ifndef PTK_DATAPATH_WORKER_H
 #define PTK_DATAPATH_WORKER_H
@@ -30,8 +34,18 @@
 /* A sleeping worker looks up this often, so that it takes over a changed model and sees a stop. */
 #define PTK_WORKER_SLEEP_MS 10
 
+/* And this often when it may soon be asked to stand still: what comes meanwhile waits for it. */
+#define PTK_WORKER_SLEEP_ALERT_MS 1
+
 #define PTK_WORKER_NOT_PINNED 0xFFFFFFFFu
 #define PTK_WORKER_NO_QUEUE   0xFFFFFFFFu
+
+/* What the main thread asks of a worker beside its work. */
+enum ptk_worker_hold {
+    PTK_WORKER_HOLD_NO = 0,
+    PTK_WORKER_HOLD_ALERT, /* go on, but look up often */
+    PTK_WORKER_HOLD_STILL, /* stand still between two loops */
+};
 
 struct ptk_worker_config {
     enum ptk_worker_kind kind;
@@ -42,6 +56,7 @@ struct ptk_worker_config {
     uint32_t quiet_us; /* told to stop and without packets for this long, stop */
     struct ptk_engine *engine;
     struct ptk_stats_worker *stats; /* in the segment; zeroed */
+    bool starts_held;               /* before its first loop */
 };
 
 struct ptk_worker {
@@ -56,9 +71,11 @@ struct ptk_worker {
     /* Written by the main thread. */
     PTK_ALIGNED_LINE _Atomic uint32_t stop;
     _Atomic uint64_t deadline_ns; /* CLOCK_MONOTONIC: stop by then, whatever is left */
+    _Atomic uint32_t hold;        /* enum ptk_worker_hold; a futex */
 
     /* Written by the worker. */
     PTK_ALIGNED_LINE _Atomic uint32_t entered;
+    _Atomic uint32_t held;
     _Atomic uint32_t stopped;
 };
 
@@ -77,6 +94,27 @@ void ptk_worker_enter(struct ptk_worker *worker);
 
 /* Last thing in the thread: publishes and says so. */
 void ptk_worker_leave(struct ptk_worker *worker);
+
+/* The main thread's side: asks it of the worker, waking it where it is held. */
+void ptk_worker_ask_hold(struct ptk_worker *worker, enum ptk_worker_hold hold);
+
+/* Publishes and waits until it is not held any more. False: it was told to stop meanwhile. */
+bool ptk_worker_be_held(struct ptk_worker *worker);
+
+/* The place between two loops, nothing half done, where a worker may be held. Returns false when it
+ * must leave without another loop. One load when nobody asks. */
+static inline bool ptk_worker_may_go_on(struct ptk_worker *worker)
+{
+    const uint32_t hold = atomic_load_explicit(&worker->hold, memory_order_acquire);
+    return PTK_LIKELY(hold != PTK_WORKER_HOLD_STILL) || ptk_worker_be_held(worker);
+}
+
+/* How long a worker without packets may sleep. */
+static inline int ptk_worker_sleep_ms(const struct ptk_worker *worker)
+{
+    const uint32_t hold = atomic_load_explicit(&worker->hold, memory_order_relaxed);
+    return hold == PTK_WORKER_HOLD_NO ? PTK_WORKER_SLEEP_MS : PTK_WORKER_SLEEP_ALERT_MS;
+}
 
 /* The beginning of a loop: counts it and takes over changed models. */
 static inline void ptk_worker_loop_begin(struct ptk_worker *worker)

@@ -197,6 +197,12 @@ uint64_t ptk_engine_epoch_seen(const struct ptk_engine *engine)
     return atomic_load_explicit(&engine->epoch_seen, memory_order_acquire);
 }
 
+void ptk_engine_counters_resume(struct ptk_engine *engine,
+                                const struct ptk_engine_counters *counters)
+{
+    engine->counters = *counters;
+}
+
 const struct ptk_engine_counters *ptk_engine_counters(const struct ptk_engine *engine)
 {
     return &engine->counters;

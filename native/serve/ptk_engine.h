@@ -113,6 +113,10 @@ enum ptk_verdict ptk_engine_long_run(struct ptk_engine *engine, uint32_t desk_id
                                      struct ptk_engine_long_reply *reply);
 void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t *message);
 
+/* Goes on counting where another engine has stopped. Before the engine's first request. */
+void ptk_engine_counters_resume(struct ptk_engine *engine,
+                                const struct ptk_engine_counters *counters);
+
 /* Valid as long as the engine; see the struct for who may read it. */
 const struct ptk_engine_counters *ptk_engine_counters(const struct ptk_engine *engine);
 

@@ -10,7 +10,7 @@
 
 size_t ptk_poller_memory_len(uint32_t frame_count)
 {
-    return ptk_align_up(ptk_frames_len(frame_count), PTK_CACHE_LINE) +
+    return ptk_align_up(ptk_frames_list_len(frame_count), PTK_CACHE_LINE) +
            2 * (size_t)PTK_POLLER_PACKET_LEN_MAX;
 }
 
@@ -29,10 +29,25 @@ void ptk_poller_init(struct ptk_poller *poller, const struct ptk_poller_config *
     poller->filter = config->filter;
     poller->mtu = config->mtu;
     poller->multi_buffer = config->mtu > PTK_POLLER_MTU_SINGLE;
-    ptk_frames_init(&poller->frames, config->memory, config->frame_count);
+    if (config->inherits) {
+        ptk_frames_lay_out(&poller->frames, config->memory, config->frame_places,
+                           config->frame_count);
+    } else {
+        ptk_frames_init(&poller->frames, config->memory, config->frame_places, config->frame_count);
+    }
     poller->gathered = (uint8_t *)config->memory +
-                       ptk_align_up(ptk_frames_len(config->frame_count), PTK_CACHE_LINE);
+                       ptk_align_up(ptk_frames_list_len(config->frame_count), PTK_CACHE_LINE);
     poller->linear_reply = poller->gathered + PTK_POLLER_PACKET_LEN_MAX;
+}
+
+bool ptk_poller_inherit(struct ptk_poller *poller)
+{
+    const bool rings =
+        ptk_ring_inherit_consumer(&poller->rx) && ptk_ring_inherit_producer(&poller->tx) &&
+        ptk_ring_inherit_producer(&poller->fill) && ptk_ring_inherit_consumer(&poller->completion);
+    poller->tx_untaken = ptk_ring_untaken(&poller->tx) > 0;
+    poller->frames.faults = poller->worker.counters[PTK_WORKER_FRAME_FAULTS];
+    return ptk_frames_inherit(&poller->frames) && rings;
 }
 
 static uint8_t *frame_base(const struct ptk_poller *poller, uint64_t frame)
@@ -379,6 +394,10 @@ void *ptk_poller_main(void *argument)
     struct ptk_poller *poller = argument;
     ptk_worker_enter(&poller->worker);
     for (;;) { /* Until the worker says stop. */
+        /* Not within a packet: whoever goes on with the rings has only its remaining parts. */
+        if (poller->gathered_parts == 0 && !ptk_worker_may_go_on(&poller->worker)) {
+            break;
+        }
         const uint64_t start = ptk_cycles();
         const uint32_t packets = ptk_poller_step(poller);
         publish_frames(poller);
@@ -390,7 +409,8 @@ void *ptk_poller_main(void *argument)
         }
         if (turn == PTK_WORKER_TURN_SLEEP) {
             /* Replies that the kernel has not taken yet are offered again soon. */
-            (void)ptk_wake_wait(poller->socket_fd, poller->tx_untaken ? 1 : PTK_WORKER_SLEEP_MS);
+            (void)ptk_wake_wait(poller->socket_fd,
+                                poller->tx_untaken ? 1 : ptk_worker_sleep_ms(&poller->worker));
         }
     }
     ptk_worker_leave(&poller->worker);

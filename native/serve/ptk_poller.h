@@ -56,7 +56,9 @@ struct ptk_poller_config {
     struct ptk_ring completion;
     int socket_fd;
     uint8_t *frame_memory; /* frame_count * PTK_FRAME_LEN bytes */
+    void *frame_places;    /* ptk_frames_places_len(frame_count) bytes; inherited with the frames */
     uint32_t frame_count;
+    bool inherits; /* another poller works on rings and frames still: ptk_poller_inherit follows */
     uint32_t mtu;
     struct ptk_frame_filter filter;
     void *memory; /* ptk_poller_memory_len() bytes, owned by the caller */
@@ -85,11 +87,20 @@ struct ptk_poller {
     uint8_t *linear_reply; /* a reply before it is spread over frames */
 };
 
-/* Bytes that a poller needs beside frames and engine. */
+/* Bytes that a poller needs beside frames, their places and engine. */
 size_t ptk_poller_memory_len(uint32_t frame_count);
 
-/* ptk_poller_init lays the poller out; every frame is free. Asserts that the MTU is possible. */
+/* ptk_poller_init lays the poller out; every frame is free unless it inherits. Asserts that the MTU
+ * is possible. */
 void ptk_poller_init(struct ptk_poller *poller, const struct ptk_poller_config *config);
+
+/*
+ * ptk_poller_inherit lets an initialised poller go on where another one, of this process or of one
+ * that has ended or stands still, has left rings and frame places between two of its loops. Its
+ * worker has been given that one's counters before. False, and nothing usable, when the rings or
+ * places are not what a poller leaves.
+ */
+bool ptk_poller_inherit(struct ptk_poller *poller);
 
 /*
  * ptk_poller_step is one loop without the waiting. Returns the descriptors taken from the receive

@@ -7,10 +7,12 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,7 +35,7 @@ static void say(const char *kind, const char *format, va_list args)
     (void)fprintf(stderr, "ptk-datapath: %s%s\n", kind, text);
 }
 
-__attribute__((format(printf, 1, 2))) static void tell(const char *format, ...)
+void ptk_server_tell(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -58,6 +60,13 @@ static bool requires(const struct ptk_server *server, uint32_t what)
 /* --- set-up
  * ---------------------------------------------------------------------------------------- */
 
+void ptk_server_note_pages(struct ptk_server *server, const struct ptk_huge *memory)
+{
+    if (memory->pages == PTK_PAGE_KIND_SMALL) {
+        server->worker_pages = PTK_PAGE_KIND_SMALL;
+    }
+}
+
 int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory, size_t extra_len,
                              struct ptk_engine **engine, struct ptk_err *err)
 {
@@ -68,9 +77,7 @@ int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory,
     if (code != 0) {
         return code;
     }
-    if (memory->pages == PTK_PAGE_KIND_SMALL) {
-        server->worker_pages = PTK_PAGE_KIND_SMALL;
-    }
+    ptk_server_note_pages(server, memory);
     *engine = ptk_engine_init(memory->base + ptk_align_up(extra_len, PTK_CACHE_LINE),
                               &server->engine_limits, &server->models.table);
     return 0;
@@ -162,8 +169,33 @@ static int decide_policies(struct ptk_server *server, struct ptk_err *err)
     return 0;
 }
 
+/* The path of the server whose place this one takes. */
+static int inherit_path(struct ptk_server *server, struct ptk_err *err)
+{
+    server->path = (enum ptk_datapath_path)server->heir.offer.path;
+    if (server->path == PTK_DATAPATH_PATH_SOCKET) {
+        return 0;
+    }
+    if (server->config.steer_object == NULL) {
+        return ptk_err_set(err, -EINVAL, "no XDP program is named (--steer-object)");
+    }
+    int code = ptk_server_xdp_plan(server, err);
+    if (code == 0) {
+        code = ptk_server_heir_compare_queues(server, err);
+    }
+    if (code != 0) {
+        server->queue_count = 0; /* There are none yet. */
+        return code;
+    }
+    return ptk_server_xdp_open(server, err);
+}
+
 static int open_path(struct ptk_server *server, struct ptk_err *err)
 {
+    if (ptk_server_inherits(server)) {
+        const int code = ptk_server_heir_open(server, err);
+        return code == 0 ? inherit_path(server, err) : code;
+    }
     const bool must = server->config.path == PTK_DATAPATH_PATH_XDP ||
                       requires(server, PTK_REQUIRE_XDP | PTK_REQUIRE_DRV | PTK_REQUIRE_ZEROCOPY);
     server->path = PTK_DATAPATH_PATH_SOCKET;
@@ -217,15 +249,24 @@ static int open_sockets(struct ptk_server *server, struct ptk_err *err)
             .quiet_us = 0,
             .engine = entry->engine,
             .stats = &server->segment.workers[core],
+            .starts_held = ptk_server_inherits(server),
         };
-        code = ptk_socket_open(&entry->socket, &server->scope, &worker, entry->memory.base, err);
+        int inherited[2] = {-1, -1};
+        for (uint32_t family = 0; family < 2 && ptk_server_inherits(server); family++) {
+            inherited[family] =
+                ptk_server_heir_claim(&server->heir, server->queue_count + i, family);
+        }
+        code = ptk_socket_open(&entry->socket, &server->scope, &worker,
+                               ptk_server_inherits(server) ? inherited : NULL, entry->memory.base,
+                               err);
         if (code != 0) {
             return code;
         }
     }
     for (uint32_t i = server->queue_count + server->socket_count; i < server->config.cores.count;
          i++) {
-        tell("core %u stays idle: there is no queue for it", server->config.cores.ids[i]);
+        ptk_server_tell("core %u stays idle: there is no queue for it",
+                        server->config.cores.ids[i]);
     }
     return 0;
 }
@@ -259,7 +300,12 @@ static int open_segment(struct ptk_server *server, struct ptk_err *err)
                         "a worker",
                         server->config.stats_path);
     }
-    ptk_segment_publish(&server->segment);
+    if (!ptk_server_inherits(server)) {
+        const int published = ptk_segment_publish(&server->segment, err);
+        if (published != 0) {
+            return published;
+        }
+    }
     if (server->config.mailbox_path != NULL) {
         return ptk_mailbox_open(&server->mailbox, server->config.mailbox_path, err);
     }
@@ -317,25 +363,26 @@ static void print_memory(const struct ptk_server *server)
     size_t sum = server->segment.len;
     for (uint32_t i = 0; i < server->queue_count; i++) {
         const struct ptk_server_queue *queue = &server->queues[i];
-        tell("memory: queue %u  %8zu KiB  %s  (%u frames, engine %zu KiB)", queue->queue,
-             queue->memory.len >> 10, pages_text(queue->memory.pages), queue->poller.frames.count,
-             engine_len >> 10);
-        sum += queue->memory.len;
+        ptk_server_tell("memory: queue %u  %8zu KiB  %s  (%u frames, engine %zu KiB)", queue->queue,
+                        (queue->frames.len + queue->memory.len) >> 10,
+                        pages_text(queue->frames.pages), queue->poller.frames.count,
+                        engine_len >> 10);
+        sum += queue->frames.len + queue->memory.len;
     }
     for (uint32_t i = 0; i < server->socket_count; i++) {
         const struct ptk_server_socket *entry = &server->sockets[i];
-        tell("memory: socket %u %8zu KiB  %s  (buffers %zu KiB, engine %zu KiB)", i,
-             entry->memory.len >> 10, pages_text(entry->memory.pages),
-             ptk_socket_memory_len() >> 10, engine_len >> 10);
+        ptk_server_tell("memory: socket %u %8zu KiB  %s  (buffers %zu KiB, engine %zu KiB)", i,
+                        entry->memory.len >> 10, pages_text(entry->memory.pages),
+                        ptk_socket_memory_len() >> 10, engine_len >> 10);
         sum += entry->memory.len;
     }
     if (server->models.image_len > 0) {
-        tell("memory: images   %8zu KiB  %s", server->models.image_len >> 10,
-             pages_text(ptk_server_models_pages(&server->models)));
+        ptk_server_tell("memory: images   %8zu KiB  %s", server->models.image_len >> 10,
+                        pages_text(ptk_server_models_pages(&server->models)));
         sum += server->models.image_len;
     }
-    tell("memory: all      %8zu KiB  %s", sum >> 10,
-         server->memory_locked ? "locked" : "not locked");
+    ptk_server_tell("memory: all      %8zu KiB  %s", sum >> 10,
+                    server->memory_locked ? "locked" : "not locked");
 }
 
 static void publish_modes(struct ptk_server *server)
@@ -362,6 +409,8 @@ static void publish_modes(struct ptk_server *server)
     ptk_stats_store(&process[PTK_PROCESS_NUMA_NODE], (uint64_t)(server->iface.numa_node + 1));
     ptk_stats_store(&process[PTK_PROCESS_CAPABILITIES], 0); /* ptk_caps_drop has read them back. */
     ptk_stats_store(&process[PTK_PROCESS_LESSER_MODES], server->lesser_modes);
+    ptk_stats_store(&process[PTK_PROCESS_COMMANDS], server->commands);
+    ptk_stats_store(&process[PTK_PROCESS_TAKE_OVERS], server->take_overs);
 }
 
 /* The main thread, and workers without a core of their own, keep off the workers' cores if they
@@ -438,6 +487,7 @@ static int go(struct ptk_server *server, struct ptk_err *err)
         ptk_server_note(server,
                         "sandbox: workers are not confined to receiving and sending (no seccomp)");
     }
+    server->serves = !ptk_server_inherits(server);
     for (uint32_t i = 0; i < server->queue_count && code == 0; i++) {
         struct ptk_server_queue *queue = &server->queues[i];
         code = start_thread(&queue->thread, stacks[i], ptk_poller_main, &queue->poller, err);
@@ -483,10 +533,29 @@ static int start(struct ptk_server *server, struct ptk_err *err)
         code = ptk_server_xdp_pollers(server, err);
     }
     if (code == 0) {
+        code = ptk_server_giver_open(server, err);
+    }
+    if (code == 0) {
         note_pages(server);
         code = go(server, err);
     }
+    if (code == 0 && ptk_server_inherits(server)) {
+        print_memory(server);
+        code = ptk_server_heir_take(server, err);
+    }
     return code;
+}
+
+/* Files that others look for: in the place of a former server's only now that this one serves. */
+static void publish_files(struct ptk_server *server)
+{
+    struct ptk_err err;
+    if (ptk_server_inherits(server) && ptk_segment_publish(&server->segment, &err) != 0) {
+        ptk_server_note(server, "%s", err.text);
+    }
+    if (ptk_server_giver_publish(server, &err) != 0) {
+        ptk_server_note(server, "%s", err.text);
+    }
 }
 
 int ptk_server_start(struct ptk_server **out, const struct ptk_server_config *config,
@@ -501,26 +570,41 @@ int ptk_server_start(struct ptk_server **out, const struct ptk_server_config *co
     memset(server, 0, sizeof *server);
     server->config = *config;
     server->steer.link_fd = -1;
+    server->steer.old_reasons_fd = -1;
+    server->steer.inherited_fd = -1;
     server->link_fd = -1;
+    server->giver.listen_fd = -1;
+    server->giver.heir_fd = -1;
+    ptk_server_heir_init(&server->heir);
     server->link = PTK_IFACE_LINK_UP;
     server->worker_pages = PTK_PAGE_KIND_HUGE_2M;
+    if (ptk_server_inherits(server)) {
+        /* Whoever has started this process wants to know how it ends; nobody wants a take-over that
+         * happens later. */
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    }
     const int code = start(server, err);
     if (code != 0) {
         (void)ptk_server_drain(server);
         ptk_server_stop(server);
         return code;
     }
-    print_memory(server);
+    if (!ptk_server_inherits(server)) {
+        print_memory(server);
+    }
     publish_modes(server);
     (void)ptk_server_keep(server); /* The segment is complete before the state says so. */
     __atomic_store_n(&server->segment.process[PTK_PROCESS_STATE], PTK_PROCESS_STATE_READY,
                      __ATOMIC_RELEASE);
+    publish_files(server);
+    ptk_server_heir_close(server);
     static const char *const MODES[] = PTK_XDP_MODE_NAMES;
-    tell("ready on port %u, path %s%s%s", config->port,
-         server->path == PTK_DATAPATH_PATH_XDP ? "xdp, mode " : "socket",
-         server->path == PTK_DATAPATH_PATH_XDP ? MODES[server->steer.mode] : "",
-         server->path == PTK_DATAPATH_PATH_XDP && server->queues[0].xsk.zerocopy ? ", zero-copy"
-                                                                                 : "");
+    ptk_server_tell(
+        "%s on port %u, path %s%s%s", ptk_server_inherits(server) ? "taken over: ready" : "ready",
+        config->port, server->path == PTK_DATAPATH_PATH_XDP ? "xdp, mode " : "socket",
+        server->path == PTK_DATAPATH_PATH_XDP ? MODES[server->steer.mode] : "",
+        server->path == PTK_DATAPATH_PATH_XDP && server->queues[0].xsk.zerocopy ? ", zero-copy"
+                                                                                : "");
     *out = server;
     return 0;
 }
@@ -542,7 +626,7 @@ static void watch_link(struct ptk_server *server)
     }
     const enum ptk_iface_link link = ptk_iface_link(&server->iface, server->link_fd);
     if (link != server->link) {
-        tell("interface %s %s", server->iface.name, TEXTS[link]);
+        ptk_server_tell("interface %s %s", server->iface.name, TEXTS[link]);
         server->link = link;
         server->link_changes++;
     }
@@ -620,6 +704,9 @@ static bool obey(struct ptk_server *server, const struct ptk_mailbox *command)
 
 bool ptk_server_keep(struct ptk_server *server)
 {
+    if (ptk_server_giver_keep(server)) {
+        return false;
+    }
     const uint64_t now_ns = ptk_clock_ns();
     if (now_ns >= server->sample_at_ns) {
         sample_kernel(server);
@@ -675,15 +762,47 @@ static void release_queues(struct ptk_server *server)
     for (uint32_t i = 0; i < server->queue_count; i++) {
         struct ptk_err err;
         if (ptk_steer_socket_remove(&server->steer, server->queues[i].queue, &err) != 0) {
-            tell("%s; the XDP program is detached instead", err.text);
+            ptk_server_tell("%s; the XDP program is detached instead", err.text);
             ptk_steer_detach(&server->steer);
             return;
         }
     }
 }
 
+bool ptk_server_given(const struct ptk_server *server)
+{
+    return server->giver.given;
+}
+
+/* Rings, frames and sockets are another process's: the held workers leave without a look at them.
+ */
+static void end_workers(struct ptk_server *server)
+{
+    for (uint32_t i = 0; i < server->queue_count; i++) {
+        tell_stop(&server->queues[i].poller.worker, 0);
+    }
+    for (uint32_t i = 0; i < server->socket_count && server->sockets != NULL; i++) {
+        tell_stop(&server->sockets[i].socket.worker, 0);
+    }
+    if (server->sockets != NULL) {
+        ptk_server_ask_all(server, PTK_WORKER_HOLD_NO);
+    }
+    for (uint32_t i = 0; i < server->queue_count; i++) {
+        join(server, &server->queues[i].poller.worker, server->queues[i].thread,
+             &server->queues[i].running);
+    }
+    for (uint32_t i = 0; i < server->socket_count && server->sockets != NULL; i++) {
+        join(server, &server->sockets[i].socket.worker, server->sockets[i].thread,
+             &server->sockets[i].running);
+    }
+}
+
 uint64_t ptk_server_drain(struct ptk_server *server)
 {
+    if (!server->serves || server->giver.given) {
+        end_workers(server);
+        return 0;
+    }
     set_state(server, PTK_PROCESS_STATE_DRAINING);
     server->draining = true;
     const uint64_t deadline_ns = ptk_clock_ns() + server->config.drain_timeout_ms * 1000000ull;
@@ -718,6 +837,8 @@ void ptk_server_stop(struct ptk_server *server)
     if (server == NULL) {
         return;
     }
+    ptk_server_giver_close(server);
+    ptk_server_heir_close(server);
     ptk_server_xdp_close(server);
     for (uint32_t i = 0; i < server->socket_count && server->sockets != NULL; i++) {
         ptk_socket_close(&server->sockets[i].socket);

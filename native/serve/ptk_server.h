@@ -7,6 +7,10 @@
  *     keep     main thread, every 20 ms: heartbeat, mailbox, counters of the kernel, link
  *     drain    queues back to the kernel's socket, rings emptied, sockets emptied, threads joined
  *
+ * With take_over_path a start takes the place of a running server instead of opening its own: it
+ * prepares everything, models included, beside that one, and lets it stand still only to take over
+ * rings, frames, sockets and counters. Nothing is lost; if it fails before, the other one goes on.
+ *
  * Threads: these functions belong to the main thread. A server is not started twice.
  */
 #ifndef PTK_SERVER_H
@@ -59,9 +63,11 @@ struct ptk_server_config {
     uint32_t model_slots; /* 1 to PTK_MODELS_CAP */
     size_t cache_len;     /* piece cache of each slot and worker, a power of two */
     uint32_t drain_timeout_ms;
-    const char *stats_path;   /* NULL: nobody looks */
-    const char *mailbox_path; /* NULL: no commands */
-    const char *steer_object; /* the XDP program's file */
+    const char *stats_path;     /* NULL: nobody looks */
+    const char *mailbox_path;   /* NULL: no commands */
+    const char *hand_over_path; /* socket by which a successor takes over; NULL: none can */
+    const char *take_over_path; /* such a socket of the server whose place to take; NULL: start */
+    const char *steer_object;   /* the XDP program's file */
     uint32_t image_count;
     struct ptk_server_image images[PTK_MODELS_CAP];
 };
@@ -80,8 +86,12 @@ int ptk_server_start(struct ptk_server **server, const struct ptk_server_config 
 /* How long the main thread may sleep between two calls of ptk_server_keep. */
 #define PTK_SERVER_KEEP_MS 20
 
-/* ptk_server_keep is one round of housekeeping. Returns false when the mailbox asks to drain. */
+/* ptk_server_keep is one round of housekeeping. Returns false when the mailbox asks to drain, or
+ * when another process has taken over. */
 bool ptk_server_keep(struct ptk_server *server);
+
+/* Has another process taken over? Then drain only ends the threads. */
+bool ptk_server_given(const struct ptk_server *server);
 
 /*
  * ptk_server_drain gives the queues back to the kernel's socket, lets the workers finish and joins

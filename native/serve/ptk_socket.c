@@ -71,11 +71,7 @@ static int set_int(int fd, int level, int name, int value)
 /* Destination address of each datagram; no fragmentation of replies; a deep receive queue. */
 static int set_options(int fd, bool ipv6)
 {
-    if (set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1) != 0) {
-        return -errno;
-    }
-    if (ipv6 ? set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != 0 ||
-                   set_int(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) != 0 ||
+    if (ipv6 ? set_int(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) != 0 ||
                    set_int(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE) != 0
              : set_int(fd, IPPROTO_IP, IP_PKTINFO, 1) != 0 ||
                    set_int(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE) != 0) {
@@ -100,6 +96,11 @@ static int open_one(bool ipv6, uint16_t port, int *out)
     const struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
     const struct sockaddr *address = ipv6 ? (const void *)&any6 : (const void *)&any4;
     int code = set_options(fd, ipv6);
+    /* Two that a bound socket does not take any more. */
+    if (code == 0 && (set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1) != 0 ||
+                      (ipv6 && set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != 0))) {
+        code = -errno;
+    }
     if (code == 0 && bind(fd, address, ipv6 ? sizeof any6 : sizeof any4) != 0) {
         code = -errno;
     }
@@ -112,15 +113,22 @@ static int open_one(bool ipv6, uint16_t port, int *out)
 }
 
 int ptk_socket_open(struct ptk_socket *sockets, const struct ptk_socket_scope *scope,
-                    const struct ptk_worker_config *worker, void *memory, struct ptk_err *err)
+                    const struct ptk_worker_config *worker, const int *inherited, void *memory,
+                    struct ptk_err *err)
 {
     memset(sockets, 0, sizeof *sockets);
     ptk_worker_init(&sockets->worker, worker);
     sockets->scope = scope;
     sockets->buffers = memory;
+    sockets->fds[0] = inherited != NULL ? inherited[0] : -1;
+    sockets->fds[1] = inherited != NULL ? inherited[1] : -1;
     for (int family = 0; family < 2; family++) {
-        sockets->fds[family] = -1;
-        const int code = open_one(family == 1, scope->port, &sockets->fds[family]);
+        if (inherited != NULL && inherited[family] < 0) {
+            continue; /* The host had none when they were made. */
+        }
+        const int code = inherited != NULL
+                             ? set_options(inherited[family], family == 1)
+                             : open_one(family == 1, scope->port, &sockets->fds[family]);
         if (code != 0 && code != -EAFNOSUPPORT && code != -EADDRNOTAVAIL) {
             ptk_socket_close(sockets);
             return ptk_err_set(err, code, "UDP port %u over %s: %s", scope->port,
@@ -322,14 +330,14 @@ static void wait_for_packets(const struct ptk_socket *sockets)
         entries[family].fd = sockets->fds[family]; /* A negative one is ignored. */
         entries[family].events = POLLIN;
     }
-    (void)poll(entries, 2, PTK_WORKER_SLEEP_MS); /* The next receive finds out. */
+    (void)poll(entries, 2, ptk_worker_sleep_ms(&sockets->worker)); /* The next receive finds out. */
 }
 
 void *ptk_socket_main(void *argument)
 {
     struct ptk_socket *sockets = argument;
     ptk_worker_enter(&sockets->worker);
-    for (;;) { /* Until the worker says stop. */
+    while (ptk_worker_may_go_on(&sockets->worker)) { /* Or until the worker says stop. */
         const uint64_t start = ptk_cycles();
         ptk_worker_loop_begin(&sockets->worker);
         const uint32_t packets = step(sockets, false) + step(sockets, true);

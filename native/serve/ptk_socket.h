@@ -51,11 +51,13 @@ struct ptk_socket {
 size_t ptk_socket_memory_len(void);
 
 /*
- * ptk_socket_open makes and binds the sockets. One family may be missing on a host; both is an
+ * ptk_socket_open makes and binds the sockets, or takes the bound ones in `inherited` (IPv4, IPv6;
+ * -1: none; closed with the rest, also on failure). One family may be missing on a host; both is an
  * error. `memory` has ptk_socket_memory_len() bytes, 64-byte aligned, and stays the caller's.
  */
 int ptk_socket_open(struct ptk_socket *sockets, const struct ptk_socket_scope *scope,
-                    const struct ptk_worker_config *worker, void *memory, struct ptk_err *err);
+                    const struct ptk_worker_config *worker, const int *inherited, void *memory,
+                    struct ptk_err *err);
 void ptk_socket_close(struct ptk_socket *sockets);
 
 /* The thread: loops until the worker is told to stop and nothing waits any more. */

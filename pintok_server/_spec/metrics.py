@@ -305,6 +305,7 @@ PROCESS_COUNTERS: Final = (
     ('capabilities', '1 while the process holds any capability.'),
     ('commands', 'Mailbox commands carried out or refused.'),
     ('lesser_modes', 'Lesser modes named at start: 0 means everything wished for was obtained.'),
+    ('take_overs', 'Times that a process has taken the place of a running one, this one included: all counters go on.'),
 )
 
 

@@ -6,12 +6,14 @@
 #include "base/ptk_sandbox.h"
 #include "base/ptk_stats.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -73,6 +75,46 @@ static void test_memory(void)
     ptk_huge_unmap(&memory);
     PTK_ASSERT(memory.base == NULL);
     ptk_huge_unmap(&memory);
+}
+
+/* Two mappings of one file are one memory, which outlives the first of them; files whose length is
+ * another or can change are refused. */
+static void test_shared_memory(void)
+{
+    struct ptk_huge first;
+    struct ptk_huge second;
+    struct ptk_err err;
+    PTK_ASSERT(ptk_huge_share(&first, "test", 5000, PTK_NUMA_NODE_ANY, false, &err) == 0);
+    PTK_ASSERT(first.len == PTK_HUGE_PAGE_LEN);
+    PTK_ASSERT(ftruncate(first.fd, 0) != 0);
+    PTK_ASSERT(ftruncate(first.fd, (off_t)first.len * 2) != 0);
+    first.base[4999] = 42;
+    PTK_ASSERT(ptk_huge_inherit(&second, first.fd, PTK_HUGE_PAGE_LEN + 1, &err) == -EINVAL);
+    const int fd = fcntl(first.fd, F_DUPFD_CLOEXEC, 0);
+    PTK_ASSERT(fd >= 0);
+    PTK_ASSERT(ptk_huge_inherit(&second, fd, 5000, &err) == 0);
+    PTK_ASSERT(((uintptr_t)second.base & (PTK_HUGE_PAGE_LEN - 1)) == 0);
+    PTK_ASSERT(second.pages == first.pages);
+    PTK_ASSERT(second.base[4999] == 42);
+    second.base[1] = 7;
+    PTK_ASSERT(first.base[1] == 7);
+    ptk_huge_unmap(&first);
+    PTK_ASSERT(second.base[4999] == 42);
+    ptk_huge_unmap(&second);
+
+    const int loose = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    PTK_ASSERT(loose >= 0);
+    PTK_ASSERT(ftruncate(loose, (off_t)PTK_HUGE_PAGE_LEN) == 0);
+    PTK_ASSERT(ptk_huge_inherit(&second, loose, 5000, &err) == -EINVAL);
+    PTK_ASSERT(fcntl(loose, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0);
+    PTK_ASSERT(ptk_huge_inherit(&second, loose, 5000, &err) == 0);
+    ptk_huge_unmap(&second);
+    int ends[2];
+    PTK_ASSERT(pipe(ends) == 0);
+    PTK_ASSERT(ptk_huge_inherit(&second, ends[0], 5000, &err) == -EINVAL);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    PTK_ASSERT(ptk_huge_inherit(&second, -1, 5000, &err) == -EINVAL);
 }
 
 /* More huge pages than any machine has: the requirement is a refusal that names the remedy. */
@@ -164,6 +206,7 @@ int main(void)
 {
     test_core_lists();
     test_memory();
+    test_shared_memory();
     test_required_huge_pages();
     test_time();
     test_latency_buckets();

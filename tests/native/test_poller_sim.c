@@ -4,6 +4,8 @@
  * time: late completions, full and empty rings, EAGAIN, a link that is down, batches that end in
  * the middle of a packet, refused packets, descriptors that lie.
  *
+ * Now and then another poller takes over what the last one has left: rings and frame places.
+ *
  * Shown, for every step of every schedule: no frame is lost or in two places; every accepted
  * request is answered exactly once, in order, with the right bytes, or is counted as dropped for a
  * stated reason.
@@ -141,8 +143,11 @@ static struct simulation {
 } sim;
 
 static uint8_t frame_memory[FRAMES_MAX * PTK_FRAME_LEN] __attribute__((aligned(4096)));
-static uint8_t poller_memory[FRAMES_MAX * 8 + 4 * PTK_POLLER_PACKET_LEN_MAX]
+static uint8_t frame_places[FRAMES_MAX];
+static uint8_t poller_memory[2][FRAMES_MAX * 8 + 4 * PTK_POLLER_PACKET_LEN_MAX]
     __attribute__((aligned(64)));
+static struct ptk_poller_config config;
+static uint64_t take_overs;
 
 #define EXPECT(x)                                                                                  \
     do {                                                                                           \
@@ -398,7 +403,7 @@ static void start(uint64_t seed, uint32_t mtu, bool faults, const struct ptk_add
     sim.copy_mode = chance(50);
     const uint32_t frame_count =
         chance(30) ? 30 : FRAMES_MAX; /* Few: the poller runs out of them. */
-    const struct ptk_poller_config config = {
+    config = (struct ptk_poller_config){
         .worker = {.kind = PTK_WORKER_KIND_POLLER,
                    .cpu_id = PTK_WORKER_NOT_PINNED,
                    .cycles_per_us =
@@ -411,12 +416,13 @@ static void start(uint64_t seed, uint32_t mtu, bool faults, const struct ptk_add
         .completion = ring_over(&sim.completion, RING_LEN),
         .socket_fd = 4711,
         .frame_memory = frame_memory,
+        .frame_places = frame_places,
         .frame_count = frame_count,
         .mtu = mtu,
         .filter = {.own = own, .port = PORT, .checksum = PTK_FRAME_CHECKSUM_VERIFY},
-        .memory = poller_memory,
+        .memory = poller_memory[0],
     };
-    PTK_ASSERT(ptk_poller_memory_len(frame_count) <= sizeof poller_memory);
+    PTK_ASSERT(ptk_poller_memory_len(frame_count) <= sizeof poller_memory[0]);
     ptk_poller_init(&sim.poller, &config);
 }
 
@@ -433,6 +439,53 @@ static void check_frames(void)
     const uint64_t standing_lies = sim.lies - frames->faults;
     EXPECT(frames->counts[PTK_FRAME_PLACE_RX] + standing_lies == lent_rx);
     EXPECT(frames->counts[PTK_FRAME_PLACE_TX] == lent_tx);
+}
+
+/* Another poller goes on where this one is, unless this one is within a packet: it has the shared
+ * memory and the counters, and nothing else. */
+static void take_over(void)
+{
+    static struct ptk_poller heir;
+    if (sim.poller.gathered_parts > 0) {
+        return;
+    }
+    take_overs++;
+    config.inherits = true;
+    config.memory = poller_memory[take_overs % 2];
+    ptk_poller_init(&heir, &config);
+    sim.poller.worker.counters[PTK_WORKER_FRAME_FAULTS] = sim.poller.frames.faults;
+    memcpy(heir.worker.counters, sim.poller.worker.counters, sizeof heir.worker.counters);
+    memcpy(heir.worker.latency, sim.poller.worker.latency, sizeof heir.worker.latency);
+    EXPECT(ptk_poller_inherit(&heir));
+    memset(&sim.poller, 0xEE, sizeof sim.poller);
+    memcpy(&sim.poller, &heir, sizeof sim.poller);
+    check_frames();
+}
+
+/* What no poller leaves is refused: a frame that is held, one in no place, a ring that is too full.
+ */
+static void check_take_over_refusals(void)
+{
+    static struct ptk_poller heir;
+    config.inherits = true;
+    config.memory = poller_memory[1];
+    ptk_poller_init(&heir, &config);
+    for (uint32_t wrong = PTK_FRAME_PLACE_HELD; wrong < 256;
+         wrong += wrong < PTK_FRAME_PLACE_COUNT ? 2 : 251) {
+        const uint8_t right = frame_places[3];
+        frame_places[3] = (uint8_t)wrong;
+        EXPECT(ptk_poller_inherit(&heir) == (wrong == PTK_FRAME_PLACE_RX));
+        frame_places[3] = right;
+    }
+    uint32_t *const positions[] = {&sim.rx.producer, &sim.tx.producer, &sim.fill.producer,
+                                   &sim.completion.producer};
+    for (size_t i = 0; i < PTK_ARRAY_LEN(positions); i++) {
+        const uint32_t right = *positions[i];
+        *positions[i] = right + FILL_LEN + 1;
+        EXPECT(!ptk_poller_inherit(&heir));
+        *positions[i] = right;
+    }
+    EXPECT(ptk_poller_inherit(&heir));
 }
 
 static void run(uint32_t steps)
@@ -458,6 +511,9 @@ static void run(uint32_t steps)
         }
         (void)ptk_poller_step(&sim.poller);
         check_frames();
+        if (chance(3)) {
+            take_over();
+        }
     }
 }
 
@@ -548,6 +604,7 @@ int main(void)
         run(1200);
         settle();
         check_sums();
+        check_take_over_refusals();
         PTK_ASSERT(total(&answered, PTK_WORKER_TX_PACKETS) > 0);
         (void)total(&tx_full, PTK_WORKER_TX_FULL);
         (void)total(&no_frame, PTK_WORKER_TX_NO_FRAME);
@@ -558,6 +615,7 @@ int main(void)
     PTK_ASSERT(tx_full > 0);
     PTK_ASSERT(no_frame > 0);
     PTK_ASSERT(multi_buffer > 0);
+    PTK_ASSERT(take_overs > 500);
     PTK_ASSERT(lies > 0);
     printf("poller: ok, %llu answered, %llu ring full, %llu no frame, %llu gathered, %llu lies\n",
            (unsigned long long)answered, (unsigned long long)tx_full, (unsigned long long)no_frame,

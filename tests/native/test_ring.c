@@ -88,10 +88,12 @@ static void test_wakeup_flag(void)
 static void test_frames_are_in_one_place(void)
 {
     enum { COUNT = 5 };
-    uint32_t memory[COUNT * 2];
+    uint32_t list[COUNT];
+    uint8_t places[COUNT];
     struct ptk_frames frames;
-    PTK_ASSERT(ptk_frames_len(COUNT) <= sizeof memory);
-    ptk_frames_init(&frames, memory, COUNT);
+    PTK_ASSERT(ptk_frames_list_len(COUNT) == sizeof list);
+    PTK_ASSERT(ptk_frames_places_len(COUNT) == sizeof places);
+    ptk_frames_init(&frames, list, places, COUNT);
 
     uint32_t frame = 99;
     for (uint32_t i = 0; i < COUNT; i++) {
@@ -116,12 +118,42 @@ static void test_frames_are_in_one_place(void)
     PTK_ASSERT(frame == 2);
 }
 
+/* An heir finds each frame where it was left, takes the lowest free number, and refuses places in
+ * which no frame can be between two loops. */
+static void test_frames_are_inherited(void)
+{
+    enum { COUNT = 6 };
+    uint32_t lists[2][COUNT];
+    uint8_t places[COUNT];
+    struct ptk_frames frames;
+    struct ptk_frames heir;
+    uint32_t frame = 0;
+    ptk_frames_init(&frames, lists[0], places, COUNT);
+    for (uint32_t i = 0; i < 4; i++) {
+        PTK_ASSERT(
+            ptk_frames_take(&frames, i < 3 ? PTK_FRAME_PLACE_RX : PTK_FRAME_PLACE_HELD, &frame));
+    }
+    PTK_ASSERT(ptk_frames_move(&frames, 1, PTK_FRAME_PLACE_RX, PTK_FRAME_PLACE_HELD));
+    ptk_frames_lay_out(&heir, lists[1], places, COUNT);
+    PTK_ASSERT(!ptk_frames_inherit(&heir)); /* Two are held. */
+    PTK_ASSERT(ptk_frames_move(&frames, 1, PTK_FRAME_PLACE_HELD, PTK_FRAME_PLACE_TX));
+    PTK_ASSERT(ptk_frames_give(&frames, 3, PTK_FRAME_PLACE_HELD));
+    PTK_ASSERT(ptk_frames_inherit(&heir));
+    PTK_ASSERT(memcmp(heir.counts, frames.counts, sizeof heir.counts) == 0);
+    PTK_ASSERT(ptk_frames_take(&heir, PTK_FRAME_PLACE_RX, &frame));
+    PTK_ASSERT(frame == 3);
+    PTK_ASSERT(ptk_frames_give(&heir, 1, PTK_FRAME_PLACE_TX));
+    places[5] = PTK_FRAME_PLACE_COUNT;
+    PTK_ASSERT(!ptk_frames_inherit(&heir));
+}
+
 int main(void)
 {
     test_ring_keeps_order_across_the_wrap();
     test_ring_limits();
     test_wakeup_flag();
     test_frames_are_in_one_place();
+    test_frames_are_inherited();
     puts("ring: ok");
     return 0;
 }

@@ -72,7 +72,8 @@ static void test_segment_layout(const char *path)
         end = ends[i][0] + ends[i][1];
     }
     PTK_ASSERT(end <= head->segment_len);
-    ptk_segment_publish(&segment);
+    PTK_ASSERT(access(path, F_OK) != 0);
+    PTK_ASSERT(ptk_segment_publish(&segment, &err) == 0);
     ptk_stats_store(&segment.process[PTK_PROCESS_PORT], 7265);
 
     /* A second process sees it; a third one that takes the path does not disturb the first. */
@@ -86,7 +87,12 @@ static void test_segment_layout(const char *path)
     PTK_ASSERT(ptk_stats_load(&segment.process[PTK_PROCESS_PORT]) == 7265);
     PTK_ASSERT(ptk_stats_load(&other.process[PTK_PROCESS_PORT]) == 0);
     (void)fclose(file); /* Read only. */
+    char beside[4200];
+    (void)snprintf(beside, sizeof beside, "%s.%d", path, getpid());
+    PTK_ASSERT(access(beside, F_OK) == 0);
     ptk_segment_close(&other);
+    PTK_ASSERT(access(beside, F_OK) != 0); /* Not published: nothing is left of it. */
+    PTK_ASSERT(access(path, F_OK) == 0);
     ptk_segment_close(&segment);
     PTK_ASSERT(ptk_segment_open(&segment, "/nowhere/stats", &shape, &err) == -ENOENT);
     PTK_ASSERT(ptk_segment_open(&segment, NULL, &shape, &err) == 0);

@@ -11,12 +11,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 import veth
+from load import Load, ask, wait_for
 from test_paths import check_reply, header, ping
 from veth import IFACE, PORT, SERVER4, SERVER6, Datapath, Link
 
@@ -36,24 +36,6 @@ XDP = (f"--iface={IFACE}", "--cores=0", "--path=xdp")
 def link() -> Iterator[Link]:
     with veth.veth_link() as made:
         yield made
-
-
-def ask(link: Link, request: bytes, *, address: str = SERVER4) -> bytes:
-    """One request by a fresh socket; its reply. Raises TimeoutError."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with link.client_socket(family) as sock:
-        sock.connect((address, PORT))
-        sock.send(request)
-        return sock.recv(65536)
-
-
-def wait_for(condition: object, timeout_s: float = 5.0) -> None:
-    """Poll until `condition()` is true; AssertionError after the timeout."""
-    assert callable(condition)
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
 
 
 # --- crash and restart ---------------------------------------------------------------------------
@@ -83,35 +65,6 @@ def test_twenty_restarts(link: Link, tmp_path: pathlib.Path) -> None:
 
 
 # --- drain ---------------------------------------------------------------------------------------
-
-
-class Load(threading.Thread):
-    """Sends numbered PINGs without a pause and collects the numbers that come back."""
-
-    def __init__(self, link: Link, *, window: int) -> None:
-        super().__init__(daemon=True)
-        self._socks = [link.client_socket(socket.AF_INET) for _ in range(2)]
-        for sock in self._socks:
-            sock.connect((SERVER4, PORT))
-            sock.settimeout(0.03)
-        self._window = window
-        self.sent = 0
-        self.answered: set[int] = set()
-        self.stopping = threading.Event()
-
-    def run(self) -> None:
-        while not self.stopping.is_set():
-            first = self.sent
-            for number in range(first, first + self._window):
-                with contextlib.suppress(ConnectionRefusedError):
-                    self._socks[number % 2].send(header(number, WireOp.PING, 0))
-                self.sent = number + 1
-            for number in range(first, first + self._window):
-                try:
-                    data = self._socks[number % 2].recv(2048)
-                except (TimeoutError, ConnectionRefusedError):
-                    continue
-                self.answered.add(int.from_bytes(data[8:16], "little"))
 
 
 @pytest.mark.parametrize("path", ["xdp", "socket"])
