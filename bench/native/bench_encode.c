@@ -2,15 +2,17 @@
  * The engine alone: how fast one thread turns text into ids in the caller's buffer.
  *
  *     bench_encode IMAGE TEXT [--lens 200,1400,32768,1048576] [--warm 1048576] [--seconds 0.5]
- * [--smoke]
+ *                  [--what fresh,hot,count,decode,stages] [--smoke]
  *
  * For each length the file is cut into texts of about that length (at characters). "fresh" encodes
  * each text once, after warming the caches with the first --warm bytes, which are not measured;
- * "hot" repeats the texts. "decode" turns the hot texts' ids back, and the decoded bytes are
- * compared with the text before anything is timed. One JSON line per length; rates are of processor
- * time.
+ * "hot" repeats the texts, "count" counts their ids only. "decode" turns the hot texts' ids back,
+ * and the decoded bytes are compared with the text before anything is timed. "stages" are the parts
+ * of the hot encode that can run alone: the check for UTF-8, the search for added tokens and the
+ * scanner. One JSON line per length; rates are of processor time.
  */
-#include "algo/ptk_tokenizer.h"
+#include "algo/ptk_tokenizer_state.h"
+#include "text/ptk_utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,19 @@
 #define LENS_MAX  16u
 #define CACHE_LEN (4u << 20)
 
+static const char usage[] = "usage: bench_encode IMAGE TEXT [--lens N,N] [--warm N] [--seconds S] "
+                            "[--what NAME,NAME] [--smoke]";
+
+/* What is measured: bits of `what`. */
+enum {
+    WHAT_FRESH = 1,
+    WHAT_HOT = 2,
+    WHAT_COUNT = 4,
+    WHAT_DECODE = 8,
+    WHAT_STAGES = 16,
+};
+static const char *const what_names[] = {"fresh", "hot", "count", "decode", "stages"};
+
 struct settings {
     const char *image_path;
     const char *text_path;
@@ -27,6 +42,7 @@ struct settings {
     size_t len_count;
     size_t warm_len;
     double seconds;
+    unsigned what;
 };
 
 struct bench {
@@ -143,8 +159,12 @@ static struct rate measure_fresh(struct bench *bench, size_t len, const struct s
     return rate;
 }
 
+/* One pass over a text; returns how many ids, pieces or bytes it found. */
+typedef size_t pass_fn(struct bench *bench, size_t begin, size_t end);
+
 /* The same few texts again and again. */
-static struct rate measure_hot(struct bench *bench, size_t len, const struct settings *settings)
+static struct rate measure_pass(struct bench *bench, size_t len, const struct settings *settings,
+                                pass_fn *pass)
 {
     struct rate rate = {0};
     const size_t all = ptk_min_size(bench->text_len, ptk_max_size(len, 65536));
@@ -152,7 +172,7 @@ static struct rate measure_hot(struct bench *bench, size_t len, const struct set
     do {
         for (size_t begin = 0; begin < all;) {
             const size_t end = text_end(bench, begin, len);
-            rate.ids += encode(bench, begin, end);
+            rate.ids += pass(bench, begin, end);
             rate.bytes += end - begin;
             rate.texts++;
             begin = end;
@@ -160,6 +180,53 @@ static struct rate measure_hot(struct bench *bench, size_t len, const struct set
         rate.ns = thread_ns() - start;
     } while ((double)rate.ns < 1e9 * settings->seconds);
     return rate;
+}
+
+static size_t count(struct bench *bench, size_t begin, size_t end)
+{
+    const struct ptk_encode_request request = {
+        .text = bench->text + begin,
+        .text_len = end - begin,
+        .options = PTK_WIRE_OPTIONS_PARSE_SPECIAL,
+    };
+    size_t ids;
+    if (ptk_tokenizer_count(bench->tokenizer, bench->work, bench->cache, &request, &ids) !=
+        PTK_VERDICT_OK) {
+        fail("a text was refused");
+    }
+    return ids;
+}
+
+static size_t check_utf8(struct bench *bench, size_t begin, size_t end)
+{
+    if (!ptk_utf8_valid(bench->text + begin, end - begin)) {
+        fail("the text is not UTF-8");
+    }
+    return 0;
+}
+
+static size_t find_added(struct bench *bench, size_t begin, size_t end)
+{
+    struct ptk_added_search search = {.text = bench->text + begin, .len = end - begin};
+    struct ptk_added_match match;
+    size_t found = 0;
+    while (ptk_added_next(&bench->tokenizer->added_raw, &search, &match)) {
+        found++;
+    }
+    return found;
+}
+
+static size_t scan(struct bench *bench, size_t begin, size_t end)
+{
+    static uint32_t ends[PTK_CHUNK_PIECES];
+    size_t pos = 0;
+    size_t pieces = 0;
+    size_t got;
+    while ((got = ptk_split_scan(bench->tokenizer->split, bench->text + begin, end - begin, &pos,
+                                 ends, PTK_CHUNK_PIECES)) > 0) {
+        pieces += got;
+    }
+    return pieces;
 }
 
 static size_t decode(struct bench *bench, size_t ids_len)
@@ -191,20 +258,43 @@ static struct rate measure_decode(struct bench *bench, size_t len, const struct 
     return rate;
 }
 
+static void report_rate(const char *name, struct rate rate)
+{
+    printf(",\"%s_mb_s\":%.1f,\"%s_ns_per_text\":%.0f", name, mb_per_second(rate), name,
+           rate.texts == 0 ? 0 : (double)rate.ns / (double)rate.texts);
+}
+
 static void report(struct bench *bench, size_t len, const struct settings *settings)
 {
-    const struct rate fresh = measure_fresh(bench, len, settings);
-    const struct rate hot = measure_hot(bench, len, settings);
-    bool equal;
-    const struct rate back = measure_decode(bench, len, settings, &equal);
-    printf("{\"bench\":\"encode\",\"image\":\"%s\",\"text\":\"%s\",\"len\":%zu,"
-           "\"fresh_mb_s\":%.1f,\"fresh_ns_per_text\":%.0f,\"bytes_per_id\":%.2f,"
-           "\"hot_mb_s\":%.1f,\"hot_ns_per_text\":%.0f,"
-           "\"decode_mb_s\":%.1f,\"round_trip_equal\":%s}\n",
-           settings->image_path, settings->text_path, len, mb_per_second(fresh),
-           fresh.texts == 0 ? 0 : (double)fresh.ns / (double)fresh.texts,
-           fresh.ids == 0 ? 0 : (double)fresh.bytes / (double)fresh.ids, mb_per_second(hot),
-           (double)hot.ns / (double)hot.texts, mb_per_second(back), equal ? "true" : "false");
+    printf("{\"bench\":\"encode\",\"image\":\"%s\",\"text\":\"%s\",\"len\":%zu",
+           settings->image_path, settings->text_path, len);
+    if ((settings->what & WHAT_FRESH) != 0) {
+        const struct rate fresh = measure_fresh(bench, len, settings);
+        report_rate("fresh", fresh);
+        printf(",\"bytes_per_id\":%.2f",
+               fresh.ids == 0 ? 0 : (double)fresh.bytes / (double)fresh.ids);
+    } else {
+        bench->cache = ptk_cache_init(bench->cache_memory, CACHE_LEN);
+    }
+    if ((settings->what & WHAT_HOT) != 0) {
+        report_rate("hot", measure_pass(bench, len, settings, encode));
+    }
+    if ((settings->what & WHAT_COUNT) != 0) {
+        report_rate("count", measure_pass(bench, len, settings, count));
+    }
+    if ((settings->what & WHAT_STAGES) != 0) {
+        report_rate("utf8", measure_pass(bench, len, settings, check_utf8));
+        report_rate("added", measure_pass(bench, len, settings, find_added));
+        if (ptk_split_is_scan(bench->tokenizer->split)) {
+            report_rate("scan", measure_pass(bench, len, settings, scan));
+        }
+    }
+    if ((settings->what & WHAT_DECODE) != 0) {
+        bool equal;
+        report_rate("decode", measure_decode(bench, len, settings, &equal));
+        printf(",\"round_trip_equal\":%s", equal ? "true" : "false");
+    }
+    printf("}\n");
 }
 
 static void parse_lens(const char *text, struct settings *settings)
@@ -221,10 +311,33 @@ static void parse_lens(const char *text, struct settings *settings)
     }
 }
 
+static void parse_what(const char *text, struct settings *settings)
+{
+    settings->what = 0;
+    while (*text != '\0') {
+        const size_t len = strcspn(text, ",");
+        size_t i = 0;
+        while (i < PTK_ARRAY_LEN(what_names) &&
+               (strlen(what_names[i]) != len || memcmp(what_names[i], text, len) != 0)) {
+            i++;
+        }
+        if (i == PTK_ARRAY_LEN(what_names)) {
+            fail("--what wants names of measurements with commas between");
+        }
+        settings->what |= 1u << i;
+        text += len + (text[len] == ',');
+    }
+}
+
 static struct settings parse(int argc, char **argv)
 {
     struct settings settings = {
-        .lens = {200, 1400, 32768, 1048576}, .len_count = 4, .warm_len = 1u << 20, .seconds = 0.5};
+        .lens = {200, 1400, 32768, 1048576},
+        .len_count = 4,
+        .warm_len = 1u << 20,
+        .seconds = 0.5,
+        .what = WHAT_FRESH | WHAT_HOT | WHAT_DECODE,
+    };
     for (int i = 1; i < argc; i++) {
         const bool more = i + 1 < argc;
         if (strcmp(argv[i], "--smoke") == 0) {
@@ -234,6 +347,8 @@ static struct settings parse(int argc, char **argv)
             parse_lens(argv[++i], &settings);
         } else if (strcmp(argv[i], "--warm") == 0 && more) {
             settings.warm_len = strtoul(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--what") == 0 && more) {
+            parse_what(argv[++i], &settings);
         } else if (strcmp(argv[i], "--seconds") == 0 && more) {
             settings.seconds = strtod(argv[++i], NULL);
         } else if (settings.image_path == NULL) {
@@ -241,11 +356,11 @@ static struct settings parse(int argc, char **argv)
         } else if (settings.text_path == NULL) {
             settings.text_path = argv[i];
         } else {
-            fail("usage: bench_encode IMAGE TEXT [--lens N,N] [--warm N] [--seconds S] [--smoke]");
+            fail(usage);
         }
     }
     if (settings.text_path == NULL) {
-        fail("usage: bench_encode IMAGE TEXT [--lens N,N] [--warm N] [--seconds S] [--smoke]");
+        fail(usage);
     }
     return settings;
 }

@@ -1,5 +1,9 @@
 /*
- * The piece cache: what one thread learnt about pieces that the image does not know.
+ * The piece cache: what one thread saw, before the image is asked and anything is merged.
+ *
+ * It holds what the image knows as well. The image's piece table has a line for nearly every token,
+ * and the common ones lie scattered over all of its pages: the few megabytes here cost less page
+ * walks and lines of the caches near the core.
  *
  * Two tables of fixed size in one memory. Pieces of up to 15 bytes with up to four ids have slots
  * like those of the image's piece table, two to a cache line; pieces of up to 30 bytes with up to
@@ -45,7 +49,7 @@ _Static_assert(sizeof(struct ptk_cache_long) == PTK_CACHE_LINE, "a line each");
 
 /* The first line of a cache's memory; the tables follow. */
 struct ptk_cache {
-    PTK_ALIGNED_LINE uint64_t short_lines;
+    PTK_ALIGNED_LINE uint64_t short_mask; /* over the lines of the short table */
     uint64_t long_pairs;
     PTK_ALIGNED_LINE struct ptk_image_piece slots[];
 };
@@ -61,7 +65,7 @@ static inline struct ptk_image_piece *
 ptk_cache_line(struct ptk_cache *cache, const struct ptk_cache_seed *seed, struct ptk_piece_key key)
 {
     const uint64_t hash = ptk_hash_fold(key.low ^ seed->low, key.high ^ seed->high);
-    return &cache->slots[((hash >> 32) * cache->short_lines >> 32) * 2];
+    return &cache->slots[(hash & cache->short_mask) * 2];
 }
 
 /* ptk_cache_find: the slot of a piece in its line, or NULL. */
@@ -76,6 +80,15 @@ static inline const struct ptk_image_piece *ptk_cache_find(const struct ptk_imag
         }
     }
     return NULL;
+}
+
+/* ptk_cache_put_slot: the same piece with its ids, from the image. */
+static inline void ptk_cache_put_slot(struct ptk_image_piece *line, struct ptk_piece_key key,
+                                      const struct ptk_image_piece *slot)
+{
+    line[1] = line[0];
+    line[0] = *slot;
+    ptk_store_u64(line[0].key + 8, ptk_load_u64(slot->key + 8) | (key.high & PTK_CACHE_INNER));
 }
 
 /* ptk_cache_put: `count` is 1 to PTK_IMAGE_PIECE_IDS_MAX; the piece is not in the line. */
@@ -120,7 +133,7 @@ static inline struct ptk_cache_long *ptk_cache_long_pair(struct ptk_cache *cache
     const uint64_t hash =
         ptk_hash_fold(key->word[2] ^ seed->high ^ front, key->word[3] ^ seed->low);
     struct ptk_cache_long *table =
-        (struct ptk_cache_long *)(void *)&cache->slots[cache->short_lines * 2];
+        (struct ptk_cache_long *)(void *)&cache->slots[(cache->short_mask + 1) * 2];
     return &table[((hash >> 32) * cache->long_pairs >> 32) * 2];
 }
 

@@ -9,13 +9,15 @@
  * this is done for segments that the thread's cache does not know; the others are looked up as they
  * stand in the text.
  *
- * A piece is looked up in the image, then in the thread's cache, and only then encoded. Where the
+ * A piece is looked up in the thread's cache, then in the image, and only then encoded. Where the
  * pre-tokenizer is a scanner, pieces come in chunks as bare ends, and a chunk is worked on in
  * batches: make all keys and ask for their cache lines, then take the ids.
  */
 #include "algo/ptk_tokenizer_state.h"
 #include "base/ptk_cpu.h"
 #include "text/ptk_utf8.h"
+
+#include <smmintrin.h>
 
 /* Pieces whose keys are made before the first is looked up. */
 #define BATCH_PIECES 64u
@@ -45,6 +47,7 @@ struct job {
     bool skip_special; /* special tokens in the text are ordinary text */
     bool skip_added;   /* so are all added tokens */
     bool need_ends;    /* offsets are wanted and only the model knows where an id ends */
+    bool look_up;      /* cache and image's piece table are of use */
 };
 
 /* The text that pieces are ranges of, and where it came from. */
@@ -168,7 +171,7 @@ static enum ptk_verdict encode_piece(const struct job *job, const source_text *t
     {                                                                                              \
         LOW_MASK(len), HIGH_MASK(len)                                                              \
     }
-static const struct ptk_piece_key key_masks[16] = {
+PTK_ALIGNED_LINE static const struct ptk_piece_key key_masks[16] = {
     KEY_MASK(0),  KEY_MASK(1),  KEY_MASK(2),  KEY_MASK(3),  KEY_MASK(4),  KEY_MASK(5),
     KEY_MASK(6),  KEY_MASK(7),  KEY_MASK(8),  KEY_MASK(9),  KEY_MASK(10), KEY_MASK(11),
     KEY_MASK(12), KEY_MASK(13), KEY_MASK(14), KEY_MASK(15),
@@ -316,92 +319,213 @@ static enum ptk_verdict short_piece(const struct job *job, const source_text *te
 }
 
 /*
- * Pieces and parts on their way: all keys are made, and their cache lines asked for, before the
- * first look-up.
+ * Pieces and parts on their way. A full batch is worked on in passes that hardly branch on what the
+ * text is:
+ *
+ *   add    the key of each entry is made and its line of the cache asked for
+ *   find   the two slots of each line are compared with the key, and the ids copied from there;
+ *          what is in neither is listed
+ *   learn  what is listed is looked up in the image and goes to the cache; the rest stays listed
+ *   put    the ids go to the sink, run by run between the entries that are still listed
+ *
+ * Ids are copied because what comes later in the batch may take a slot from what came before.
  */
 struct batch {
     size_t count;
-    uint32_t begin[BATCH_PIECES];
-    uint32_t end[BATCH_PIECES];
-    uint8_t part[BATCH_PIECES];             /* enum ptk_part */
-    struct ptk_piece_key key[BATCH_PIECES]; /* of short ones */
-    uint64_t hash[BATCH_PIECES];
+    size_t miss_count;
+    uint64_t inner; /* bit i: entry i is a part between safe cuts, not a whole piece */
+    struct ptk_span span[BATCH_PIECES];
+    PTK_ALIGNED_LINE struct ptk_piece_key key[BATCH_PIECES]; /* of short ones, as in the cache */
+    uint32_t ids[BATCH_PIECES][PTK_IMAGE_PIECE_IDS_MAX];
+    PTK_ALIGNED_LINE uint8_t id_count[BATCH_PIECES];
+    const struct ptk_image_piece *line[BATCH_PIECES];
+    uint8_t miss[BATCH_PIECES];
 };
+_Static_assert(BATCH_PIECES == 64, "a bit of a word for each entry");
+
+/* What stands for a line where there is none to look at: no piece has an empty slot's key. */
+PTK_ALIGNED_LINE static const struct ptk_image_piece no_line[2];
+static const struct ptk_piece_key no_key = {0, 1ull << 56};
+
+static inline void batch_set(const struct job *job, struct batch *batch, size_t i,
+                             struct ptk_span span, struct ptk_piece_key key)
+{
+    const struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+    ptk_prefetch(line);
+    batch->span[i] = span;
+    batch->key[i] = key;
+    batch->line[i] = line;
+}
 
 static inline void batch_add(const struct job *job, const source_text *text, struct batch *batch,
                              struct ptk_span span, enum ptk_part part)
 {
-    const struct ptk_image *image = job->tokenizer->image;
     const size_t len = span.end - span.begin;
     const size_t i = batch->count++;
-    batch->begin[i] = span.begin;
-    batch->end[i] = span.end;
-    batch->part[i] = (uint8_t)part;
-    if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
-        const struct ptk_piece_key key = piece_key(text, span.begin, len);
-        const uint64_t hash = ptk_piece_hash(key.low, key.high);
-        batch->key[i] = key;
-        batch->hash[i] = hash;
-        if (image->pieces != NULL) {
-            ptk_prefetch(&image->pieces[((uint32_t)hash & image->piece_mask) * (size_t)2]);
+    batch->inner |= (uint64_t)(part == PTK_PART_INNER) << i;
+    if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && job->look_up)) {
+        struct ptk_piece_key key = marked_key(job, piece_key(text, span.begin, len));
+        if (part == PTK_PART_INNER && job->tokenizer->encoder.ignore_merges) {
+            key.high |= PTK_CACHE_INNER;
         }
+        batch_set(job, batch, i, span, key);
+        return;
+    }
+    batch->span[i] = span;
+    batch->key[i] = no_key;
+    batch->line[i] = no_line;
+}
+
+/* Looks for all entries in the cache and lists those that are not there. */
+static inline void batch_find(struct batch *batch, bool counting)
+{
+    const __m128i mask = _mm_set_epi64x((long long)PTK_CACHE_HIGH_MASK, -1);
+    size_t miss_count = 0;
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct ptk_image_piece *line = batch->line[i];
+        const __m128i key = _mm_load_si128((const __m128i *)(const void *)&batch->key[i]);
+        const __m128i first = _mm_load_si128((const __m128i *)(const void *)line[0].key);
+        const __m128i second = _mm_load_si128((const __m128i *)(const void *)line[1].key);
+        const int is_first = _mm_testz_si128(_mm_xor_si128(first, key), mask);
+        const int is_second = _mm_testz_si128(_mm_xor_si128(second, key), mask);
+        const struct ptk_image_piece *slot = &line[is_second];
+        if (!counting) {
+            memcpy(batch->ids[i], slot->ids, sizeof slot->ids);
+        }
+        batch->id_count[i] = (uint8_t)ptk_cache_id_count(slot);
+        batch->miss[miss_count] = (uint8_t)i;
+        miss_count += (size_t)((is_first | is_second) ^ 1);
+    }
+    batch->miss_count = miss_count;
+}
+
+/* The image's slot of a short entry, unless it is a part and only a whole piece is that token. */
+static const struct ptk_image_piece *known_entry(const struct ptk_encoder *encoder,
+                                                 struct ptk_piece_key key, bool inner)
+{
+    key.high &= ~PTK_CACHE_INNER;
+    const struct ptk_image_piece *slot =
+        ptk_image_piece_hashed(encoder->image, key, ptk_piece_hash(key.low, key.high));
+    if (slot == NULL || !inner || !encoder->ignore_merges) {
+        return slot;
+    }
+    const bool is_merged = encoder->merged != NULL && ptk_encoder_is_merged(encoder, slot->ids[0]);
+    return is_merged ? slot : NULL;
+}
+
+/* Looks for what is listed in the image and teaches the cache. What the image does not know stays
+ * listed. */
+static void batch_learn(const struct job *job, struct batch *batch)
+{
+    const struct ptk_encoder *encoder = &job->tokenizer->encoder;
+    const struct ptk_image *image = encoder->image;
+    /* Where the cache has segments of the text, their pieces come up only when it has not. */
+    const bool teach = job->tokenizer->segments == NULL;
+    if (!job->look_up || image->pieces == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < batch->miss_count; i++) {
+        const struct ptk_piece_key key = batch->key[batch->miss[i]];
+        const uint64_t hash = ptk_piece_hash(key.low, key.high & ~PTK_CACHE_INNER);
+        ptk_prefetch(&image->pieces[((uint32_t)hash & image->piece_mask) * (size_t)2]);
+    }
+    size_t miss_count = 0;
+    for (size_t i = 0; i < batch->miss_count; i++) {
+        const size_t at = batch->miss[i];
+        const struct ptk_piece_key key = batch->key[at];
+        const struct ptk_image_piece *slot =
+            batch->line[at] == no_line
+                ? NULL
+                : known_entry(encoder, key, (batch->inner >> at & 1) != 0);
+        if (slot == NULL) {
+            batch->miss[miss_count++] = (uint8_t)at;
+            continue;
+        }
+        memcpy(batch->ids[at], slot->ids, sizeof slot->ids);
+        batch->id_count[at] = (uint8_t)ptk_image_piece_id_count(slot);
+        struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+        if (teach && ptk_cache_find(line, key) == NULL) { /* it may be in the batch twice */
+            ptk_cache_put_slot(line, key, slot);
+        }
+    }
+    batch->miss_count = miss_count;
+}
+
+/* Gives the ids of the entries from..to, which are known, to the sink. */
+static inline void batch_put(const struct job *job, const source_text *text,
+                             const struct batch *batch, size_t from, size_t to)
+{
+    struct sink *sink = job->sink;
+    size_t len = sink->len;
+    if (PTK_LIKELY(len + PTK_IMAGE_PIECE_IDS_MAX * (to - from) <= sink->fast_end)) {
+        uint32_t *ids = sink->ids;
+        for (size_t i = from; i < to; i++) {
+            memcpy(ids + len, batch->ids[i], sizeof batch->ids[i]);
+            len += batch->id_count[i];
+        }
+        sink->len = len;
+        return;
+    }
+    if (sink->counting) {
+        for (size_t i = from; i < to; i++) {
+            len += batch->id_count[i];
+        }
+        sink->len = len;
+        sink->full = len >= sink->end;
+        return;
+    }
+    for (size_t i = from; i < to && !sink->full; i++) {
+        const struct ptk_encoder_ids ids = {.ids = batch->ids[i], .count = batch->id_count[i]};
+        put_ids(job, text, batch->span[i].begin, &ids);
     }
 }
 
-/* Whether the image's slot says what the piece or part becomes: some tokens only whole pieces are.
- */
-static inline bool is_known(const struct ptk_encoder *encoder, const struct ptk_image_piece *slot,
-                            enum ptk_part part)
-{
-    return slot != NULL &&
-           (part == PTK_PART_WHOLE || !encoder->ignore_merges ||
-            (encoder->merged != NULL && ptk_encoder_is_merged(encoder, slot->ids[0])));
-}
-
-/* An entry of the batch that the image does not know. */
+/* An entry of the batch that neither cache nor image know. */
 static enum ptk_verdict batch_miss(const struct job *job, const source_text *text,
                                    const struct batch *batch, size_t i)
 {
-    const size_t begin = batch->begin[i];
-    const size_t len = batch->end[i] - begin;
-    const enum ptk_part part = (enum ptk_part)batch->part[i];
+    const size_t begin = batch->span[i].begin;
+    const size_t len = batch->span[i].end - begin;
+    const enum ptk_part part = (batch->inner >> i & 1) != 0 ? PTK_PART_INNER : PTK_PART_WHOLE;
     if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
         return cached_long_part(job, text, begin, len, part);
     }
     if (part == PTK_PART_WHOLE) {
-        return short_piece(job, text, begin, len, marked_key(job, batch->key[i]));
+        return short_piece(job, text, begin, len, batch->key[i]);
     }
-    struct ptk_piece_key key = batch->key[i];
-    key.high |= job->tokenizer->encoder.ignore_merges ? PTK_CACHE_INNER : 0;
-    return cached_part(job, text, begin, len, marked_key(job, key), PTK_PART_INNER);
+    return cached_part(job, text, begin, len, batch->key[i], PTK_PART_INNER);
 }
 
 /* Gives the batch's ids to the sink, and empties the batch. */
 static enum ptk_verdict batch_flush(const struct job *job, const source_text *text,
                                     struct batch *batch)
 {
-    const struct ptk_image *image = job->tokenizer->image;
-    const bool look_up = image->pieces != NULL && !job->need_ends;
-    const size_t batch_count = batch->count;
-    batch->count = 0;
-    for (size_t i = 0; i < batch_count; i++) {
-        const size_t len = batch->end[i] - batch->begin[i];
-        const enum ptk_part part = (enum ptk_part)batch->part[i];
-        const struct ptk_image_piece *slot = NULL;
-        if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && look_up)) {
-            slot = ptk_image_piece_hashed(image, batch->key[i], batch->hash[i]);
+    const struct sink *sink = job->sink;
+    enum ptk_verdict verdict = PTK_VERDICT_OK;
+    size_t from = 0;
+    if (sink->counting) {
+        batch_find(batch, true);
+    } else {
+        batch_find(batch, false);
+    }
+    if (PTK_UNLIKELY(batch->miss_count > 0)) {
+        batch_learn(job, batch);
+    }
+    for (size_t i = 0; i < batch->miss_count; i++) {
+        batch_put(job, text, batch, from, batch->miss[i]);
+        if (PTK_UNLIKELY(sink->full)) {
+            return PTK_VERDICT_OK;
         }
-        enum ptk_verdict verdict = PTK_VERDICT_OK;
-        if (PTK_LIKELY(is_known(&job->tokenizer->encoder, slot, part))) {
-            put_slot(job, text, batch->begin[i], slot);
-        } else {
-            verdict = batch_miss(job, text, batch, i);
-        }
-        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
+        verdict = batch_miss(job, text, batch, batch->miss[i]);
+        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || sink->full)) {
             return verdict;
         }
+        from = batch->miss[i] + (size_t)1;
     }
-    return PTK_VERDICT_OK;
+    batch_put(job, text, batch, from, batch->count);
+    batch->count = 0;
+    batch->inner = 0;
+    return verdict;
 }
 
 /* Adds a piece of more than 15 bytes, in parts where it has safe cuts. */
@@ -447,24 +571,56 @@ static inline enum ptk_verdict push_piece(const struct job *job, const source_te
 
 /* ---- sections ------------------------------------------------------------------------------- */
 
+/* Adds pieces that follow each other, each given by its end; a full batch is worked on at once. */
+static enum ptk_verdict push_ends(const struct job *job, const source_text *text,
+                                  struct batch *batch, uint32_t begin, const uint32_t *ends,
+                                  size_t count)
+{
+    for (size_t i = 0; i < count;) {
+        size_t filled = batch->count;
+        const size_t stop = ptk_min_size(count, i + (BATCH_PIECES - filled));
+        while (i < stop) {
+            const struct ptk_span span = {begin, ends[i]};
+            const size_t len = span.end - span.begin;
+            if (PTK_UNLIKELY(len > PTK_IMAGE_PIECE_KEY_MAX || !job->look_up)) {
+                break;
+            }
+            batch_set(job, batch, filled++, span, marked_key(job, piece_key(text, begin, len)));
+            begin = span.end;
+            i++;
+        }
+        batch->count = filled;
+        enum ptk_verdict verdict = PTK_VERDICT_OK;
+        if (filled == BATCH_PIECES) {
+            verdict = batch_flush(job, text, batch);
+        } else if (i < count) {
+            verdict = push_piece(job, text, batch, (struct ptk_span){begin, ends[i]});
+            begin = ends[i];
+            i++;
+        }
+        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
+            return verdict;
+        }
+    }
+    return PTK_VERDICT_OK;
+}
+
 static enum ptk_verdict encode_scanned(const struct job *job, const source_text *text)
 {
     struct batch batch;
     batch.count = 0;
+    batch.inner = 0;
     uint32_t *ends = job->work->ends;
     size_t pos = 0;
     uint32_t begin = 0;
     size_t count;
     while ((count = ptk_split_scan(job->tokenizer->split, text->bytes, text->len, &pos, ends,
                                    PTK_CHUNK_PIECES)) > 0) {
-        for (size_t i = 0; i < count; i++) {
-            const struct ptk_span span = {begin, ends[i]};
-            const enum ptk_verdict verdict = push_piece(job, text, &batch, span);
-            if (verdict != PTK_VERDICT_OK || job->sink->full) {
-                return verdict;
-            }
-            begin = ends[i];
+        const enum ptk_verdict verdict = push_ends(job, text, &batch, begin, ends, count);
+        if (verdict != PTK_VERDICT_OK || job->sink->full) {
+            return verdict;
         }
+        begin = ends[count - 1];
     }
     return batch_flush(job, text, &batch);
 }
@@ -483,6 +639,7 @@ static enum ptk_verdict encode_split(const struct job *job, const source_text *s
     }
     struct batch batch;
     batch.count = 0;
+    batch.inner = 0;
     size_t count;
     while ((count = ptk_split_next(&pieces, work->spans, PTK_CHUNK_PIECES)) > 0) {
         for (size_t i = 0; i < count; i++) {
@@ -975,6 +1132,7 @@ static enum ptk_verdict count_texts(const struct job *job, const struct item *it
         struct job counting = *job;
         counting.sink = &sink;
         counting.need_ends = false;
+        counting.look_up = true;
         const enum ptk_verdict verdict =
             encode_text(&counting, item, which, (struct window){0, limit});
         if (verdict != PTK_VERDICT_OK) {
@@ -1096,6 +1254,7 @@ static struct job job_init(const struct ptk_tokenizer *tokenizer, struct ptk_wor
         .cache = cache,
         .skip_special = !parse || (options & PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS) != 0,
         .skip_added = (flags & PTK_IMAGE_FLAGS_NO_SPECIALS_IN_TEXT) != 0,
+        .look_up = true,
     };
 }
 
@@ -1117,6 +1276,7 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     struct job job = job_init(tokenizer, work, cache, request->options);
     job.sink = &sink;
     job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
+    job.look_up = !job.need_ends;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
     if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
         struct ptk_post_lens full;

@@ -197,9 +197,9 @@ struct ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
     PTK_ASSERT((memory_len & (memory_len - 1)) == 0);
     struct ptk_cache *cache = memory;
     memset(memory, 0, memory_len);
-    const size_t lines = (memory_len - sizeof *cache) / PTK_CACHE_LINE;
-    cache->short_lines = lines / 2;
-    cache->long_pairs = (lines - cache->short_lines) / 2;
+    const size_t lines = memory_len / PTK_CACHE_LINE;
+    cache->short_mask = lines / 2 - 1;
+    cache->long_pairs = (lines / 2 - 1) / 2; /* the header takes a line */
     return cache;
 }
 
