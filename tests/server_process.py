@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
-from pintok_server.control.runtime import RunDir, process_start_time, read_state
+from pintok_server.control.runtime import RunDir, current_state, process_start_time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -81,8 +81,8 @@ class Instance:
         self._options = options
         self._prefix = prefix
 
-    def command(self, *options: str) -> list[str]:
-        program = [*self._prefix, sys.executable, "-m", "pintok_server.cli.server"]
+    def command(self, *options: str, name: str = "serve") -> list[str]:
+        program = [*self._prefix, sys.executable, "-m", "pintok_server.cli.server", name]
         return [*program, *self._options, f"--runtime-dir={self.run_dir.path}", *options]
 
     def start(self, *options: str) -> Server:
@@ -107,6 +107,21 @@ class Instance:
         lines = done.stderr.decode().splitlines()
         assert "Traceback" not in done.stderr.decode()
         return lines[-1]
+
+    def upgrade(self, *options: str) -> Any:
+        """`pintok-server upgrade` with the server's own options and these; as it has ended."""
+        done = subprocess.run(
+            self.command("--no-http", *options, name="upgrade"),
+            capture_output=True,
+            cwd=ROOT,
+            env=os.environ | self.environment,
+            timeout=120,
+            text=True,
+        )
+        state = current_state(self.run_dir)
+        if state is not None and state.alive():
+            self.note(state.pid)
+        return done
 
     def tool(self, *arguments: str) -> Any:
         """Output of a pintok-server command on this instance."""
@@ -135,7 +150,7 @@ class Instance:
             self.kill(server)
             assert server.process.stderr is not None
             server.process.stderr.close()
-        state = read_state(self.run_dir) if self.run_dir.path.exists() else None
+        state = current_state(self.run_dir) if self.run_dir.path.exists() else None
         if state is not None and state.alive():
             self.note(state.pid)
         for pid, start_time in self.pids.items():

@@ -166,7 +166,7 @@ static void leave_heir(struct ptk_server *server)
 
 static void refuse(struct ptk_server *server, const struct ptk_err *cause)
 {
-    ptk_server_tell("hand-over refused: %s", cause->text);
+    ptk_server_tell("%s; this one serves on", cause->text);
     ptk_handover_send_refusal(server->giver.heir_fd, cause);
     leave_heir(server);
 }

@@ -1,7 +1,7 @@
 """`pintok-server`: serve models, and look after servers that run.
 
     pintok-server --cores 2-5 --iface eth0 --model NAME_OR_PATH
-    pintok-server models | status | top | doctor
+    pintok-server models | status | top | doctor | upgrade | drain
 
 Without a command it serves. This file only reads options and prints; what they do stands in
 `control`.
@@ -30,6 +30,7 @@ from pintok_server.control.config import (
     parse_model,
     resolve_settings,
 )
+from pintok_server.control.drain import drain as end_server
 from pintok_server.control.images import list_summaries
 from pintok_server.control.log import Log
 from pintok_server.control.memory import format_len
@@ -43,6 +44,7 @@ from pintok_server.control.models import (
 from pintok_server.control.runtime import find_run_dir
 from pintok_server.control.serve import serve as serve_until_stopped
 from pintok_server.control.top import open_instance, status_document, status_text, top_text
+from pintok_server.control.upgrade import upgrade as take_over
 from pintok_server.errors import ConfigError
 
 
@@ -82,6 +84,12 @@ def _help(setting: Setting) -> str:
     return f"{setting.doc} Default: {setting.default}."
 
 
+_log_format = click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="Sentences, or one JSON object a line.",
+)  # fmt: skip
+
+
 def _instance_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--runtime-dir", metavar="DIR", help="Its runtime directory."),
@@ -112,10 +120,7 @@ def main() -> None:
 @main.command("serve")
 @_setting_options
 @click.option("--replace", is_flag=True, help="Drain and replace a datapath with other settings.")
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    help="Sentences, or one JSON object a line.",
-)  # fmt: skip
+@_log_format
 @command_errors
 def serve_command(
     config_file: pathlib.Path | None,
@@ -132,6 +137,34 @@ def serve_command(
     settings = _resolve(config_file, no_http, flags)
     log = Log(json_lines=log_format == "json")
     serve_until_stopped(settings, replace=replace, log=log)
+
+
+@main.command("upgrade")
+@_setting_options
+@_log_format
+@command_errors
+def upgrade_command(
+    config_file: pathlib.Path | None, no_http: bool, log_format: str, **flags: Any
+) -> None:
+    """Let this version's datapath take the place of the running one, without a packet lost.
+
+    Takes the options of serve; models may differ from the running server's. Exit status 1 when the
+    new datapath did not take over: then the running one serves on as before. The control process
+    that runs begins anew with the program that is installed now.
+    """
+    settings = _resolve(config_file, no_http, flags)
+    take_over(settings, log=Log(json_lines=log_format == "json"))
+
+
+@main.command("drain")
+@_instance_options
+@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True,
+              metavar="SECONDS", help="How long to wait until it has ended.")  # fmt: skip
+@command_errors
+def drain_command(instance: str | None, runtime_dir: str | None, timeout: float) -> None:
+    """Let a running server answer what it has, and end it, as SIGTERM does."""
+    run_dir = find_run_dir(instance, runtime_dir=runtime_dir)
+    click.echo(f"drained: {end_server(run_dir, timeout_s=timeout)} has ended")
 
 
 @main.command()

@@ -114,12 +114,17 @@ def datapath_argv(
     *,
     run_dir: RunDir,
     models: Sequence[LoadedModel],
+    take_over: bool = False,
 ) -> tuple[str, ...]:
-    """The command line that starts the datapath with these options and models."""
+    """The command line that starts the datapath with these options and models.
+
+    With `take_over` it takes the place of the one that runs, without a packet lost.
+    """
     argv = [
         str(find_artifact(PROGRAM)),
         f"--stats={run_dir.stats}",
         f"--mailbox={run_dir.mailbox}",
+        f"--hand-over={run_dir.handover}",
         f"--steer-object={find_artifact(STEER_OBJECT)}",
     ]
     for name, value in options.items():
@@ -129,6 +134,8 @@ def datapath_argv(
             argv.append(f"--{name}={','.join(map(str, value))}")
         elif value is not None and not isinstance(value, list):
             argv.append(f"--{name}={value}")
+    if take_over:
+        argv.append(f"--take-over={run_dir.handover}")
     argv += [f"--model={model.slot}:{model.name}={model.image}" for model in models]
     return tuple(argv)
 

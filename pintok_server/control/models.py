@@ -18,8 +18,8 @@ from pintok_server.control.runtime import (
     LoadedModel,
     RunDir,
     State,
+    current_state,
     hold_lock,
-    read_state,
     write_state,
 )
 from pintok_server.errors import InstanceError
@@ -171,7 +171,7 @@ def unload_model(run_dir: RunDir, name: str) -> LoadedModel:
 
 
 def _running(run_dir: RunDir) -> State:
-    state = read_state(run_dir)
+    state = current_state(run_dir)
     if state is None or not state.alive():
         raise InstanceError(f"no datapath runs in {run_dir.path}")
     return state

@@ -3,7 +3,8 @@
     stats           statistics segment; the datapath writes
     mailbox         commands; whoever holds `mailbox.lock` writes
     mailbox.lock    flock of the one command in flight
-    control.lock    flock of the control process; a second one is refused
+    control.lock    flock of the control process, with its pid; a second one is refused
+    handover        socket by which another datapath takes this one's place; the datapath listens
     state.json      the datapath's pid and start time, its command line, its models
     datapath.log    standard error of the datapath
 
@@ -53,6 +54,10 @@ class RunDir:
     @property
     def log(self) -> pathlib.Path:
         return self.path / "datapath.log"
+
+    @property
+    def handover(self) -> pathlib.Path:
+        return self.path / "handover"
 
     @property
     def control_lock(self) -> pathlib.Path:
@@ -146,7 +151,8 @@ class State:
 
     `options` is what it was started with, by option name, and `asked` the models of the
     configuration by name and fingerprint: both are compared when a new control process finds it.
-    `models` is what it holds now, live changes included.
+    `models` is what it holds now, live changes included. `heir` is the record of a datapath that is
+    about to take this one's place: if this one does not run any more, it has.
     """
 
     pid: int
@@ -157,6 +163,7 @@ class State:
     asked: dict[str, str]
     models: tuple[LoadedModel, ...]
     restarts: int = 0
+    heir: State | None = None
 
     def alive(self) -> bool:
         """Whether this very process still runs."""
@@ -182,11 +189,7 @@ def read_state(run_dir: RunDir) -> State | None:
         document = json.loads(data)
         if document.pop("version") != STATE_VERSION:
             raise ValueError("another version")
-        document["argv"] = tuple(document["argv"])
-        document["models"] = tuple(LoadedModel(**model) for model in document["models"])
-        state = State(**document)
-        if type(state.pid) is not int or state.pid < 2 or type(state.start_time) is not int:
-            raise ValueError("not a process")
+        state = _parse_state(document)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InstanceError(
             f"{run_dir.state}: not a record of this version; if no datapath runs, remove it"
@@ -194,10 +197,45 @@ def read_state(run_dir: RunDir) -> State | None:
     return state
 
 
+def _parse_state(document: dict[str, Any]) -> State:
+    document["argv"] = tuple(document["argv"])
+    document["models"] = tuple(LoadedModel(**model) for model in document["models"])
+    if document.get("heir") is not None:
+        document["heir"] = _parse_state(document["heir"])
+    state = State(**document)
+    if type(state.pid) is not int or state.pid < 2 or type(state.start_time) is not int:
+        raise ValueError("not a process")
+    return state
+
+
+def current_state(run_dir: RunDir) -> State | None:
+    """The record of the datapath that serves: of its heir, if that has taken over and whoever
+    started it ended before it could say so. Raises as read_state."""
+    state = read_state(run_dir)
+    if state is not None and state.heir is not None and not state.alive() and state.heir.alive():
+        return state.heir
+    return state
+
+
 def _replace(path: pathlib.Path, data: bytes) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(data)
     scratch.replace(path)
+
+
+def note_holder(path: pathlib.Path) -> None:
+    """Write this process's number into a lock file that it holds."""
+    path.write_text(f"{os.getpid()}\n", encoding="ascii")
+
+
+def read_holder(path: pathlib.Path) -> int | None:
+    """The process that holds the lock and has said so; None when nobody does."""
+    if not is_held(path):
+        return None
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextlib.contextmanager
@@ -266,6 +304,6 @@ def find_run_dir(instance: str | None, *, runtime_dir: str | None) -> RunDir:
 
 def _runs(run_dir: RunDir) -> bool:
     with contextlib.suppress(InstanceError):
-        state = read_state(run_dir)
+        state = current_state(run_dir)
         return state is not None and state.alive()
     return False

@@ -2,6 +2,9 @@
 
     lock · compile models · HTTP · adopt or start the datapath · report · watch · drain
 
+After an upgrade (`upgrade.py`) this process replaces its own program by the one that is installed
+now, which adopts the new datapath: the process number stays, so a service manager sees nothing.
+
 The control process may be killed at any of these points: what it holds is given back by the kernel,
 and a datapath that serves goes on serving until the next control process finds it.
 """
@@ -9,9 +12,11 @@ and a datapath that serves goes on serving until the next control process finds 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -20,12 +25,19 @@ from pintok_server.control.config import Settings
 from pintok_server.control.datapath import datapath_options
 from pintok_server.control.http import Health, HttpServer
 from pintok_server.control.log import Log
-from pintok_server.control.models import CompiledModel, compile_models
+from pintok_server.control.models import compile_models
 from pintok_server.control.notify import notify_manager
 from pintok_server.control.report import report_start
-from pintok_server.control.runtime import LoadedModel, create_run_dir, hold_lock, run_dir_of
-from pintok_server.control.supervisor import Plan, Supervisor
+from pintok_server.control.runtime import (
+    create_run_dir,
+    hold_lock,
+    note_holder,
+    run_dir_of,
+)
+from pintok_server.control.supervisor import Plan, Supervisor, load_order
 from pintok_server.errors import ServerError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(ServerError):
@@ -45,10 +57,10 @@ class StopSignals:
     @contextlib.contextmanager
     def installed(self) -> Iterator[StopSignals]:
         """Take the two signals while the block runs."""
-        old = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # Blocked by `defer` of the program before this one, perhaps with one that waits.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
             yield self
         finally:
@@ -61,6 +73,12 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         self.name = signal.Signals(number).name
+
+    def defer(self) -> None:
+        """Leave the signals, those that came and those to come, to the program that follows."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if self.count:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def check(self) -> None:
         """Raise Interrupted when a signal came."""
@@ -79,26 +97,19 @@ class StopSignals:
                 pass
 
 
-def load_order(models: list[CompiledModel]) -> list[LoadedModel]:
-    """The models in their slots: the first is the default model."""
-    return [
-        LoadedModel(
-            slot=slot,
-            name=model.name,
-            source=model.source,
-            image=str(model.image),
-            fingerprint=model.fingerprint,
-        )
-        for slot, model in enumerate(models)
-    ]
-
-
 def serve(settings: Settings, *, replace: bool, log: Log) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
     Raises a PinTokError with one sentence when the server cannot start, or when the datapath had to
-    be killed at the end.
+    be killed at the end. Does not return after an upgrade: the program begins anew.
     """
+    if _serve(settings, replace=replace, log=log):
+        # Locks, sockets and handlers are given back; everything else closes by itself.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _serve(settings: Settings, *, replace: bool, log: Log) -> bool:
+    """The same; True when another datapath has taken over and this program is to begin anew."""
     name = settings.instance_name
     run_dir = run_dir_of(name, runtime_dir=settings.runtime_dir)
     create_run_dir(run_dir)
@@ -108,10 +119,10 @@ def serve(settings: Settings, *, replace: bool, log: Log) -> None:
         StopSignals().installed() as signals,
         contextlib.ExitStack() as stack,
     ):
+        note_holder(run_dir.control_lock)
         started = time.monotonic()
         options = datapath_options(settings)
         models = compile_models(settings.models, log=log)
-        signals.check()
         supervisor = Supervisor(
             Plan(options=options, models=load_order(models)),
             run_dir=run_dir,
@@ -134,10 +145,14 @@ def serve(settings: Settings, *, replace: bool, log: Log) -> None:
             elapsed_s=time.monotonic() - started,
         )
         notify_manager("READY=1")
-        while not signals.count:
+        while not signals.count and not supervisor.replaced:
             signals.wait(supervisor.pidfd, supervisor.watch())
+        if supervisor.replaced:
+            signals.defer()
+            return True
         notify_manager("STOPPING=1")
         log.say("drain", f"{signals.name}: draining")
         if not supervisor.stop(hurry=lambda: signals.count > 1):
             raise ServerError("the datapath did not drain in time and was killed")
         log.say("stopped", "stopped")
+        return False

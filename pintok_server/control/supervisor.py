@@ -2,7 +2,8 @@
 
     start   a live datapath with equal options is adopted; with other options it is left alone and
             the start refused, or drained first with `replace`; otherwise a new one is started
-    watch   a datapath that ends is started again, later each time it ends quickly
+    watch   a datapath that ends is started again, later each time it ends quickly; one whose place
+            another one has taken (`upgrade`) is left behind
     stop    it is asked to drain, and killed when it does not within the time configured
 
 The supervisor never forwards a packet and holds nothing the datapath needs: killing it is harmless.
@@ -21,14 +22,15 @@ from typing import Any
 from pintok_server.control.datapath import datapath_argv, differences, refuse_taken_port
 from pintok_server.control.log import Log
 from pintok_server.control.mailbox import create_mailbox
+from pintok_server.control.models import CompiledModel
 from pintok_server.control.process import LogTail, Process
 from pintok_server.control.runtime import (
     LoadedModel,
     RunDir,
     State,
     boot_id,
+    current_state,
     hold_lock,
-    read_state,
     write_state,
 )
 from pintok_server.control.statistics import (
@@ -51,7 +53,7 @@ BACKOFF_LAST_S = 10.0
 # A datapath that served this long did not die of its start: the next restart is immediate again.
 STEADY_S = 30.0
 _POLL_S = 0.01
-_LINE_PREFIX = "ptk-datapath: "
+LINE_PREFIX = "ptk-datapath: "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +67,40 @@ class Plan:
     def asked(self) -> dict[str, str]:
         """The configured models as the record keeps them."""
         return {model.name: model.fingerprint for model in self.models}
+
+    def record(
+        self,
+        process: Process,
+        argv: tuple[str, ...],
+        models: Sequence[LoadedModel],
+        *,
+        restarts: int,
+    ) -> State:
+        """The record of a datapath that was started for this plan with these models."""
+        return State(
+            pid=process.pid,
+            start_time=process.start_time,
+            boot=boot_id(),
+            argv=argv,
+            options=dict(self.options),
+            asked=self.asked,
+            models=tuple(models),
+            restarts=restarts,
+        )
+
+
+def load_order(models: list[CompiledModel]) -> list[LoadedModel]:
+    """The models in their slots: the first is the default model."""
+    return [
+        LoadedModel(
+            slot=slot,
+            name=model.name,
+            source=model.source,
+            image=str(model.image),
+            fingerprint=model.fingerprint,
+        )
+        for slot, model in enumerate(models)
+    ]
 
 
 class Supervisor:
@@ -84,6 +120,8 @@ class Supervisor:
         self._restart_at: float | None = None
         self._hung = False
         self.adopted = False
+        self.replaced = False
+        """The datapath has handed over to another one: time for a new control process."""
         self.restarts = 0
 
     @property
@@ -108,7 +146,9 @@ class Supervisor:
         datapath with other options is in the way and DatapathError, with the datapath's own
         sentence, when the new one does not come up.
         """
-        state = read_state(self._run_dir)
+        # An upgrade that is under way comes to its end first.
+        with hold_lock(self._run_dir.mailbox_lock, wait=True, busy=""):
+            state = current_state(self._run_dir)
         if state is not None and (process := Process.adopt(state)) is not None:
             changes = self._changes(state)
             if changes and not replace:
@@ -191,17 +231,7 @@ class Supervisor:
         self._process = process = Process.spawn(argv, log=run_dir.log)
         self._started_at = time.monotonic()
         self._hung = False
-        state = State(
-            pid=process.pid,
-            start_time=process.start_time,
-            boot=boot_id(),
-            argv=argv,
-            options=dict(self._plan.options),
-            asked=self._plan.asked,
-            models=tuple(models),
-            restarts=self.restarts,
-        )
-        write_state(run_dir, state)
+        write_state(run_dir, self._plan.record(process, argv, models, restarts=self.restarts))
 
     def _is_ready(self) -> bool:
         if self._reader is None:
@@ -221,7 +251,7 @@ class Supervisor:
                 outcome = self._process.outcome() if ended else "is not ready"
                 self.stop()
                 raise DatapathError(
-                    lines[-1].removeprefix(_LINE_PREFIX)
+                    lines[-1].removeprefix(LINE_PREFIX)
                     if lines
                     else f"the datapath {outcome} without a word"
                 )
@@ -236,7 +266,7 @@ class Supervisor:
 
     def _relay(self, lines: Sequence[str]) -> None:
         for line in lines:
-            self._log.say("datapath", line.removeprefix(_LINE_PREFIX))
+            self._log.say("datapath", line.removeprefix(LINE_PREFIX))
 
     def watch(self) -> float:
         """Look after the datapath once; returns in how many seconds to look again at the latest."""
@@ -268,6 +298,15 @@ class Supervisor:
         self._close_reader()
         self._process.close()
         self._process = None
+        state = current_state(self._run_dir)
+        if state is not None and state.pid != pid and state.alive():
+            self.replaced = True
+            self._log.say(
+                "handed_over",
+                f"the datapath (process {pid}) has handed over to process {state.pid}",
+                pid=state.pid,
+            )
+            return 0.0
         if lasted_s >= STEADY_S:
             self._backoff_s = 0.0
         delay_s = self._backoff_s
@@ -287,7 +326,7 @@ class Supervisor:
         try:
             # A live change of models that is under way finishes first, and is not lost.
             with hold_lock(self._run_dir.mailbox_lock, wait=True, busy=""):
-                state = read_state(self._run_dir)
+                state = current_state(self._run_dir)
                 self._spawn(state.models if state is not None else self._plan.models)
         except DatapathError as error:
             self._log.say("restart_failed", str(error))

@@ -10,7 +10,7 @@ from pintok_server._spec import metrics as spec
 from pintok_server.control.memory import format_len, process_memory
 from pintok_server.control.metrics import info_labels
 from pintok_server.control.report import modes_line
-from pintok_server.control.runtime import RunDir, State, is_held, read_state
+from pintok_server.control.runtime import RunDir, State, current_state, is_held
 from pintok_server.control.statistics import (
     WORKER_NAMES,
     Snapshot,
@@ -41,7 +41,7 @@ def open_instance(run_dir: RunDir) -> Instance:
 
     Raises InstanceError when none runs there, StatisticsError when it has not begun to serve.
     """
-    state = read_state(run_dir)
+    state = current_state(run_dir)
     if state is None or not state.alive():
         raise InstanceError(f"no datapath runs in {run_dir.path}")
     return Instance(run_dir=run_dir, state=state, reader=StatisticsReader(run_dir.stats))
