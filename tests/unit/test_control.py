@@ -306,7 +306,7 @@ def test_datapath_that_still_starts_is_waited_for(run_dir: RunDir, stand_in: lis
     first._spawn([MODEL])
     stand_in.append(first.pid)
     second, _ = make_supervisor(run_dir, stand_in)
-    ticks = iter(range(20))
+    ticks = itertools.count()
     second.start(tick=lambda: hold.unlink() if next(ticks) == 5 else None)
     assert second.adopted and second.pid == first.pid
     assert second.stop()
