@@ -25,6 +25,12 @@ WIRE_ITEMS_MAX: Final = 256
 WIRE_MESSAGE_LEN_MAX: Final = 0x1000000
 # Payload bytes of a datagram that pass any IPv6 path: 1280 - 40 - 8 - 32.
 WIRE_SEGMENT_LEN_DEFAULT: Final = 1200
+# Least segment_len of a message in segments: it bounds what must be remembered of one.
+WIRE_SEGMENT_LEN_MIN: Final = 1024
+# Segments that may be sent before the receiver has granted any: 9.6 KB of default segments.
+WIRE_FLIGHT_FIRST: Final = 8
+# Most words of 64 segments that one window shows.
+WIRE_WINDOW_WORDS_MAX: Final = 8
 # Longest name of a model in bytes.
 WIRE_NAME_LEN_MAX: Final = 128
 # Datagram of an info request whose reply fits whatever the model's name: header, wire_info and
@@ -41,11 +47,13 @@ class WireType(enum.IntEnum):
     REQUEST = 1
     # Server to client: a message, a segment of it, or a refusal (verdict not 0, payload: none).
     REPLY = 2
-    # Receiver of segments: which are missing and how many more may be sent.
+    # Server: a wire_window of the request's missing segments; segment_idx is its first segment,
+    # message_len and segment_len are the request's.
     NEED = 3
-    # Client: send these segments of the reply.
+    # Client: a wire_window of the reply's segments it lacks; segment_idx is its first segment,
+    # message_len and segment_len are 0.
     PULL = 4
-    # Client: forget this request.
+    # Client: forget this request. One header; never answered.
     CANCEL = 5
 
 
@@ -175,6 +183,15 @@ VERDICT_TEXTS: Final[dict[int, str]] = {
     24: 'there is no stored prefix with this handle',
     25: 'the id list is malformed',
 }
+
+
+class WireState(enum.IntEnum):
+    """Where a message in segments is; in the window of a need."""
+
+    # Segments are missing: those that the window shows, and possibly later ones.
+    RECEIVING = 0
+    # Everything is there; the reply will be sent when it is made. The window is empty.
+    WORKING = 1
 
 
 class WireStrategy(enum.IntEnum):
@@ -321,6 +338,23 @@ WIRE_PREFIX_FIELDS: Final = (
 WIRE_PREFIX_OFFSETS: Final = {
     "handle": 0,
     "prefix_len": 8,
+}
+
+
+# Message of need and pull. Then `words` u64: bit n of word w stands for segment segment_idx + 64
+# * w + n, and is 1 when it is missing.
+WIRE_WINDOW: Final = struct.Struct("<HBBI")
+WIRE_WINDOW_FIELDS: Final = (
+    "grant",
+    "words",
+    "state",
+    "reserved",
+)
+WIRE_WINDOW_OFFSETS: Final = {
+    "grant": 0,
+    "words": 2,
+    "state": 3,
+    "reserved": 4,
 }
 
 

@@ -485,7 +485,35 @@ enum ptk_worker_counter {
     PTK_WORKER_FRAME_FAULTS = 31,
     /* Sum of the service times in the latency buckets, in nanoseconds. */
     PTK_WORKER_LATENCY_NS = 32,
-    PTK_WORKER_COUNTER_COUNT = 33,
+    /* Segments of long messages that were missing. */
+    PTK_WORKER_BULK_SEGMENTS = 33,
+    /* Segments that were there already. */
+    PTK_WORKER_BULK_DUPLICATES = 34,
+    /* Datagrams for a long message that has ended. */
+    PTK_WORKER_BULK_LATE = 35,
+    /* Segments refused because they contradict their message. */
+    PTK_WORKER_BULK_CONFLICTS = 36,
+    /* Needs sent: what is missing of a long message, or that it is in work. */
+    PTK_WORKER_BULK_NEEDS = 37,
+    /* Pulls answered with segments of the reply. */
+    PTK_WORKER_BULK_PULLS = 38,
+    /* Segments of replies sent, and replies in one datagram to long messages. */
+    PTK_WORKER_BULK_PARTS = 39,
+    /* Pulls for a message that is not known (any more): the client sends it again. */
+    PTK_WORKER_BULK_UNKNOWN = 40,
+    /* Long messages refused for lack of slots or arena. */
+    PTK_WORKER_BULK_BUSY = 41,
+    /* Long messages that got a slot. */
+    PTK_WORKER_BULK_BEGUN = 42,
+    /* Of these: answered, and released by their client. */
+    PTK_WORKER_BULK_ANSWERED = 43,
+    /* Of these: released by their client before there was an answer. */
+    PTK_WORKER_BULK_CANCELLED = 44,
+    /* Of these: forgotten to make room, after a second without progress. */
+    PTK_WORKER_BULK_EVICTED = 45,
+    /* Times that a long message was suspended for others. */
+    PTK_WORKER_SLICES = 46,
+    PTK_WORKER_COUNTER_COUNT = 47,
 };
 
 enum ptk_worker_gauge_counter {
@@ -507,7 +535,16 @@ enum ptk_worker_gauge_counter {
     PTK_WORKER_GAUGE_RECEIVE_BUFFER = 7,
     /* 1 when the worker may only receive, send and wait (seccomp). */
     PTK_WORKER_GAUGE_SANDBOXED = 8,
-    PTK_WORKER_GAUGE_COUNTER_COUNT = 9,
+    /* Long messages under way: begun, and neither released nor forgotten. */
+    PTK_WORKER_GAUGE_BULK_SLOTS = 9,
+    /* Bytes of the arena for long messages. */
+    PTK_WORKER_GAUGE_ARENA_LEN = 10,
+    /* Bytes of it in use. */
+    PTK_WORKER_GAUGE_ARENA_USED_LEN = 11,
+    /* Longest time that a long message was worked on without looking at other packets, since
+     * the start. */
+    PTK_WORKER_GAUGE_SLICE_MAX_NS = 12,
+    PTK_WORKER_GAUGE_COUNTER_COUNT = 13,
 };
 
 enum ptk_queue_counter {

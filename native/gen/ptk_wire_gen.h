@@ -19,6 +19,12 @@
 #define PTK_WIRE_MESSAGE_LEN_MAX 0x1000000u
 /* Payload bytes of a datagram that pass any IPv6 path: 1280 - 40 - 8 - 32. */
 #define PTK_WIRE_SEGMENT_LEN_DEFAULT 1200u
+/* Least segment_len of a message in segments: it bounds what must be remembered of one. */
+#define PTK_WIRE_SEGMENT_LEN_MIN 1024u
+/* Segments that may be sent before the receiver has granted any: 9.6 KB of default segments. */
+#define PTK_WIRE_FLIGHT_FIRST 8u
+/* Most words of 64 segments that one window shows. */
+#define PTK_WIRE_WINDOW_WORDS_MAX 8u
 /* Longest name of a model in bytes. */
 #define PTK_WIRE_NAME_LEN_MAX 128u
 /* Datagram of an info request whose reply fits whatever the model's name: header, wire_info and
@@ -34,11 +40,13 @@ enum ptk_wire_type {
     /* Server to client: a message, a segment of it, or a refusal (verdict not 0, payload:
      * none). */
     PTK_WIRE_TYPE_REPLY = 2,
-    /* Receiver of segments: which are missing and how many more may be sent. */
+    /* Server: a wire_window of the request's missing segments; segment_idx is its first
+     * segment, message_len and segment_len are the request's. */
     PTK_WIRE_TYPE_NEED = 3,
-    /* Client: send these segments of the reply. */
+    /* Client: a wire_window of the reply's segments it lacks; segment_idx is its first segment,
+     * message_len and segment_len are 0. */
     PTK_WIRE_TYPE_PULL = 4,
-    /* Client: forget this request. */
+    /* Client: forget this request. One header; never answered. */
     PTK_WIRE_TYPE_CANCEL = 5,
     PTK_WIRE_TYPE_VALUE_COUNT = 6,
 };
@@ -207,6 +215,15 @@ enum ptk_verdict {
         [25] = "bad_id", \
     }
 
+/* Where a message in segments is; in the window of a need. */
+enum ptk_wire_state {
+    /* Segments are missing: those that the window shows, and possibly later ones. */
+    PTK_WIRE_STATE_RECEIVING = 0,
+    /* Everything is there; the reply will be sent when it is made. The window is empty. */
+    PTK_WIRE_STATE_WORKING = 1,
+    PTK_WIRE_STATE_VALUE_COUNT = 2,
+};
+
 /* Which text of a pair truncation shortens. */
 enum ptk_wire_strategy {
     /* The longer one, until it fits. */
@@ -318,7 +335,8 @@ struct ptk_wire_header {
     /* Request: the tag the client expects, or WIRE_ANY_MODEL_TAG. Reply: the tag of the model
      * that answered. */
     uint32_t model_tag;
-    /* CRC32C of the whole message when flag crc is set; otherwise 0. */
+    /* CRC32C of the whole message when flag crc is set; otherwise 0, but in a refusal with busy
+     * the microseconds after which to try again. */
     uint32_t message_crc;
 };
 _Static_assert(sizeof(struct ptk_wire_header) == 32, "ptk_wire_header size");
@@ -376,6 +394,24 @@ struct ptk_wire_prefix {
 _Static_assert(sizeof(struct ptk_wire_prefix) == 16, "ptk_wire_prefix size");
 _Static_assert(offsetof(struct ptk_wire_prefix, handle) == 0, "ptk_wire_prefix.handle");
 _Static_assert(offsetof(struct ptk_wire_prefix, prefix_len) == 8, "ptk_wire_prefix.prefix_len");
+
+/* Message of need and pull. Then `words` u64: bit n of word w stands for segment segment_idx +
+ * 64 * w + n, and is 1 when it is missing. */
+struct ptk_wire_window {
+    /* How many of the missing ones to send now, the lowest first. */
+    uint16_t grant;
+    /* Words that follow, at most WIRE_WINDOW_WORDS_MAX. */
+    uint8_t words;
+    /* wire_state in need; 0 in pull. */
+    uint8_t state;
+    /* Zero. */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct ptk_wire_window) == 8, "ptk_wire_window size");
+_Static_assert(offsetof(struct ptk_wire_window, grant) == 0, "ptk_wire_window.grant");
+_Static_assert(offsetof(struct ptk_wire_window, words) == 2, "ptk_wire_window.words");
+_Static_assert(offsetof(struct ptk_wire_window, state) == 3, "ptk_wire_window.state");
+_Static_assert(offsetof(struct ptk_wire_window, reserved) == 4, "ptk_wire_window.reserved");
 
 /* Prelude of encode, count and decode requests. Then wire_truncation if announced, the item
  * table (u32 length of each text in bytes, or of each id list in ids; two per item with option

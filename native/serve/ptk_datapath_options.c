@@ -16,6 +16,13 @@
 /* Piece cache of a model and worker: a share of the second-level cache, a few thousand pieces. */
 #define CACHE_LEN_DEFAULT (1u << 20)
 
+/* Longest message: what the largest context windows hold as text. Scratch is some 200 times that.
+ */
+#define MESSAGE_LEN_MAX_DEFAULT (1u << 20)
+
+/* The least --message-len-max: below, datagrams do. */
+#define MESSAGE_LEN_MAX_MIN (1u << 16)
+
 #define MODEL_SLOTS_DEFAULT      8u
 #define DRAIN_TIMEOUT_MS_DEFAULT 5000u
 
@@ -41,6 +48,8 @@ const char PTK_DATAPATH_USAGE[] =
     "  --model SLOT:NAME=PATH  image to load; repeatable\n"
     "  --models-max N          model slots (8)\n"
     "  --cache BYTES           piece cache of each slot and worker, a power of two (1048576)\n"
+    "  --message-len-max BYTES longest message in segments, up to 16777216 (1048576)\n"
+    "  --arena BYTES           memory of each worker for these (16 of the longest)\n"
     "  --stats PATH            statistics segment to write\n"
     "  --mailbox PATH          mailbox to read commands from\n"
     "  --hand-over PATH        socket by which another process may take over\n"
@@ -67,6 +76,8 @@ enum option_id {
     OPTION_MODEL,
     OPTION_MODELS_MAX,
     OPTION_CACHE,
+    OPTION_MESSAGE_LEN_MAX,
+    OPTION_ARENA,
     OPTION_STATS,
     OPTION_MAILBOX,
     OPTION_HAND_OVER,
@@ -93,6 +104,8 @@ static const struct option OPTIONS[] = {
     {"model", required_argument, NULL, OPTION_MODEL},
     {"models-max", required_argument, NULL, OPTION_MODELS_MAX},
     {"cache", required_argument, NULL, OPTION_CACHE},
+    {"message-len-max", required_argument, NULL, OPTION_MESSAGE_LEN_MAX},
+    {"arena", required_argument, NULL, OPTION_ARENA},
     {"stats", required_argument, NULL, OPTION_STATS},
     {"mailbox", required_argument, NULL, OPTION_MAILBOX},
     {"hand-over", required_argument, NULL, OPTION_HAND_OVER},
@@ -261,6 +274,13 @@ static int parse_one(int id, char *value, struct ptk_server_config *config, stru
         code = power_of_two("cache", value, PTK_CACHE_LEN_MIN, 1u << 30, &chosen, err);
         config->cache_len = chosen;
         return code;
+    case OPTION_MESSAGE_LEN_MAX:
+        return number("message-len-max", value, MESSAGE_LEN_MAX_MIN, PTK_WIRE_MESSAGE_LEN_MAX,
+                      &config->message_len_max, err);
+    case OPTION_ARENA:
+        code = number("arena", value, 2 * MESSAGE_LEN_MAX_MIN, 1u << 31, &chosen, err);
+        config->arena_len = chosen;
+        return code;
     case OPTION_STATS:
         config->stats_path = value;
         return 0;
@@ -316,6 +336,7 @@ int ptk_datapath_options_parse(int argc, char **argv, struct ptk_server_config *
     config->ring_len = RING_LEN_DEFAULT;
     config->model_slots = MODEL_SLOTS_DEFAULT;
     config->cache_len = CACHE_LEN_DEFAULT;
+    config->message_len_max = MESSAGE_LEN_MAX_DEFAULT;
     config->drain_timeout_ms = DRAIN_TIMEOUT_MS_DEFAULT;
     optind = 1;
     opterr = 0;

@@ -69,6 +69,23 @@ bool ptk_worker_be_held(struct ptk_worker *worker)
     return atomic_load_explicit(&worker->stop, memory_order_acquire) == 0;
 }
 
+/* The counters bulk_ of a worker stand in the order of enum ptk_bulk_fate. */
+_Static_assert(PTK_WORKER_BULK_EVICTED - PTK_WORKER_BULK_SEGMENTS ==
+                   (int)PTK_BULK_EVICTED - (int)PTK_BULK_SEGMENTS,
+               "fates and counters stand in the same order");
+
+static void publish_bulk(struct ptk_worker *worker, uint64_t verdicts[PTK_VERDICT_VALUE_COUNT])
+{
+    const struct ptk_bulk_state *state = ptk_bulk_state(worker->config.bulk);
+    memcpy(&worker->counters[PTK_WORKER_BULK_SEGMENTS], state->fates, sizeof state->fates);
+    worker->gauges[PTK_WORKER_GAUGE_BULK_SLOTS] = state->slots_used;
+    worker->gauges[PTK_WORKER_GAUGE_ARENA_LEN] = state->arena_len;
+    worker->gauges[PTK_WORKER_GAUGE_ARENA_USED_LEN] = state->arena_used_len;
+    for (uint32_t i = 0; i < PTK_VERDICT_VALUE_COUNT; i++) {
+        verdicts[i] += state->verdicts[i];
+    }
+}
+
 void ptk_worker_publish(struct ptk_worker *worker)
 {
     struct ptk_stats_worker *stats = worker->config.stats;
@@ -76,11 +93,14 @@ void ptk_worker_publish(struct ptk_worker *worker)
     worker->counters[PTK_WORKER_IDS] = engine->ids;
     worker->counters[PTK_WORKER_TEXT_BYTES] = engine->text_bytes;
     worker->counters[PTK_WORKER_CACHE_RESETS] = engine->cache_resets;
+    uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];
+    memcpy(verdicts, engine->verdicts, sizeof verdicts);
+    publish_bulk(worker, verdicts);
     ptk_stats_publish(stats->counters, worker->counters, PTK_WORKER_COUNTER_COUNT);
     ptk_stats_publish(stats->gauges, worker->gauges, PTK_WORKER_GAUGE_COUNTER_COUNT);
     ptk_stats_publish(stats->latency, worker->latency, PTK_STATS_LATENCY_BUCKETS);
     ptk_stats_publish(stats->ops, engine->requests, PTK_WIRE_OP_VALUE_COUNT);
-    ptk_stats_publish(stats->verdicts, engine->verdicts, PTK_VERDICT_VALUE_COUNT);
+    ptk_stats_publish(stats->verdicts, verdicts, PTK_VERDICT_VALUE_COUNT);
     ptk_stats_publish(stats->item_verdicts, engine->item_verdicts, PTK_VERDICT_VALUE_COUNT);
     ptk_stats_store(&stats->epoch, worker->epoch);
 }
@@ -146,4 +166,47 @@ size_t ptk_worker_handle(struct ptk_worker *worker, const uint8_t *datagram, siz
         worker->counters[PTK_WORKER_SILENT]++;
     }
     return reply_len;
+}
+
+size_t ptk_worker_receive(struct ptk_worker *worker, const struct ptk_bulk_packet *packet,
+                          uint8_t *reply)
+{
+    worker->counters[PTK_WORKER_REQUESTS]++;
+    worker->counters[PTK_WORKER_REQUEST_BYTES] += packet->len;
+    const size_t reply_len = ptk_bulk_receive(worker->config.bulk, packet, reply);
+    PTK_DCHECK(reply_len <= packet->len);
+    return reply_len;
+}
+
+/* A slice is over: others get their turn, and a shorter message may even begin. */
+static void pause_run(void *self)
+{
+    struct ptk_worker *worker = self;
+    worker->config.driver.serve(worker->config.driver.self);
+    (void)ptk_worker_work(worker);
+    const uint64_t now = ptk_cycles();
+    if (now >= worker->publish_at) {
+        ptk_worker_publish(worker);
+        worker->publish_at = now + (uint64_t)PTK_WORKER_PUBLISH_US * worker->config.cycles_per_us;
+    }
+}
+
+bool ptk_worker_work(struct ptk_worker *worker)
+{
+    const uint32_t cycles_per_us = worker->config.cycles_per_us;
+    struct ptk_bulk *bulk = worker->config.bulk;
+    struct ptk_pause pause = {.run = pause_run,
+                              .self = worker,
+                              .slice_cycles = (uint64_t)PTK_WORKER_SLICE_US * cycles_per_us};
+    if (!ptk_bulk_work(bulk, worker->config.engine, &pause)) {
+        return false;
+    }
+    worker->config.driver.push(worker->config.driver.self);
+    ptk_worker_latency(worker, ptk_bulk_begun_at(bulk), ptk_cycles(), 1);
+    worker->counters[PTK_WORKER_SLICES] += pause.slices;
+    const uint64_t longest_ns = pause.longest * 1000u / cycles_per_us;
+    if (longest_ns > worker->gauges[PTK_WORKER_GAUGE_SLICE_MAX_NS]) {
+        worker->gauges[PTK_WORKER_GAUGE_SLICE_MAX_NS] = longest_ns;
+    }
+    return true;
 }

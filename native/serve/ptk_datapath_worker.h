@@ -14,8 +14,10 @@
 #define PTK_DATAPATH_WORKER_H
 
 #include "base/ptk_cpu.h"
+#include "base/ptk_pause.h"
 #include "base/ptk_stats.h"
 #include "gen/ptk_metrics_gen.h"
+#include "serve/ptk_bulk.h"
 #include "serve/ptk_engine.h"
 
 /* Counters are published this often while there is work, and before every sleep. */
@@ -37,6 +39,13 @@
 /* And this often when it may soon be asked to stand still: what comes meanwhile waits for it. */
 #define PTK_WORKER_SLEEP_ALERT_MS 1
 
+/*
+ * A long message is worked on for this long before other packets get their turn. A pause costs a
+ * look at the rings (about 100 ns); a small request waits for two slices at most. The rate of the
+ * slowest tokenizers (some 50 MB/s) makes it about 2 KiB of text, that of the fastest 16 KiB.
+ */
+#define PTK_WORKER_SLICE_US 40u
+
 #define PTK_WORKER_NOT_PINNED 0xFFFFFFFFu
 #define PTK_WORKER_NO_QUEUE   0xFFFFFFFFu
 
@@ -47,6 +56,13 @@ enum ptk_worker_hold {
     PTK_WORKER_HOLD_STILL, /* stand still between two loops */
 };
 
+/* What a worker asks of whoever moves its packets: the poller or the socket path. */
+struct ptk_worker_driver {
+    void *self;
+    void (*serve)(void *self); /* receive and answer what waits, as one loop does */
+    void (*push)(void *self);  /* send the burst of worker.config.bulk */
+};
+
 struct ptk_worker_config {
     enum ptk_worker_kind kind;
     uint32_t cpu_id; /* PTK_WORKER_NOT_PINNED: anywhere */
@@ -55,8 +71,10 @@ struct ptk_worker_config {
     uint32_t spin_us;  /* without packets for this long, sleep */
     uint32_t quiet_us; /* told to stop and without packets for this long, stop */
     struct ptk_engine *engine;
+    struct ptk_bulk *bulk;          /* long messages */
     struct ptk_stats_worker *stats; /* in the segment; zeroed */
     bool starts_held;               /* before its first loop */
+    struct ptk_worker_driver driver;
 };
 
 struct ptk_worker {
@@ -116,12 +134,15 @@ static inline int ptk_worker_sleep_ms(const struct ptk_worker *worker)
     return hold == PTK_WORKER_HOLD_NO ? PTK_WORKER_SLEEP_MS : PTK_WORKER_SLEEP_ALERT_MS;
 }
 
-/* The beginning of a loop: counts it and takes over changed models. */
+/* The beginning of a loop: counts it and takes over changed models, unless one is in use by a long
+ * message that is suspended. */
 static inline void ptk_worker_loop_begin(struct ptk_worker *worker)
 {
     worker->counters[PTK_WORKER_LOOPS]++;
-    worker->epoch++;
-    ptk_engine_refresh(worker->config.engine);
+    if (PTK_LIKELY(ptk_bulk_depth(worker->config.bulk) == 0)) {
+        worker->epoch++;
+        ptk_engine_refresh(worker->config.engine);
+    }
 }
 
 /*
@@ -144,6 +165,17 @@ static inline void ptk_worker_latency(struct ptk_worker *worker, uint64_t start,
 /* Gives one datagram to the engine and counts it. As ptk_engine_handle. */
 size_t ptk_worker_handle(struct ptk_worker *worker, const uint8_t *datagram, size_t len,
                          uint8_t *reply, size_t reply_cap);
+
+/* Gives a datagram that ptk_wire_is_segmented to the bulk and counts it. As ptk_bulk_receive. */
+size_t ptk_worker_receive(struct ptk_worker *worker, const struct ptk_bulk_packet *packet,
+                          uint8_t *reply);
+
+/*
+ * ptk_worker_work works on one long message, if one waits, and sends the beginning of its reply.
+ * While it works, driver.serve runs every PTK_WORKER_SLICE_US. Called at the end of a loop, where
+ * no packet is held. Returns whether there was one.
+ */
+bool ptk_worker_work(struct ptk_worker *worker);
 
 /* Copies everything into the segment. */
 void ptk_worker_publish(struct ptk_worker *worker);

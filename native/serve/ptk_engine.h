@@ -104,9 +104,9 @@ bool ptk_engine_long_fits(const struct ptk_engine *engine, uint32_t desk_idx, si
 /*
  * ptk_engine_long_run does the work of a long message at a desk, 0 to PTK_ENGINE_LONG_DESKS - 1,
  * where it fits. With OK the reply's message waits in the desk until ptk_engine_long_build writes
- * reply->message_len bytes of it; with a refusal there is none. input->message stays unchanged
- * until then. Long messages at other desks, and datagrams, may be worked on from inside
- *; ptk_engine_refresh may not be called meanwhile.
+ * reply->message_len bytes of it; with a refusal there is none. The build does not look at
+ * input->message any more. Long messages at other desks, and datagrams, may be worked on from
+ *inside ; ptk_engine_refresh may not be called meanwhile.
  */
 enum ptk_verdict ptk_engine_long_run(struct ptk_engine *engine, uint32_t desk_idx,
                                      const struct ptk_engine_long *input,

@@ -2,11 +2,22 @@
 #include "serve/ptk_poller.h"
 
 #include "net/ptk_wake.h"
+#include "wire/ptk_wire_segment.h"
 
 /* Multi-buffer, since Linux 6.6: the packet continues in the next descriptor. */
 #ifndef XDP_PKT_CONTD
 #define XDP_PKT_CONTD (1 << 0)
 #endif
+
+/* What a later reply to a long message needs: the headers of a packet of its client. */
+struct route {
+    struct ptk_frame_view view;
+    uint8_t headers[PTK_FRAME_HEADERS_LEN_MAX];
+};
+_Static_assert(sizeof(struct route) <= PTK_BULK_ROUTE_CAP, "a route is kept with its message");
+
+static void serve(void *self);
+static void push(void *self);
 
 size_t ptk_poller_memory_len(uint32_t frame_count)
 {
@@ -19,7 +30,9 @@ void ptk_poller_init(struct ptk_poller *poller, const struct ptk_poller_config *
     PTK_ASSERT(config->mtu <= PTK_POLLER_MTU_MAX);
     PTK_ASSERT(config->frame_count > 0);
     memset(poller, 0, sizeof *poller);
-    ptk_worker_init(&poller->worker, &config->worker);
+    struct ptk_worker_config worker = config->worker;
+    worker.driver = (struct ptk_worker_driver){.self = poller, .serve = serve, .push = push};
+    ptk_worker_init(&poller->worker, &worker);
     poller->rx = config->rx;
     poller->tx = config->tx;
     poller->fill = config->fill;
@@ -71,11 +84,11 @@ static void complete(struct ptk_poller *poller)
     ptk_ring_release(&poller->completion, count);
 }
 
-/* Free frames are lent for receiving until the fill ring is full. Where a reply may need several
- * frames, those of one reply are kept back. */
+/* Free frames are lent for receiving until the fill ring is full. Those that one reply in parts, or
+ * a few segments of a long one, need are kept back. */
 static void refill(struct ptk_poller *poller)
 {
-    const uint32_t kept = poller->multi_buffer ? PTK_POLLER_PARTS_MAX : 0;
+    const uint32_t kept = PTK_POLLER_PARTS_MAX;
     const uint32_t all = poller->frames.counts[PTK_FRAME_PLACE_FREE];
     const uint32_t free_count = all > kept ? all - kept : 0;
     const uint32_t room = ptk_ring_room(&poller->fill, poller->fill.len);
@@ -186,7 +199,6 @@ static void count_reply(struct ptk_poller *poller, size_t packet_len, size_t pay
     counters[PTK_WORKER_TX_PACKETS]++;
     counters[PTK_WORKER_TX_BYTES] += packet_len;
     counters[PTK_WORKER_REPLY_BYTES] += payload_len;
-    poller->batch_replies++;
 }
 
 /* Parses a packet and counts it; false when it is refused. */
@@ -214,6 +226,30 @@ static size_t link_payload_max(const struct ptk_poller *poller, const struct ptk
     return poller->mtu - (view->payload_off - view->ip_off);
 }
 
+/* A datagram of a long message: the answer is built at `reply`, what else it causes is sent. */
+static size_t receive_bulk(struct ptk_poller *poller, const uint8_t *packet,
+                           const struct ptk_frame_view *view, uint8_t *reply)
+{
+    struct route route = {.view = *view};
+    memcpy(route.headers, packet, view->payload_off);
+    const uint8_t *ip = packet + view->ip_off;
+    const uint8_t *udp = packet + view->payload_off - PTK_FRAME_UDP_LEN;
+    const struct ptk_bulk_packet input = {
+        .datagram = packet + view->payload_off,
+        .len = view->payload_len,
+        .source = view->ipv6 ? ptk_address_from_ipv6(ip + 8) : ptk_address_from_ipv4(ip + 12),
+        .source_port = (uint16_t)(udp[0] << 8 | udp[1]),
+        .validated = true,
+        .link_max = link_payload_max(poller, view),
+        .route = &route,
+        .route_len = sizeof route,
+        .now = ptk_cycles(),
+    };
+    const size_t reply_len = ptk_worker_receive(&poller->worker, &input, reply);
+    push(poller);
+    return reply_len;
+}
+
 /*
  * Makes the reply to the packet at `packet` in linear_reply. Returns its length, 0 when there is
  * none. The request is not needed any more then.
@@ -225,9 +261,12 @@ static size_t reply_linear(struct ptk_poller *poller, const uint8_t *packet, siz
     if (!admit(poller, packet, len, &view)) {
         return 0;
     }
-    *payload_len =
-        ptk_worker_handle(&poller->worker, packet + view.payload_off, view.payload_len,
-                          poller->linear_reply + view.payload_off, link_payload_max(poller, &view));
+    const uint8_t *payload = packet + view.payload_off;
+    uint8_t *reply = poller->linear_reply + view.payload_off;
+    *payload_len = PTK_UNLIKELY(ptk_wire_is_segmented(payload, view.payload_len))
+                       ? receive_bulk(poller, packet, &view, reply)
+                       : ptk_worker_handle(&poller->worker, payload, view.payload_len, reply,
+                                           link_payload_max(poller, &view));
     if (*payload_len == 0) {
         return 0;
     }
@@ -248,15 +287,18 @@ static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t 
     }
     const size_t room = PTK_FRAME_LEN - (address & (PTK_FRAME_LEN - 1)) - view.payload_off;
     const size_t reply_cap = ptk_min_size(room, link_payload_max(poller, &view));
+    uint8_t *payload = packet + view.payload_off;
     const size_t reply_len =
-        ptk_worker_handle(&poller->worker, packet + view.payload_off, view.payload_len,
-                          packet + view.payload_off, reply_cap);
+        PTK_UNLIKELY(ptk_wire_is_segmented(payload, view.payload_len))
+            ? receive_bulk(poller, packet, &view, payload)
+            : ptk_worker_handle(&poller->worker, payload, view.payload_len, payload, reply_cap);
     if (reply_len == 0) {
         return false;
     }
     const size_t packet_len = ptk_frame_reply_build(packet, &view, packet, reply_len);
     tx_write(poller, address, packet_len, false);
     count_reply(poller, packet_len, reply_len);
+    poller->batch_replies++;
     return true;
 }
 
@@ -302,6 +344,7 @@ static void receive_part(struct ptk_poller *poller, const struct xdp_desc *descr
                           PTK_FRAME_PLACE_HELD); /* Held since receive(): cannot fail. */
     if (packet_len > 0 && scatter(poller, packet_len)) {
         count_reply(poller, packet_len, payload_len);
+        poller->batch_replies++;
     }
 }
 
@@ -371,6 +414,63 @@ uint32_t ptk_poller_step(struct ptk_poller *poller)
     return count;
 }
 
+static void serve(void *self)
+{
+    (void)ptk_poller_step(self);
+}
+
+/* Makes and sends the next datagram of a burst; false at its end. */
+static bool push_one(struct ptk_poller *poller, const struct route *route)
+{
+    uint8_t *packet = poller->linear_reply;
+    uint32_t frame = 0;
+    if (!poller->multi_buffer) {
+        if (!tx_reserve(poller, 1)) {
+            poller->worker.counters[PTK_WORKER_TX_FULL]++;
+            return false;
+        }
+        if (!ptk_frames_take(&poller->frames, PTK_FRAME_PLACE_HELD, &frame)) {
+            poller->worker.counters[PTK_WORKER_TX_NO_FRAME]++;
+            return false;
+        }
+        packet = frame_base(poller, frame) + PTK_POLLER_HEADROOM;
+    }
+    const size_t len = ptk_bulk_next(poller->worker.config.bulk, packet + route->view.payload_off);
+    bool sent = len > 0;
+    size_t packet_len = 0;
+    if (sent) {
+        packet_len = ptk_frame_reply_build(route->headers, &route->view, packet, len);
+    }
+    if (poller->multi_buffer) {
+        sent = sent && scatter(poller, packet_len);
+    } else if (sent) {
+        tx_write(poller, ((uint64_t)frame << PTK_FRAME_SHIFT) + PTK_POLLER_HEADROOM, packet_len,
+                 false);
+    } else {
+        (void)ptk_frames_give(&poller->frames, frame,
+                              PTK_FRAME_PLACE_HELD); /* Held: cannot fail. */
+    }
+    if (sent) {
+        count_reply(poller, packet_len, len);
+    }
+    return sent;
+}
+
+/* Sends the burst. What finds no room is dropped and counted: the client asks for it again. */
+static void push(void *self)
+{
+    struct ptk_poller *poller = self;
+    struct ptk_bulk *bulk = poller->worker.config.bulk;
+    if (PTK_LIKELY(!ptk_bulk_bursting(bulk))) {
+        return;
+    }
+    struct route route;
+    memcpy(&route, ptk_bulk_route(bulk), sizeof route);
+    while (push_one(poller, &route)) {
+    }
+    ptk_bulk_drop(bulk);
+}
+
 uint32_t ptk_poller_frames_missing(const struct ptk_poller *poller)
 {
     const struct ptk_frames *frames = &poller->frames;
@@ -399,9 +499,14 @@ void *ptk_poller_main(void *argument)
             break;
         }
         const uint64_t start = ptk_cycles();
-        const uint32_t packets = ptk_poller_step(poller);
+        uint32_t packets = ptk_poller_step(poller);
+        if (ptk_worker_work(&poller->worker)) {
+            packets++;
+            flush(poller);
+        }
         publish_frames(poller);
-        const bool pending = poller->frames.counts[PTK_FRAME_PLACE_TX] > 0;
+        const bool pending = poller->frames.counts[PTK_FRAME_PLACE_TX] > 0 ||
+                             ptk_bulk_queued(poller->worker.config.bulk) > 0;
         const enum ptk_worker_turn turn =
             ptk_worker_loop_end(&poller->worker, start, packets, pending);
         if (turn == PTK_WORKER_TURN_STOP) {

@@ -28,6 +28,9 @@
 /* The smallest MTU that carries a refusal behind the largest headers; IPv6 itself asks for 1280. */
 #define MTU_MIN (PTK_ENGINE_REPLY_CAP_MIN + PTK_FRAME_IPV6_LEN + PTK_FRAME_UDP_LEN)
 
+/* Longest messages that the arena of a worker holds by default: requests, and their replies. */
+#define ARENA_MESSAGES 16u
+
 static void say(const char *kind, const char *format, va_list args)
 {
     char text[1024];
@@ -68,18 +71,22 @@ void ptk_server_note_pages(struct ptk_server *server, const struct ptk_huge *mem
 }
 
 int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory, size_t extra_len,
-                             struct ptk_engine **engine, struct ptk_err *err)
+                             struct ptk_engine **engine, struct ptk_bulk **bulk,
+                             struct ptk_err *err)
 {
-    const size_t engine_len = ptk_engine_len(&server->engine_limits);
+    const size_t engine_off = ptk_align_up(extra_len, PTK_CACHE_LINE);
+    const size_t bulk_off =
+        engine_off + ptk_align_up(ptk_engine_len(&server->engine_limits), PTK_CACHE_LINE);
     const int numa_node = server->iface.index != 0 ? server->iface.numa_node : PTK_NUMA_NODE_ANY;
-    const int code = ptk_huge_map(memory, ptk_align_up(extra_len, PTK_CACHE_LINE) + engine_len,
-                                  numa_node, requires(server, PTK_REQUIRE_HUGEPAGES), err);
+    const int code = ptk_huge_map(memory, bulk_off + ptk_bulk_len(&server->bulk_limits), numa_node,
+                                  requires(server, PTK_REQUIRE_HUGEPAGES), err);
     if (code != 0) {
         return code;
     }
     ptk_server_note_pages(server, memory);
-    *engine = ptk_engine_init(memory->base + ptk_align_up(extra_len, PTK_CACHE_LINE),
-                              &server->engine_limits, &server->models.table);
+    *engine =
+        ptk_engine_init(memory->base + engine_off, &server->engine_limits, &server->models.table);
+    *bulk = ptk_bulk_init(memory->base + bulk_off, &server->bulk_limits);
     return 0;
 }
 
@@ -166,6 +173,18 @@ static int decide_policies(struct ptk_server *server, struct ptk_err *err)
     }
     server->engine_limits.models_cap = config->model_slots;
     server->engine_limits.cache_len = config->cache_len;
+    server->engine_limits.message_len_max = config->message_len_max;
+    server->bulk_limits = (struct ptk_bulk_limits){
+        .message_len_max = config->message_len_max,
+        .arena_len = config->arena_len != 0 ? config->arena_len
+                                            : ARENA_MESSAGES * (size_t)config->message_len_max,
+        .cycles_per_us = server->cycles_per_us,
+    };
+    if (server->bulk_limits.arena_len < 2 * (size_t)config->message_len_max) {
+        return ptk_err_set(err, -EINVAL,
+                           "--arena %zu: must hold two messages of --message-len-max %u",
+                           server->bulk_limits.arena_len, config->message_len_max);
+    }
     return 0;
 }
 
@@ -235,8 +254,8 @@ static int open_sockets(struct ptk_server *server, struct ptk_err *err)
         const uint32_t core = server->queue_count + i;
         const struct ptk_cpu_list *cores = &server->config.cores;
         const size_t buffers_len = ptk_align_up(ptk_socket_memory_len(), PTK_CACHE_LINE);
-        int code =
-            ptk_server_worker_memory(server, &entry->memory, buffers_len, &entry->engine, err);
+        int code = ptk_server_worker_memory(server, &entry->memory, buffers_len, &entry->engine,
+                                            &entry->bulk, err);
         if (code != 0) {
             return code;
         }
@@ -248,6 +267,7 @@ static int open_sockets(struct ptk_server *server, struct ptk_err *err)
             .spin_us = server->path == PTK_DATAPATH_PATH_XDP ? 0 : server->spin_us,
             .quiet_us = 0,
             .engine = entry->engine,
+            .bulk = entry->bulk,
             .stats = &server->segment.workers[core],
             .starts_held = ptk_server_inherits(server),
         };
@@ -360,20 +380,23 @@ static const char *pages_text(enum ptk_page_kind pages)
 static void print_memory(const struct ptk_server *server)
 {
     const size_t engine_len = ptk_engine_len(&server->engine_limits);
+    const size_t arena_len = server->bulk_limits.arena_len;
     size_t sum = server->segment.len;
     for (uint32_t i = 0; i < server->queue_count; i++) {
         const struct ptk_server_queue *queue = &server->queues[i];
-        ptk_server_tell("memory: queue %u  %8zu KiB  %s  (%u frames, engine %zu KiB)", queue->queue,
-                        (queue->frames.len + queue->memory.len) >> 10,
-                        pages_text(queue->frames.pages), queue->poller.frames.count,
-                        engine_len >> 10);
+        ptk_server_tell(
+            "memory: queue %u  %8zu KiB  %s  (%u frames, engine %zu KiB, arena %zu KiB)",
+            queue->queue, (queue->frames.len + queue->memory.len) >> 10,
+            pages_text(queue->frames.pages), queue->poller.frames.count, engine_len >> 10,
+            arena_len >> 10);
         sum += queue->frames.len + queue->memory.len;
     }
     for (uint32_t i = 0; i < server->socket_count; i++) {
         const struct ptk_server_socket *entry = &server->sockets[i];
-        ptk_server_tell("memory: socket %u %8zu KiB  %s  (buffers %zu KiB, engine %zu KiB)", i,
-                        entry->memory.len >> 10, pages_text(entry->memory.pages),
-                        ptk_socket_memory_len() >> 10, engine_len >> 10);
+        ptk_server_tell(
+            "memory: socket %u %8zu KiB  %s  (buffers %zu KiB, engine %zu KiB, arena %zu KiB)", i,
+            entry->memory.len >> 10, pages_text(entry->memory.pages), ptk_socket_memory_len() >> 10,
+            engine_len >> 10, arena_len >> 10);
         sum += entry->memory.len;
     }
     if (server->models.image_len > 0) {

@@ -9,6 +9,7 @@
 #include "net/ptk_iface.h"
 #include "net/ptk_steer.h"
 #include "net/ptk_xsk.h"
+#include "serve/ptk_bulk.h"
 #include "serve/ptk_datapath_segment.h"
 #include "serve/ptk_poller.h"
 #include "serve/ptk_server.h"
@@ -27,6 +28,7 @@ struct ptk_server_queue {
     struct ptk_xsk xsk;
     struct ptk_poller poller;
     struct ptk_engine *engine;
+    struct ptk_bulk *bulk;
     pthread_t thread;
     bool running;
 };
@@ -36,6 +38,7 @@ struct ptk_server_socket {
     struct ptk_huge memory;
     struct ptk_socket socket;
     struct ptk_engine *engine;
+    struct ptk_bulk *bulk;
     pthread_t thread;
     bool running;
 };
@@ -86,6 +89,7 @@ struct ptk_server {
     bool cores_isolated;
     enum ptk_frame_checksum checksum;
     struct ptk_engine_limits engine_limits;
+    struct ptk_bulk_limits bulk_limits;
     struct ptk_steer steer;
     uint32_t queue_count;
     struct ptk_server_queue *queues;
@@ -126,10 +130,11 @@ void ptk_server_note(struct ptk_server *server, const char *format, ...)
 /* Takes note of what a piece of worker memory is made of. */
 void ptk_server_note_pages(struct ptk_server *server, const struct ptk_huge *memory);
 
-/* Memory, engine included, of `extra_len` bytes for one worker; the engine stands behind the extra
- * part. */
+/* Memory for one worker: `extra_len` bytes, behind them the engine and the arena for long messages.
+ */
 int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory, size_t extra_len,
-                             struct ptk_engine **engine, struct ptk_err *err);
+                             struct ptk_engine **engine, struct ptk_bulk **bulk,
+                             struct ptk_err *err);
 
 /* ptk_server_xdp_open attaches the program and opens a socket on every queue; ptk_server_xdp_close
  * undoes what was done of it. The segment exists already: workers 0 to queue_count - 1 are the

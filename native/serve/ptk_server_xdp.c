@@ -120,7 +120,7 @@ static int open_queue(struct ptk_server *server, uint32_t i, struct ptk_err *err
         ptk_server_note_pages(server, &queue->frames);
         code = ptk_server_worker_memory(server, &queue->memory,
                                         ptk_poller_memory_len(ptk_server_xdp_frame_count(server)),
-                                        &queue->engine, err);
+                                        &queue->engine, &queue->bulk, err);
     }
     if (code != 0) {
         return code;
@@ -213,6 +213,7 @@ static void start_poller(struct ptk_server *server, uint32_t i)
                    /* A packet that the program has already redirected arrives within a moment. */
                    .quiet_us = 5000,
                    .engine = queue->engine,
+                   .bulk = queue->bulk,
                    .stats = &server->segment.workers[i],
                    .starts_held = ptk_server_inherits(server)},
         .rx = queue->xsk.rx,

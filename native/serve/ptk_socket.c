@@ -1,6 +1,8 @@
 /* Receive a batch, answer it, send the replies. */
 #include "serve/ptk_socket.h"
 
+#include "wire/ptk_wire_segment.h"
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -21,12 +23,14 @@
          ? CMSG_SPACE(sizeof(struct in6_pktinfo))                                                  \
          : CMSG_SPACE(sizeof(struct in_pktinfo)))
 
+union sender {
+    struct sockaddr_in ipv4;
+    struct sockaddr_in6 ipv6;
+};
+
 struct ptk_socket_buffers {
     uint8_t datagrams[PTK_SOCKET_BATCH][DATAGRAM_CAP]; /* requests, then their replies in place */
-    union {
-        struct sockaddr_in ipv4;
-        struct sockaddr_in6 ipv6;
-    } senders[PTK_SOCKET_BATCH];
+    union sender senders[PTK_SOCKET_BATCH];
     struct {
         _Alignas(struct cmsghdr) uint8_t bytes[CONTROL_CAP];
     } controls[PTK_SOCKET_BATCH];
@@ -34,6 +38,9 @@ struct ptk_socket_buffers {
     struct iovec tx_vectors[PTK_SOCKET_BATCH];
     struct mmsghdr rx[PTK_SOCKET_BATCH];
     struct mmsghdr tx[PTK_SOCKET_BATCH];
+    uint8_t parts[PTK_SOCKET_BATCH][DATAGRAM_CAP]; /* replies to long messages */
+    struct iovec part_vectors[PTK_SOCKET_BATCH];
+    struct mmsghdr part_headers[PTK_SOCKET_BATCH];
 };
 
 /* Both ends of one datagram. */
@@ -44,6 +51,16 @@ struct ends {
     uint32_t interface_index;
     bool ipv6;
 };
+
+/* What a later reply to a long message needs. */
+struct route {
+    struct ends ends;
+    union sender sender;
+};
+_Static_assert(sizeof(struct route) <= PTK_BULK_ROUTE_CAP, "a route is kept with its message");
+
+static void serve(void *self);
+static void push(void *self);
 
 size_t ptk_socket_memory_len(void)
 {
@@ -117,7 +134,9 @@ int ptk_socket_open(struct ptk_socket *sockets, const struct ptk_socket_scope *s
                     struct ptk_err *err)
 {
     memset(sockets, 0, sizeof *sockets);
-    ptk_worker_init(&sockets->worker, worker);
+    struct ptk_worker_config config = *worker;
+    config.driver = (struct ptk_worker_driver){.self = sockets, .serve = serve, .push = push};
+    ptk_worker_init(&sockets->worker, &config);
     sockets->scope = scope;
     sockets->buffers = memory;
     sockets->fds[0] = inherited != NULL ? inherited[0] : -1;
@@ -227,17 +246,9 @@ static bool admit(struct ptk_socket *sockets, const struct ends *ends)
     return true;
 }
 
-/* The control message of the received datagram becomes that of the reply: from the address asked.
- */
-static void prepare_reply(struct ptk_socket_buffers *buffers, uint32_t from, uint32_t to,
-                          const struct ends *ends, size_t reply_len)
+/* Makes the control message of a reply, which leaves from the address that was asked. */
+static void prepare_control(struct msghdr *header, const struct ends *ends)
 {
-    buffers->tx_vectors[to].iov_base = buffers->datagrams[from];
-    buffers->tx_vectors[to].iov_len = reply_len;
-    struct msghdr *header = &buffers->tx[to].msg_hdr;
-    *header = buffers->rx[from].msg_hdr;
-    header->msg_iov = &buffers->tx_vectors[to];
-    header->msg_flags = 0;
     struct cmsghdr *control = CMSG_FIRSTHDR(header);
     if (ends->ipv6) {
         struct in6_pktinfo info = {.ipi6_ifindex = 0};
@@ -256,11 +267,25 @@ static void prepare_reply(struct ptk_socket_buffers *buffers, uint32_t from, uin
     }
 }
 
-static void send_replies(struct ptk_socket *sockets, int fd, uint32_t count)
+/* The control message of the received datagram becomes that of the reply. */
+static void prepare_reply(struct ptk_socket_buffers *buffers, uint32_t from, uint32_t to,
+                          const struct ends *ends, size_t reply_len)
+{
+    buffers->tx_vectors[to].iov_base = buffers->datagrams[from];
+    buffers->tx_vectors[to].iov_len = reply_len;
+    struct msghdr *header = &buffers->tx[to].msg_hdr;
+    *header = buffers->rx[from].msg_hdr;
+    header->msg_iov = &buffers->tx_vectors[to];
+    header->msg_flags = 0;
+    prepare_control(header, ends);
+}
+
+static void send_replies(struct ptk_socket *sockets, int fd, struct mmsghdr *headers,
+                         uint32_t count)
 {
     uint64_t *counters = sockets->worker.counters;
     for (uint32_t sent = 0; sent < count;) {
-        const int done = sendmmsg(fd, &sockets->buffers->tx[sent], count - sent, MSG_DONTWAIT);
+        const int done = sendmmsg(fd, &headers[sent], count - sent, MSG_DONTWAIT);
         counters[PTK_WORKER_WAKEUPS_TX]++;
         if (done <= 0) {
             counters[PTK_WORKER_TX_ERRORS]++; /* This one reply is dropped, the next ones are tried.
@@ -270,11 +295,79 @@ static void send_replies(struct ptk_socket *sockets, int fd, uint32_t count)
         }
         for (uint32_t i = sent; i < sent + (uint32_t)done; i++) {
             counters[PTK_WORKER_TX_PACKETS]++;
-            counters[PTK_WORKER_TX_BYTES] += sockets->buffers->tx_vectors[i].iov_len;
-            counters[PTK_WORKER_REPLY_BYTES] += sockets->buffers->tx_vectors[i].iov_len;
+            counters[PTK_WORKER_TX_BYTES] += headers[i].msg_hdr.msg_iov->iov_len;
+            counters[PTK_WORKER_REPLY_BYTES] += headers[i].msg_hdr.msg_iov->iov_len;
         }
         sent += (uint32_t)done;
     }
+}
+
+/* Sends the burst in batches. What the kernel refuses is counted: the client asks for it again. */
+static void push(void *self)
+{
+    struct ptk_socket *sockets = self;
+    struct ptk_socket_buffers *buffers = sockets->buffers;
+    struct ptk_bulk *bulk = sockets->worker.config.bulk;
+    if (PTK_LIKELY(!ptk_bulk_bursting(bulk))) {
+        return;
+    }
+    struct route route;
+    memcpy(&route, ptk_bulk_route(bulk), sizeof route);
+    struct {
+        _Alignas(struct cmsghdr) uint8_t bytes[CONTROL_CAP];
+    } control;
+    memset(&control, 0, sizeof control);
+    struct cmsghdr *head = (struct cmsghdr *)(void *)control.bytes;
+    head->cmsg_level = route.ends.ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    head->cmsg_type = route.ends.ipv6 ? IPV6_PKTINFO : IP_PKTINFO;
+    head->cmsg_len = route.ends.ipv6 ? CMSG_LEN(sizeof(struct in6_pktinfo))
+                                     : CMSG_LEN(sizeof(struct in_pktinfo));
+    for (uint32_t count = PTK_SOCKET_BATCH; count == PTK_SOCKET_BATCH;) {
+        size_t len = 0;
+        for (count = 0; count < PTK_SOCKET_BATCH; count++) {
+            len = ptk_bulk_next(bulk, buffers->parts[count]);
+            if (len == 0) {
+                break;
+            }
+            buffers->part_vectors[count].iov_base = buffers->parts[count];
+            buffers->part_vectors[count].iov_len = len;
+            struct msghdr *header = &buffers->part_headers[count].msg_hdr;
+            *header = (struct msghdr){
+                .msg_name = &route.sender,
+                .msg_namelen =
+                    route.ends.ipv6 ? sizeof route.sender.ipv6 : sizeof route.sender.ipv4,
+                .msg_iov = &buffers->part_vectors[count],
+                .msg_iovlen = 1,
+                .msg_control = &control,
+                .msg_controllen = sizeof control,
+            };
+            prepare_control(header, &route.ends);
+        }
+        send_replies(sockets, sockets->fds[route.ends.ipv6], buffers->part_headers, count);
+    }
+}
+
+/* A datagram of a long message: the answer is built in place, what else it causes is sent. */
+static size_t receive_bulk(struct ptk_socket *sockets, uint32_t idx, size_t len,
+                           const struct ends *ends, size_t link_max)
+{
+    struct ptk_socket_buffers *buffers = sockets->buffers;
+    struct route route = {.ends = *ends};
+    memcpy(&route.sender, &buffers->senders[idx], sizeof route.sender);
+    const struct ptk_bulk_packet packet = {
+        .datagram = buffers->datagrams[idx],
+        .len = len,
+        .source = ends->source,
+        .source_port = ends->source_port,
+        .validated = true,
+        .link_max = link_max,
+        .route = &route,
+        .route_len = sizeof route,
+        .now = ptk_cycles(),
+    };
+    const size_t reply_len = ptk_worker_receive(&sockets->worker, &packet, buffers->datagrams[idx]);
+    push(sockets);
+    return reply_len;
 }
 
 /* One batch of one socket. Returns the datagrams received. */
@@ -307,20 +400,29 @@ static uint32_t step(struct ptk_socket *sockets, bool ipv6)
             continue;
         }
         const size_t headers_len = ipv6 ? 48 : 28;
-        const size_t link_max = ptk_socket_mtu(sockets->scope, ends.interface_index) - headers_len;
-        const size_t reply_len =
-            ptk_worker_handle(&sockets->worker, buffers->datagrams[i], len, buffers->datagrams[i],
-                              ptk_min_size(link_max, PTK_ENGINE_DATAGRAM_LEN_MAX));
+        const size_t mtu = ptk_socket_mtu(sockets->scope, ends.interface_index);
+        const size_t link_max = ptk_min_size(mtu - headers_len, PTK_ENGINE_DATAGRAM_LEN_MAX);
+        const size_t reply_len = PTK_UNLIKELY(ptk_wire_is_segmented(buffers->datagrams[i], len))
+                                     ? receive_bulk(sockets, i, len, &ends, link_max)
+                                     : ptk_worker_handle(&sockets->worker, buffers->datagrams[i],
+                                                         len, buffers->datagrams[i], link_max);
         if (reply_len > 0) {
             prepare_reply(buffers, i, reply_count, &ends, reply_len);
             reply_count++;
         }
     }
-    send_replies(sockets, fd, reply_count);
+    send_replies(sockets, fd, buffers->tx, reply_count);
     if (reply_count > 0) {
         ptk_worker_latency(&sockets->worker, start, ptk_cycles(), reply_count);
     }
     return (uint32_t)received;
+}
+
+static void serve(void *self)
+{
+    ptk_worker_loop_begin(&((struct ptk_socket *)self)->worker);
+    (void)step(self, false);
+    (void)step(self, true);
 }
 
 static void wait_for_packets(const struct ptk_socket *sockets)
@@ -340,9 +442,10 @@ void *ptk_socket_main(void *argument)
     while (ptk_worker_may_go_on(&sockets->worker)) { /* Or until the worker says stop. */
         const uint64_t start = ptk_cycles();
         ptk_worker_loop_begin(&sockets->worker);
-        const uint32_t packets = step(sockets, false) + step(sockets, true);
-        const enum ptk_worker_turn turn =
-            ptk_worker_loop_end(&sockets->worker, start, packets, false);
+        uint32_t packets = step(sockets, false) + step(sockets, true);
+        packets += ptk_worker_work(&sockets->worker);
+        const enum ptk_worker_turn turn = ptk_worker_loop_end(
+            &sockets->worker, start, packets, ptk_bulk_queued(sockets->worker.config.bulk) > 0);
         if (turn == PTK_WORKER_TURN_STOP) {
             break;
         }

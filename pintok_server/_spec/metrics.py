@@ -344,6 +344,20 @@ WORKER_COUNTERS: Final = (
     ('busy_cycles', 'Cycles spent in loops that had packets.'),
     ('frame_faults', 'Descriptors from the kernel that name a frame it does not hold. Must stay 0.'),
     ('latency_ns', 'Sum of the service times in the latency buckets, in nanoseconds.'),
+    ('bulk_segments', 'Segments of long messages that were missing.'),
+    ('bulk_duplicates', 'Segments that were there already.'),
+    ('bulk_late', 'Datagrams for a long message that has ended.'),
+    ('bulk_conflicts', 'Segments refused because they contradict their message.'),
+    ('bulk_needs', 'Needs sent: what is missing of a long message, or that it is in work.'),
+    ('bulk_pulls', 'Pulls answered with segments of the reply.'),
+    ('bulk_parts', 'Segments of replies sent, and replies in one datagram to long messages.'),
+    ('bulk_unknown', 'Pulls for a message that is not known (any more): the client sends it again.'),
+    ('bulk_busy', 'Long messages refused for lack of slots or arena.'),
+    ('bulk_begun', 'Long messages that got a slot.'),
+    ('bulk_answered', 'Of these: answered, and released by their client.'),
+    ('bulk_cancelled', 'Of these: released by their client before there was an answer.'),
+    ('bulk_evicted', 'Of these: forgotten to make room, after a second without progress.'),
+    ('slices', 'Times that a long message was suspended for others.'),
 )
 
 
@@ -358,6 +372,10 @@ WORKER_GAUGE_COUNTERS: Final = (
     ('cycles_per_us', 'Cycles of the time-stamp counter in a microsecond.'),
     ('receive_buffer', 'Socket worker: bytes the kernel may queue.'),
     ('sandboxed', '1 when the worker may only receive, send and wait (seccomp).'),
+    ('bulk_slots', 'Long messages under way: begun, and neither released nor forgotten.'),
+    ('arena_len', 'Bytes of the arena for long messages.'),
+    ('arena_used_len', 'Bytes of it in use.'),
+    ('slice_max_ns', 'Longest time that a long message was worked on without looking at other packets, since the start.'),
 )
 
 

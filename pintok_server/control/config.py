@@ -80,6 +80,8 @@ class Settings:
     require: tuple[str, ...]
     models_max: int
     cache: int
+    message_len_max: int
+    arena: int | None
     ring: int
     frames: int | None
     http: HttpAddress | None
@@ -152,6 +154,14 @@ def parse_len(value: object) -> int:
         length = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
     if type(length) is not int or not 1 << 16 <= length <= 1 << 30 or length & (length - 1):
         raise ValueError(f"{describe(value)} is not a power of two from 64K to 1G")
+    return length
+
+
+def parse_message_len(value: object) -> int:
+    """As `parse_len`, up to what the protocol can announce."""
+    length = parse_len(value)
+    if length > _wire.WIRE_MESSAGE_LEN_MAX:
+        raise ValueError(f"{describe(value)} is more than the 16M that a message may have")
     return length
 
 
@@ -398,6 +408,15 @@ SETTINGS: tuple[Setting, ...] = (
         "Piece cache of each slot and poller, a power of two, as 512K or 2M. Default: 1M.",
     ),
     Setting(
+        "message_len_max", parse_message_len, 1 << 20, "BYTES",
+        "Longest message, a power of two; scratch of each poller is some 200 times that. "
+        "Default: 1M.",
+    ),
+    Setting(
+        "arena", parse_len, None, "BYTES",
+        "Memory of each poller for long messages under way. Default: 16 of the longest.",
+    ),
+    Setting(
         "ring", parse_ring, 2048, "N", "Entries of the receive and transmit ring, a power of two.",
     ),
     Setting(
@@ -565,6 +584,8 @@ def check_together(settings: Settings) -> Settings:
         raise ConfigError("--zerocopy off and --require zerocopy contradict each other")
     if settings.xdp_mode == "skb" and "drv" in settings.require:
         raise ConfigError("--xdp-mode skb and --require drv contradict each other")
+    if settings.arena is not None and settings.arena < 2 * settings.message_len_max:
+        raise ConfigError("--arena must hold two messages of --message-len-max: raise it")
     if len(settings.models) > settings.models_max:
         raise ConfigError(
             f"{len(settings.models)} models and --models-max {settings.models_max}: raise it"

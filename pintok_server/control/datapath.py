@@ -82,6 +82,8 @@ def datapath_options(settings: Settings) -> dict[str, Any]:
         "require": list(settings.require),
         "models-max": settings.models_max,
         "cache": settings.cache,
+        "message-len-max": settings.message_len_max,
+        "arena": settings.arena,
         "ring": settings.ring,
         "frames": settings.frames,
         "drain-timeout-ms": round(settings.drain_timeout_s * 1000),

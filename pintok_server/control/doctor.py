@@ -25,9 +25,9 @@ from pintok_server.errors import ConfigError, DatapathError
 Outcome = Literal["OK", "WARN", "FAIL", "SKIP"]
 
 HUGE_PAGE_LEN = 2 << 20
-# Packet memory, engine scratch and piece caches of one poller, and the images, rounded up
+# Packet memory, engine scratch, arena and piece caches of one poller, and the images, rounded up
 # generously.
-POLLER_LEN = 64 << 20
+POLLER_LEN = 320 << 20
 IMAGES_LEN = 64 << 20
 # AF_XDP with multi-buffer and bpf_link for XDP; older ones lack parts of the datapath.
 KERNEL_WANTED = (6, 6)

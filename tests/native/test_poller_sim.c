@@ -84,6 +84,37 @@ size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, siz
     return reply_len;
 }
 
+/* Long messages have tests of their own (test_bulk.c); none comes here. */
+bool ptk_engine_long_fits(const struct ptk_engine *engine, uint32_t desk_idx, size_t message_len)
+{
+    (void)engine, (void)desk_idx, (void)message_len;
+    return false;
+}
+
+enum ptk_verdict ptk_engine_long_run(struct ptk_engine *engine, uint32_t desk_idx,
+                                     const struct ptk_engine_long *input,
+                                     struct ptk_engine_long_reply *reply)
+{
+    (void)engine, (void)desk_idx, (void)input, (void)reply;
+    PTK_ASSERT(false);
+    return PTK_VERDICT_UNSUPPORTED;
+}
+
+void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t *message)
+{
+    (void)engine, (void)desk_idx, (void)message;
+}
+
+/* A bulk that is only looked at. */
+static struct ptk_bulk *make_bulk(void)
+{
+    static uint8_t memory[1 << 20] __attribute__((aligned(64)));
+    const struct ptk_bulk_limits limits = {
+        .message_len_max = 65536, .arena_len = 131072, .cycles_per_us = 1000};
+    PTK_ASSERT(ptk_bulk_len(&limits) <= sizeof memory);
+    return ptk_bulk_init(memory, &limits);
+}
+
 /* --- the kernel
  * ------------------------------------------------------------------------------------ */
 
@@ -409,6 +440,7 @@ static void start(uint64_t seed, uint32_t mtu, bool faults, const struct ptk_add
                    .cycles_per_us =
                        chance(50) ? 1 : 100000, /* Breathes after each packet, or never. */
                    .engine = &sim.engine,
+                   .bulk = make_bulk(),
                    .stats = &sim.stats},
         .rx = ring_over(&sim.rx, RING_LEN),
         .tx = ring_over(&sim.tx, RING_LEN),

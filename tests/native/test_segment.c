@@ -34,6 +34,37 @@ size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, siz
     return ptk_min_size(len, reply_cap);
 }
 
+/* Long messages have tests of their own (test_bulk.c); none comes here. */
+bool ptk_engine_long_fits(const struct ptk_engine *engine, uint32_t desk_idx, size_t message_len)
+{
+    (void)engine, (void)desk_idx, (void)message_len;
+    return false;
+}
+
+enum ptk_verdict ptk_engine_long_run(struct ptk_engine *engine, uint32_t desk_idx,
+                                     const struct ptk_engine_long *input,
+                                     struct ptk_engine_long_reply *reply)
+{
+    (void)engine, (void)desk_idx, (void)input, (void)reply;
+    PTK_ASSERT(false);
+    return PTK_VERDICT_UNSUPPORTED;
+}
+
+void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t *message)
+{
+    (void)engine, (void)desk_idx, (void)message;
+}
+
+/* A bulk that is only looked at. */
+static struct ptk_bulk *make_bulk(void)
+{
+    static uint8_t memory[1 << 20] __attribute__((aligned(64)));
+    const struct ptk_bulk_limits limits = {
+        .message_len_max = 65536, .arena_len = 131072, .cycles_per_us = 1000};
+    PTK_ASSERT(ptk_bulk_len(&limits) <= sizeof memory);
+    return ptk_bulk_init(memory, &limits);
+}
+
 static void write_file(const char *path, const void *bytes, size_t len)
 {
     FILE *file = fopen(path, "wb");
@@ -146,6 +177,7 @@ static struct ptk_worker worker_with(uint32_t spin_us, uint32_t quiet_us,
                                              .cycles_per_us = 1000,
                                              .spin_us = spin_us,
                                              .quiet_us = quiet_us,
+                                             .bulk = make_bulk(),
                                              .stats = stats};
     memset(stats, 0, sizeof *stats);
     ptk_worker_init(&worker, &config);

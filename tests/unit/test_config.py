@@ -65,6 +65,8 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
         "require": "hugepages,xdp",
         "models_max": "4",
         "cache": "2M",
+        "message_len_max": "4M",
+        "arena": "16M",
         "ring": "512",
         "frames": "4096",
         "http": "off",
@@ -81,6 +83,7 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
     assert from_file.address == ("10.0.0.1", "fe80::1")
     assert from_file.http is None
     assert (from_file.cache, from_file.ring, from_file.frames) == (2 << 20, 512, 4096)
+    assert (from_file.message_len_max, from_file.arena) == (4 << 20, 16 << 20)
 
 
 def test_file_takes_lists_and_mappings(write) -> None:
@@ -118,6 +121,7 @@ def test_file_takes_lists_and_mappings(write) -> None:
         ("2: 3", "a key is not a text"),
         ("cache: 3M", "not a power of two"),
         ("cache: 1K", "not a power of two from 64K"),
+        ("message_len_max: 32M", "more than the 16M"),
         ("ring: 100", "not a power of two"),
         ("drain_timeout_s: .nan", "not a number of seconds"),
         ("port: " + "9" * 5000, ""),
@@ -158,6 +162,7 @@ def test_variable_that_kubernetes_sets_is_explained() -> None:
         ({"zerocopy": "off", "require": "zerocopy"}, "contradict"),
         ({"xdp_mode": "skb", "require": "drv"}, "contradict"),
         ({"cores": "1-2", "queues": "0"}, "as many queues as cores"),
+        ({"arena": "1M"}, "must hold two messages"),
         ({"models": ("a", "b"), "models_max": "1"}, "2 models and --models-max 1: raise it"),
     ],
 )

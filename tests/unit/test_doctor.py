@@ -97,7 +97,7 @@ def test_good_host_has_nothing_to_repair(host: Host) -> None:
             "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
             "12",
             "mem.hugepages",
-            "echo 596 >",
+            "echo 852 >",
         ),
         ("sys/class/net/eth9/device/numa_node", "1", "mem.numa", "--cores"),
     ],
