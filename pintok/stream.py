@@ -13,7 +13,7 @@ text again continues what was given; and what the reference never gives at the e
 from __future__ import annotations
 
 import codecs
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from pintok._wire import Verdict
@@ -33,6 +33,9 @@ Work = Generator[list[int], str, _T]
 
 
 class _Rule(Protocol):
+    even: bool
+    last: int | None
+
     def step(self, token_id: int) -> Work[str | None]: ...
 
     def flush(self) -> Work[str]: ...
@@ -55,7 +58,7 @@ class DecodeStream:
     RefusedError (unsupported) is raised.
     """
 
-    __slots__ = ("_decoder", "_rule", "_skip")
+    __slots__ = ("_decoder", "_piece", "_rule", "_skip")
 
     def __init__(
         self,
@@ -69,10 +72,25 @@ class DecodeStream:
         info = getattr(decoder, "info", None)
         source: int = decoder.source if info is None else info().source  # type: ignore[union-attr]
         self._rule = _rule_for(decoder, source, skip_special_tokens, list(prefill))
+        # What an id adds to a text that has begun, in bytes: servers do not say.
+        self._piece: Callable[[int, bool], bytes | None] | None = getattr(decoder, "_piece", None)
 
     def step(self, token_id: int) -> str | None:
         """The text that this id completes, or None while there is none."""
-        return self._finish(self._rule.step(token_id))
+        rule, piece = self._rule, self._piece
+        if piece is not None and rule.even:
+            # The usual case: it is plain what the id adds. Anything else goes the long way.
+            try:
+                added = piece(token_id, self._skip)
+                # Spaces alone could be nothing at all at the beginning of the next window.
+                if added and not added.isspace():
+                    chunk: str = added.decode()
+                    if chunk[-1] != _REPLACEMENT:
+                        rule.last = token_id
+                        return chunk
+            except (UnicodeDecodeError, OverflowError, TypeError):
+                pass  # an unfinished character, or an argument that the long way refuses
+        return self._finish(rule.step(token_id))
 
     def flush(self) -> str:
         """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
@@ -124,19 +142,26 @@ def _rule_for(decoder: Tokenizer | Client, source: int, skip: bool, prefill: lis
 class _ByText:
     """Decode a small window of ids and give what it adds to the part given before."""
 
-    __slots__ = ("_given", "_given_len", "_ids")
+    __slots__ = ("_given", "_given_len", "_ids", "even", "last")
 
     def __init__(self, prefill: list[int]) -> None:
         self._ids = prefill
         self._given = ""  # text of the first _given_len ids of the window: context, given before
         self._given_len = 0
+        self.even = False  # all of the window has been given, and it is not empty
+        self.last: int | None = None  # when set, the window is this id, and its text was given
 
     def step(self, token_id: int) -> Work[str | None]:
+        if self.last is not None:
+            self._ids, self._given_len = [self.last], 1
+            self._given = yield [self.last]
+            self.last = None
         if not self._given and self._ids:
             context = yield self._ids.copy()
             if not context.endswith(_REPLACEMENT):
                 self._given, self._given_len = context, len(self._ids)
         self._ids.append(token_id)
+        self.even = False
         text = yield self._ids.copy()
         grown = len(text.encode()) > len(self._given.encode())
         if not grown or text.endswith(_REPLACEMENT) or not text.startswith(self._given):
@@ -146,9 +171,13 @@ class _ByText:
         del self._ids[: self._given_len]
         self._given = yield self._ids.copy()
         self._given_len = fresh_len
+        self.even = self._given != ""
         return chunk
 
     def flush(self) -> Work[str]:
+        if self.last is not None:
+            self._ids, self._given, self.last = [], "", None
+        self.even = False
         text = yield self._ids
         same = 0
         while same < min(len(text), len(self._given)) and text[same] == self._given[same]:
@@ -160,9 +189,11 @@ class _ByText:
 class _ByBytes:
     """Feed the bytes of each token to an incremental decoder. Asks for no texts."""
 
-    __slots__ = ("_decoder", "_skip", "_tokenizer")
+    __slots__ = ("_decoder", "_skip", "_tokenizer", "even", "last")
 
     def __init__(self, tokenizer: Tokenizer, skip: bool, prefill: list[int]) -> None:
+        self.even = False
+        self.last: int | None = None
         self._tokenizer = tokenizer
         self._skip = skip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
     from pintok.chat import ChatEncoding, ChatTemplate, Message
 
 _NONE = 0xFFFFFFFF
+_SKIP_SPECIAL_TOKENS = int(WireOptions.SKIP_SPECIAL_TOKENS)
 # Bits of the image's `image_flags`.
 _HAS_TRUNCATION = 1 << 6
 _HAS_PADDING = 1 << 7
@@ -54,7 +55,7 @@ class Tokenizer:
     the verdict's code where a server would answer with that verdict: invalid UTF-8, for instance.
     """
 
-    __slots__ = ("_config", "_model", "name")
+    __slots__ = ("_config", "_model", "_piece", "name")
 
     def __init__(self, image_path: str | os.PathLike[str], *, name: str | None = None) -> None:
         """Open a compiled image. Raises ModelError when it is missing, damaged or unsupported."""
@@ -63,6 +64,7 @@ class Tokenizer:
         except _native.SetupError as error:
             raise ModelError(error.sentence) from None
         self._config: dict[str, int] = self._model.config
+        self._piece = self._model.piece  # for streams
         self.name = name or pathlib.Path(image_path).stem
 
     @classmethod
@@ -258,9 +260,12 @@ class Tokenizer:
     ) -> str:
         """The text of the ids. Ids the vocabulary lacks are left out, bytes that are not UTF-8
         become U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32."""
-        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        options = _SKIP_SPECIAL_TOKENS if skip_special_tokens else 0
         try:
-            return self._model.decode(id_array(ids), options)
+            try:
+                return self._model.decode(ids, options)
+            except TypeError:  # any other sequence, buffer or type of integers, or none
+                return self._model.decode(id_array(ids), options)
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
 

@@ -61,7 +61,9 @@ HOT_CALLS = frozenset(
 )
 # Functions with these verbs run before the first frame or after the last. So do the helpers named
 # here, the builders of an image, and the compiler of split patterns.
-SETUP_FUNCTION = re.compile(r"(?:\w+_)?(?:open|close|init|fini|verify)|make_leaves|set_literal")
+SETUP_FUNCTION = re.compile(
+    r"(?:\w+_)?(?:open|close|init|fini|verify)|make_leaves|set_literal|ptk_decode_table_add"
+)
 SETUP_FILES = frozenset(
     (
         "image/ptk_image_build.c",

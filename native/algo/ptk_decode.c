@@ -3,9 +3,10 @@
 #include "text/ptk_utf8.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
-int ptk_decoder_init(struct ptk_decoder *decoder, const struct ptk_image *image,
-                     struct ptk_err *err)
+static int verify_program(struct ptk_decoder *decoder, const struct ptk_image *image,
+                          struct ptk_err *err)
 {
     *decoder = (struct ptk_decoder){
         .image = image,
@@ -43,47 +44,16 @@ static bool is_shown(const struct ptk_image *image, uint32_t id, bool skip_speci
 
 /* ---- concatenation -------------------------------------------------------------------------- */
 
-/* Copies of 16 bytes overrun the short tokens' ends in source and target, where both have room. */
-static bool append(uint8_t *text, size_t cap, size_t *len, const uint8_t *bytes, size_t bytes_len)
-{
-    if (PTK_LIKELY(bytes_len <= 16 && cap - *len >= 16)) {
-        memcpy(text + *len, bytes, 16);
-    } else if (bytes_len <= cap - *len) {
-        memcpy(text + *len, bytes, bytes_len);
-    } else {
-        return false;
-    }
-    *len += bytes_len;
-    return true;
-}
-
-static bool concat(const struct ptk_image *image, const uint32_t *ids, size_t ids_len,
-                   bool skip_special, uint8_t *text, size_t cap, size_t *text_len)
-{
-    size_t len = 0;
-    for (size_t i = 0; i < ids_len; i++) {
-        if (!is_shown(image, ids[i], skip_special)) {
-            continue;
-        }
-        const uint32_t off = image->token_bytes_offs[ids[i]];
-        const size_t token_len = image->token_bytes_offs[ids[i] + 1] - off;
-        if (PTK_UNLIKELY(!append(text, cap, &len, image->token_bytes + off, token_len))) {
-            return false;
-        }
-    }
-    *text_len = len;
-    return true;
-}
-
 static enum ptk_verdict run_concat(const struct ptk_decoder *decoder,
                                    const struct ptk_decode_scratch *scratch, const uint32_t *ids,
                                    size_t ids_len, bool skip_special, uint8_t *text, size_t cap,
                                    size_t *text_len)
 {
-    size_t len;
-    if (!concat(decoder->image, ids, ids_len, skip_special, text, cap, &len)) {
+    struct ptk_decode_text out = {.bytes = text, .cap = cap};
+    if (ptk_decode_table_copy(&decoder->table, ids, ids_len, skip_special, &out) < ids_len) {
         return PTK_VERDICT_REPLY_TOO_LONG;
     }
+    const size_t len = out.len;
     if (PTK_LIKELY(ptk_utf8_valid(text, len))) {
         *text_len = len;
         return PTK_VERDICT_OK;
@@ -155,17 +125,19 @@ static bool begins_with(struct view view, const uint8_t *bytes, size_t len)
 static void add_replaced(struct strings *out, struct view from, struct ptk_image_string pattern,
                          struct view content)
 {
-    size_t i = 0;
-    while (i < from.len) {
-        const struct view rest = {from.bytes + i, from.len - i};
-        if (pattern.len > 0 && begins_with(rest, pattern.bytes, pattern.len)) {
-            add_bytes(out, content.bytes, content.len);
-            i += pattern.len;
-        } else {
-            add_bytes(out, rest.bytes, 1);
+    size_t i = 0, kept = 0; /* bytes from `kept` on are still to be copied */
+    while (pattern.len > 0 && i + pattern.len <= from.len) {
+        if (from.bytes[i] != pattern.bytes[0] ||
+            memcmp(from.bytes + i, pattern.bytes, pattern.len) != 0) {
             i++;
+            continue;
         }
+        add_bytes(out, from.bytes + kept, i - kept);
+        add_bytes(out, content.bytes, content.len);
+        i += pattern.len;
+        kept = i;
     }
+    add_bytes(out, from.bytes + kept, from.len - kept);
 }
 
 static void op_replace(const struct ptk_image_op_view *op, const struct strings *in,
@@ -315,11 +287,25 @@ static const char *const clean_ups[][2] = {
     {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
 };
 
+/* Whether one of the patterns can be there: they all begin with a space and one of these. */
+static bool needs_clean_up(const uint8_t *bytes, size_t len)
+{
+    for (size_t i = 0; i + 1 < len; i++) {
+        if (bytes[i] == ' ' && memchr(".?!,'nd", bytes[i + 1], 7) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Cleans the unfinished string of `out` up in place. */
 static void clean_up(struct strings *out)
 {
     uint8_t *bytes = out->bytes + (out->count == 0 ? 0 : out->ends[out->count - 1]);
     size_t len = (size_t)(out->bytes + out->len - bytes);
+    if (!needs_clean_up(bytes, len)) {
+        return;
+    }
     for (size_t k = 0; k < PTK_ARRAY_LEN(clean_ups); k++) {
         const size_t pattern_len = strlen(clean_ups[k][0]);
         const size_t content_len = strlen(clean_ups[k][1]);
@@ -515,14 +501,11 @@ static void add_tokens(const struct ptk_decoder *decoder, const uint32_t *ids, s
     }
 }
 
-enum ptk_verdict ptk_decoder_run(const struct ptk_decoder *decoder,
-                                 const struct ptk_decode_scratch *scratch, const uint32_t *ids,
-                                 size_t ids_len, bool skip_special, uint8_t *text, size_t cap,
-                                 size_t *text_len)
+/* The definition: every operation over all strings. */
+static enum ptk_verdict run_program(const struct ptk_decoder *decoder,
+                                    const struct ptk_decode_scratch *scratch, const uint32_t *ids,
+                                    size_t ids_len, bool skip_special, struct ptk_decode_text *text)
 {
-    if (decoder->concat) {
-        return run_concat(decoder, scratch, ids, ids_len, skip_special, text, cap, text_len);
-    }
     size_t current = 0;
     struct strings strings[2] = {strings_init(scratch, 0), strings_init(scratch, 1)};
     add_tokens(decoder, ids, ids_len, skip_special, &strings[0]);
@@ -536,10 +519,325 @@ enum ptk_verdict ptk_decoder_run(const struct ptk_decoder *decoder,
     if (strings[current].failed) {
         return PTK_VERDICT_TEXT_TOO_LONG;
     }
-    if (strings[current].len > cap) {
+    if (strings[current].len > text->cap) {
         return PTK_VERDICT_REPLY_TOO_LONG;
     }
-    memcpy(text, strings[current].bytes, strings[current].len);
-    *text_len = strings[current].len;
+    memcpy(text->bytes, strings[current].bytes, strings[current].len);
+    text->len = strings[current].len;
     return PTK_VERDICT_OK;
+}
+
+/* ---- programs by table ---------------------------------------------------------------------- */
+
+/* Tokens that the builder sends through a program at once, and room for what becomes of them. */
+#define BLOCK_TOKENS 1024u
+#define BLOCK_BYTES  (1u << 18)
+
+/*
+ * Whether the operations can go into a table, and which of them are left for run_table: what the
+ * table holds is the string before the operations from `Fuse` on.
+ */
+static bool plan_table(struct ptk_decoder *decoder)
+{
+    bool fused = false, bytes = false;
+    struct ptk_image_op_view op;
+    size_t pos = 0;
+    decoder->byte_runs = true;
+    decoder->first_alone = decoder->spaced;
+    while (ptk_image_op_next(&decoder->image->decoder, &pos, &op)) {
+        switch (op.kind) {
+        case PTK_OP_DEC_STRIP:
+            if (!fused) {
+                decoder->byte_runs = decoder->byte_runs && !bytes;
+                break;
+            }
+            if (decoder->strip.content_len != 0) {
+                return false;
+            }
+            decoder->strip.content_len =
+                ptk_utf8_encode(ptk_load_u32(op.params), decoder->strip.content);
+            decoder->strip.start = ptk_load_u32(op.params + 4);
+            decoder->strip.stop = ptk_load_u32(op.params + 8);
+            break;
+        case PTK_OP_DEC_METASPACE:
+        case PTK_OP_DEC_WORDPIECE:
+            decoder->first_alone = true;
+            /* fall through */
+        case PTK_OP_DEC_REPLACE:
+            if (fused) {
+                return false;
+            }
+            decoder->byte_runs = decoder->byte_runs && !bytes;
+            break;
+        case PTK_OP_DEC_BYTE_FALLBACK:
+            if (fused || bytes) {
+                return false;
+            }
+            bytes = true;
+            break;
+        case PTK_OP_DEC_FUSE:
+            if (fused) {
+                return false;
+            }
+            fused = true;
+            break;
+        default:
+            return false; /* what the last string becomes, or equal neighbours, matters */
+        }
+    }
+    /* The program over the first id alone would strip it, though others follow. */
+    return !(decoder->first_alone && decoder->strip.content_len != 0);
+}
+
+/* The strings of ids, each behind another one, through the operations before `Fuse`. Returns which
+ * of the two lists holds them, string i + 1 that of first + i; `byte_of` gets the byte or -1. */
+static size_t run_block(const struct ptk_decoder *decoder, const struct ptk_decode_scratch *scratch,
+                        uint32_t first, uint32_t count, int *byte_of, struct strings *strings)
+{
+    const struct ptk_image *image = decoder->image;
+    size_t current = 0;
+    strings[0] = strings_init(scratch, 0);
+    end_string(&strings[0]);
+    for (uint32_t id = first; id < first + count; id++) {
+        const uint32_t off = image->token_text_offs[id];
+        if (decoder->spaced) {
+            add_literal(&strings[0], " ");
+        }
+        add_bytes(&strings[0], image->token_text + off, image->token_text_offs[id + 1] - off);
+        end_string(&strings[0]);
+        byte_of[id - first] = -1;
+    }
+    struct ptk_image_op_view op;
+    size_t pos = 0;
+    while (!strings[current].failed && ptk_image_op_next(&image->decoder, &pos, &op) &&
+           op.kind != PTK_OP_DEC_FUSE) {
+        if (op.kind == PTK_OP_DEC_BYTE_FALLBACK) {
+            for (uint32_t i = 0; i < count; i++) {
+                byte_of[i] = byte_token(string_at(&strings[current], i + 1));
+            }
+            continue;
+        }
+        strings[1 - current] = strings_init(scratch, 1 - current);
+        run_op(&op, &strings[current], &strings[1 - current]);
+        current = 1 - current;
+    }
+    return current;
+}
+
+static bool set_block(struct ptk_decoder *decoder, const struct strings *strings, uint32_t first,
+                      uint32_t count, const int *byte_of)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t flags = decoder->image->token_flags[first + i];
+        if ((flags & PTK_IMAGE_TOKEN_FLAGS_EXISTS) == 0) {
+            continue;
+        }
+        const bool special = (flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0;
+        const uint8_t info = special ? PTK_DECODE_SPECIAL : 0;
+        const uint8_t byte = (uint8_t)(byte_of[i] < 0 ? 0 : byte_of[i]);
+        const struct view string = string_at(strings, i + 1);
+        const bool done =
+            byte_of[i] < 0
+                ? ptk_decode_table_add(&decoder->table, first + i, string.bytes, string.len, info)
+                : ptk_decode_table_add(&decoder->table, first + i, &byte, 1,
+                                       (uint8_t)(info | PTK_DECODE_BYTE));
+        if (!done) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Fills the table by the program itself, many ids at a time. */
+static int table_init(struct ptk_decoder *decoder, struct ptk_err *err)
+{
+    const uint32_t ids_end = decoder->image->config->ids_end;
+    int code = ptk_decode_table_init(&decoder->table, ids_end, err);
+    uint8_t *memory = malloc(2 * BLOCK_BYTES);
+    uint32_t *ends = malloc(2 * (BLOCK_TOKENS + 1) * sizeof *ends);
+    int *byte_of = malloc(BLOCK_TOKENS * sizeof *byte_of);
+    if (code == 0 && (memory == NULL || ends == NULL || byte_of == NULL)) {
+        code = ptk_err_set(err, -ENOMEM, "out of memory while building the decoder's table");
+    }
+    decoder->tabled = code == 0;
+    for (uint32_t first = 0; decoder->tabled && first < ids_end; first += BLOCK_TOKENS) {
+        const struct ptk_decode_scratch scratch = {
+            .bytes = {memory, memory + BLOCK_BYTES},
+            .ends = {ends, ends + BLOCK_TOKENS + 1},
+            .text_cap = BLOCK_BYTES,
+            .end_cap = BLOCK_TOKENS + 1,
+        };
+        struct strings strings[2];
+        const uint32_t count = ids_end - first < BLOCK_TOKENS ? ids_end - first : BLOCK_TOKENS;
+        const size_t current = run_block(decoder, &scratch, first, count, byte_of, strings);
+        /* Tokens of absurd lengths: such a model decodes by its program. */
+        decoder->tabled = !strings[current].failed &&
+                          set_block(decoder, &strings[current], first, count, byte_of);
+    }
+    free(memory);
+    free(ends);
+    free(byte_of);
+    return code;
+}
+
+static int concat_init(struct ptk_decoder *decoder, struct ptk_err *err)
+{
+    const struct ptk_image *image = decoder->image;
+    const int code = ptk_decode_table_init(&decoder->table, image->config->ids_end, err);
+    for (uint32_t id = 0; code == 0 && id < image->config->ids_end; id++) {
+        const uint8_t flags = image->token_flags[id];
+        const uint32_t off = image->token_bytes_offs[id];
+        const size_t len = image->token_bytes_offs[id + 1] - off;
+        const bool special = (flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0;
+        if ((flags & PTK_IMAGE_TOKEN_FLAGS_EXISTS) != 0 &&
+            !ptk_decode_table_add(&decoder->table, id, image->token_bytes + off, len,
+                                  special ? PTK_DECODE_SPECIAL : 0)) {
+            return ptk_err_set(err, -ENOMEM, "out of memory while building the decoder's table");
+        }
+    }
+    return code;
+}
+
+int ptk_decoder_init(struct ptk_decoder *decoder, const struct ptk_image *image,
+                     struct ptk_err *err)
+{
+    const int code = verify_program(decoder, image, err);
+    if (code != 0) {
+        return code;
+    }
+    if (decoder->concat) {
+        return concat_init(decoder, err);
+    }
+    return plan_table(decoder) ? table_init(decoder, err) : 0;
+}
+
+void ptk_decoder_fini(struct ptk_decoder *decoder)
+{
+    ptk_decode_table_fini(&decoder->table);
+}
+
+static bool append(struct ptk_decode_text *text, const uint8_t *bytes, size_t len)
+{
+    if (len > text->cap - text->len) {
+        return false;
+    }
+    memcpy(text->bytes + text->len, bytes, len);
+    text->len += len;
+    return true;
+}
+
+/* A run of byte tokens, ids that are not shown between them included: its bytes, or U+FFFD for
+ * each. Returns how many ids it has; 0 when there is no room. */
+static size_t append_run(const struct ptk_decoder *decoder, const uint32_t *ids, size_t ids_len,
+                         bool skip_special, struct ptk_decode_text *text)
+{
+    const size_t begin = text->len;
+    size_t i = 0;
+    for (; i < ids_len; i++) {
+        if (!is_shown(decoder->image, ids[i], skip_special)) {
+            continue;
+        }
+        const struct ptk_decode_entry *entry = ptk_decode_table_at(&decoder->table, ids[i]);
+        if ((entry->info & PTK_DECODE_BYTE) == 0) {
+            break;
+        }
+        if (!append(text, entry->bytes, 1)) {
+            return 0;
+        }
+    }
+    const size_t len = text->len - begin;
+    if (ptk_utf8_valid(text->bytes + begin, len)) {
+        return i;
+    }
+    text->len = begin;
+    for (size_t k = 0; k < len; k++) {
+        if (!append(text, (const uint8_t *)"\xef\xbf\xbd", 3)) {
+            return 0;
+        }
+    }
+    return i;
+}
+
+static void strip_ends(const struct ptk_decode_strip *strip, struct ptk_decode_text *text)
+{
+    const struct view content = {strip->content, strip->content_len};
+    const struct view whole = {text->bytes, text->len};
+    const struct view rest = strip_stop(strip_start(whole, content, strip->start), content,
+                                        strip->stop);
+    if (rest.bytes != text->bytes) {
+        memmove(text->bytes, rest.bytes, rest.len);
+    }
+    text->len = rest.len;
+}
+
+/* The same as run_program; false where that has to do it: no room, or byte tokens that the
+ * program changes further. */
+static bool run_table(const struct ptk_decoder *decoder, const struct ptk_decode_scratch *scratch,
+                      const uint32_t *ids, size_t ids_len, bool skip_special,
+                      struct ptk_decode_text *text)
+{
+    size_t i = 0;
+    if (decoder->first_alone) {
+        while (i < ids_len && !is_shown(decoder->image, ids[i], skip_special)) {
+            i++;
+        }
+        if (i < ids_len) {
+            if ((ptk_decode_table_at(&decoder->table, ids[i])->info & PTK_DECODE_BYTE) != 0 ||
+                run_program(decoder, scratch, ids + i, 1, false, text) != PTK_VERDICT_OK) {
+                return false;
+            }
+            i++;
+        }
+    }
+    while (i < ids_len) {
+        i += ptk_decode_table_copy(&decoder->table, ids + i, ids_len - i, skip_special, text);
+        if (i == ids_len) {
+            break;
+        }
+        const bool byte =
+            (ptk_decode_table_at(&decoder->table, ids[i])->info & PTK_DECODE_BYTE) != 0;
+        const size_t taken = byte && decoder->byte_runs ? append_run(decoder, ids + i, ids_len - i,
+                                                                     skip_special, text)
+                                                        : 0;
+        if (taken == 0) {
+            return false;
+        }
+        i += taken;
+    }
+    if (decoder->strip.content_len != 0) {
+        strip_ends(&decoder->strip, text);
+    }
+    return true;
+}
+
+enum ptk_verdict ptk_decoder_run(const struct ptk_decoder *decoder,
+                                 const struct ptk_decode_scratch *scratch, const uint32_t *ids,
+                                 size_t ids_len, bool skip_special, uint8_t *text, size_t cap,
+                                 size_t *text_len)
+{
+    if (decoder->concat) {
+        return run_concat(decoder, scratch, ids, ids_len, skip_special, text, cap, text_len);
+    }
+    struct ptk_decode_text out = {.bytes = text, .cap = cap};
+    enum ptk_verdict verdict = PTK_VERDICT_OK;
+    if (!decoder->tabled || !run_table(decoder, scratch, ids, ids_len, skip_special, &out)) {
+        out.len = 0;
+        verdict = run_program(decoder, scratch, ids, ids_len, skip_special, &out);
+    }
+    if (verdict == PTK_VERDICT_OK) {
+        *text_len = out.len;
+    }
+    return verdict;
+}
+
+bool ptk_decoder_piece(const struct ptk_decoder *decoder, uint32_t id, bool skip_special,
+                       const uint8_t **bytes, size_t *len)
+{
+    /* What is taken off the end, or is not a space, could take all that an id has given. */
+    const struct ptk_decode_strip *strip = &decoder->strip;
+    const bool plain = strip->content_len == 0 || (strip->content[0] == ' ' && strip->stop == 0);
+    if (!decoder->concat && !(decoder->tabled && plain)) {
+        return false;
+    }
+    return ptk_decode_table_view(&decoder->table, id, skip_special, bytes, len);
 }

@@ -114,6 +114,7 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     ptk_encoder_fini(&tokenizer->encoder);
     ptk_cuts_fini(&tokenizer->cuts);
     ptk_post_fini(&tokenizer->post);
+    ptk_decoder_fini(&tokenizer->decoder);
     ptk_norm_close(tokenizer->norm);
     ptk_split_close(tokenizer->split);
     ptk_segments_close(tokenizer->segments);
@@ -220,4 +221,10 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
     return ptk_decoder_run(&tokenizer->decoder, &scratch, ids, ids_len,
                            (options & PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS) != 0, text, cap,
                            text_len);
+}
+
+bool ptk_tokenizer_piece(const struct ptk_tokenizer *tokenizer, uint32_t id, bool skip_special,
+                         const uint8_t **bytes, size_t *len)
+{
+    return ptk_decoder_piece(&tokenizer->decoder, id, skip_special, bytes, len);
 }

@@ -111,4 +111,12 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
                                       const uint32_t *ids, size_t ids_len, uint32_t options,
                                       uint8_t *text, size_t cap, size_t *text_len);
 
+/*
+ * ptk_tokenizer_piece gives what an id adds to a text that has begun: in byte-level models bytes
+ * that need not be UTF-8 by themselves, in others whole characters; none for an id that is not
+ * shown. False where that depends on the ids beside it. The bytes live as long as the tokenizer.
+ */
+bool ptk_tokenizer_piece(const struct ptk_tokenizer *tokenizer, uint32_t id, bool skip_special,
+                         const uint8_t **bytes, size_t *len);
+
 #endif

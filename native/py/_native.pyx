@@ -8,11 +8,14 @@ translates the outcome: a verdict other than OK raises `Refused(verdict)`, a set
 
 cimport cython
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_CheckExact
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_CheckExact
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport ENOSPC
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -25,10 +28,14 @@ cdef extern from "stdlib.h" nogil:
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    PyObject **PySequence_Fast_ITEMS(object sequence)
+    bint PyLong_CheckExact(PyObject *value)
+    long PyLong_AsLongAndOverflow(PyObject *value, int *overflow)
 
 cdef enum:
     CACHE_LEN = 4 << 20
     TEXT_LEN_SMALL = 16 << 10
+    IDS_LEN_QUICK = 1024
     POOL_MAX = 64
 
 
@@ -153,6 +160,38 @@ cdef int _view(object text, const uint8_t **utf8, size_t *utf8_len) except -1:
         utf8_len[0] = <size_t>PyBytes_GET_SIZE(text)
     else:
         raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
+    return 0
+
+
+ctypedef fused signed_id:
+    int32_t
+    int64_t
+
+
+cdef int _copy_array(const signed_id *values, uint32_t *out, size_t count) except -1:
+    """Signed ids as uint32; TypeError for one that does not fit."""
+    cdef size_t i
+    cdef int64_t seen = 0
+    for i in range(count):
+        seen |= values[i]
+        out[i] = <uint32_t>values[i]
+    if seen < 0 or seen > 0xFFFFFFFF:
+        raise TypeError("ids must lie in 0 ... 2**32 - 1")
+    return 0
+
+
+cdef int _copy_ints(PyObject **items, uint32_t *out, size_t count) except -1:
+    """Ints as uint32; TypeError for anything else and for one that does not fit."""
+    cdef size_t i
+    cdef long value
+    cdef int overflow = 0
+    for i in range(count):
+        if not PyLong_CheckExact(items[i]):
+            raise TypeError("ids must be integers")
+        value = PyLong_AsLongAndOverflow(items[i], &overflow)
+        if overflow != 0 or value < 0 or value > 0xFFFFFFFF:
+            raise TypeError("ids must lie in 0 ... 2**32 - 1")
+        out[i] = <uint32_t>value
     return 0
 
 
@@ -345,19 +384,55 @@ cdef class Model:
             raise Refused(<int>verdict)
         return count
 
-    def decode(self, const uint32_t[::1] ids, uint32_t options):
-        """The text of the ids, as str."""
-        cdef size_t ids_len = <size_t>ids.shape[0]
-        cdef const uint32_t *first = &ids[0] if ids_len > 0 else NULL
+    def decode(self, ids, uint32_t options):
+        """The text of the ids, as str. `ids`: a contiguous array of uint32, int64 or int32, or a
+        list or tuple of int; raises TypeError for anything else, also for ids beyond uint32."""
+        cdef size_t ids_len
+        cdef _Context context
+        cdef int kind = cnp.NPY_OBJECT
+        if cnp.PyArray_Check(ids):
+            if cnp.PyArray_NDIM(ids) != 1 or not cnp.PyArray_ISCARRAY_RO(ids):
+                raise TypeError("ids must be a contiguous flat array")
+            kind = cnp.PyArray_TYPE(ids)
+            ids_len = <size_t>cnp.PyArray_SIZE(ids)
+            if kind == cnp.NPY_UINT32:
+                context = self.borrow(4 * ids_len + 64, False)
+                return self.decode_ids(<const uint32_t *>cnp.PyArray_DATA(ids), ids_len, options,
+                                       context)
+        elif PyList_CheckExact(ids) or PyTuple_CheckExact(ids):
+            ids_len = <size_t>len(ids)
+        else:
+            raise TypeError("ids must be an array, a list or a tuple")
+        context = self.borrow(4 * ids_len + 64, False)
+        if context.ids_cap < ids_len:
+            context.reserve(ids_len + 256)
+        if kind == cnp.NPY_OBJECT:
+            _copy_ints(PySequence_Fast_ITEMS(ids), context.ids, ids_len)
+        elif kind == cnp.NPY_INT64:
+            _copy_array(<const int64_t *>cnp.PyArray_DATA(ids), context.ids, ids_len)
+        elif kind == cnp.NPY_INT32:
+            _copy_array(<const int32_t *>cnp.PyArray_DATA(ids), context.ids, ids_len)
+        else:
+            raise TypeError("ids must be an array of uint32, int64 or int32")
+        return self.decode_ids(context.ids, ids_len, options, context)
+
+    cdef str decode_ids(self, const uint32_t *first, size_t ids_len, uint32_t options,
+                        _Context context):
         cdef size_t cap = 16 * ids_len + 256, text_len = 0
-        cdef _Context context = self.borrow(4 * ids_len + 64, False)
+        cdef _Context holder = context  # whose ids these may be
         cdef ptk_verdict verdict
         cdef int attempt
         for attempt in range(8):
             context.reserve_text(cap)
-            with nogil:
+            if ids_len <= IDS_LEN_QUICK:
+                # Letting other threads in would cost more than the work takes.
                 verdict = ptk_tokenizer_decode(self.tokenizer, context.work, first, ids_len,
                                                options, context.text, context.bytes_cap, &text_len)
+            else:
+                with nogil:
+                    verdict = ptk_tokenizer_decode(self.tokenizer, context.work, first, ids_len,
+                                                   options, context.text, context.bytes_cap,
+                                                   &text_len)
             if verdict == PTK_VERDICT_OK:
                 text = PyUnicode_DecodeUTF8(<char *>context.text, <Py_ssize_t>text_len, NULL)
                 self.give_back(context)
@@ -369,6 +444,14 @@ cdef class Model:
             else:
                 break
         raise Refused(<int>verdict)
+
+    def piece(self, uint32_t token_id, bint skip_special):
+        """What an id adds to a text that has begun, as bytes; None when that depends on others."""
+        cdef const uint8_t *bytes_ = NULL
+        cdef size_t len_ = 0
+        if not ptk_tokenizer_piece(self.tokenizer, token_id, skip_special, &bytes_, &len_):
+            return None
+        return PyBytes_FromStringAndSize(<const char *>bytes_, <Py_ssize_t>len_)
 
     @property
     def config(self):
