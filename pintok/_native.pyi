@@ -62,9 +62,11 @@ def seed_pieces(
     table: _U32,
     pairs: _U32,
     byte_ids: _U32 | None,
-    ids: _U32,
+    text_offs: _U32,
+    texts: _U8,
     *,
     whole: bool,
+    space_marks: bool,
 ) -> _U8: ...
 def normalize(program: bytes, profile: int, text: bytes) -> bytes: ...
 def image_checksum(image: _U8) -> int: ...

@@ -126,11 +126,13 @@ static int make_byte_merges(struct ptk_bpe *bpe, struct ptk_err *err)
     return 0;
 }
 
-int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err)
+int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, const struct ptk_chars *chars,
+                 struct ptk_err *err)
 {
     const struct ptk_image_config *config = image->config;
     *bpe = (struct ptk_bpe){
         .image = image,
+        .chars = chars,
         .prefix = image->strings + config->prefix_off,
         .suffix = image->strings + config->suffix_off,
         .prefix_len = config->prefix_len,
@@ -259,15 +261,15 @@ static void put_unknown(const struct ptk_bpe *bpe, struct unit_writer *writer, s
 }
 
 /*
- * One character that the vocabulary may have, with its affixes in `key`. Unknown characters wait in
- * the writer, and byte tokens pass them by: the reference does so, and order is part of the result.
+ * One character, with its affixes in `key`, and its id if the vocabulary has it. Unknown characters
+ * wait in the writer, and byte tokens pass them by: the reference does so, and order is part of the
+ * result.
  */
-static void put_char(const struct ptk_bpe *bpe, struct unit_writer *writer, const uint8_t *key,
-                     size_t key_len, size_t len)
+static inline void put_char(const struct ptk_bpe *bpe, struct unit_writer *writer, uint32_t id,
+                            const uint8_t *key, size_t key_len, size_t len)
 {
     const struct ptk_image_config *config = bpe->image->config;
-    const uint32_t id = ptk_image_vocab(bpe->image, key, key_len);
-    if (id != PTK_IMAGE_NONE) {
+    if (PTK_LIKELY(id != PTK_IMAGE_NONE)) {
         flush_unknown(bpe, writer);
         put_unit(writer, id, len);
         return;
@@ -297,8 +299,10 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     struct unit_writer writer = {.scratch = scratch};
     if (bpe->prefix_len + bpe->suffix_len == 0) {
         for (size_t i = 0; i < len;) {
-            const size_t step = ptk_utf8_lead_len(piece[i]);
-            put_char(bpe, &writer, piece + i, step, step);
+            uint32_t step;
+            const uint32_t code_point = ptk_utf8_decode(piece + i, &step);
+            const uint32_t id = ptk_chars_id(bpe->chars->records[code_point]);
+            put_char(bpe, &writer, id, piece + i, step, step);
             i += step;
         }
     } else {
@@ -316,7 +320,7 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
                 memcpy(key + key_len, bpe->suffix, bpe->suffix_len);
                 key_len += bpe->suffix_len;
             }
-            put_char(bpe, &writer, key, key_len, step);
+            put_char(bpe, &writer, ptk_image_vocab(bpe->image, key, key_len), key, key_len, step);
             i += step;
         }
     }

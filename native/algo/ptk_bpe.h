@@ -11,6 +11,7 @@
 #ifndef PTK_BPE_H
 #define PTK_BPE_H
 
+#include "algo/ptk_chars.h"
 #include "image/ptk_image.h"
 
 /* Pieces up to this many units scan an array; above it lists by rank are faster. */
@@ -30,6 +31,7 @@ struct ptk_bpe_merge {
 
 struct ptk_bpe {
     const struct ptk_image *image;
+    const struct ptk_chars *chars;
     struct ptk_bpe_merge
         *byte_merges; /* by left byte << 8 | right byte; NULL: units are characters */
     uint64_t *filter; /* a bit for every pair in the table, by hash */
@@ -45,10 +47,13 @@ struct ptk_bpe {
 };
 
 /*
- * ptk_bpe_init prepares the model of an image for use. Set-up: allocates. Returns 0, or a negative
- * errno and a sentence. ptk_bpe_fini releases what init allocated, after a failure too.
+ * ptk_bpe_init prepares the model of an image for use; `chars` are its characters, must stay,
+ * and may be NULL where units are bytes.
+ * Set-up: allocates. Returns 0, or a negative errno and a sentence. ptk_bpe_fini releases what init
+ * allocated, after a failure too.
  */
-int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, struct ptk_err *err);
+int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, const struct ptk_chars *chars,
+                 struct ptk_err *err);
 void ptk_bpe_fini(struct ptk_bpe *bpe);
 
 /*

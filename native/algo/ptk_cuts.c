@@ -11,39 +11,80 @@
  */
 #define PART 0x80000000u
 
-static size_t bit_of(uint32_t left, uint32_t right)
+/* The two words of a left side and the block of a right one, whose low bits are the bit. */
+struct words {
+    size_t first;
+    size_t second;
+};
+
+static inline struct words words_of(uint32_t left, uint32_t right)
 {
-    const uint64_t key = (uint64_t)left << 32 | right;
-    return (size_t)((key * PTK_HASH_A) >> (64 - PTK_CUTS_BITS_LOG2));
+    const uint64_t hash = ((uint64_t)left << 32 | right >> 6) * PTK_HASH_A;
+    const uint64_t mask = (1u << PTK_CUTS_WORDS_LOG2) - 1;
+    return (struct words){hash >> (64 - PTK_CUTS_WORDS_LOG2),
+                          hash >> (64 - 2 * PTK_CUTS_WORDS_LOG2) & mask};
 }
 
-static void set_bit(uint64_t *bits, size_t bit)
+static inline uint64_t has_neighbour(const struct ptk_cuts *cuts, uint32_t left, uint32_t right)
 {
-    bits[bit >> 6] |= 1ull << (bit & 63);
+    if ((left | right) < 0x80) {
+        return cuts->ascii[left][right >> 6] >> (right & 63) & 1;
+    }
+    const struct words words = words_of(left, right);
+    return (cuts->words[words.first] & cuts->words[words.second]) >> (right & 63) & 1;
 }
 
-static bool has_bit(const uint64_t *bits, size_t bit)
+static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
+                           uint32_t right)
 {
-    return bits[bit >> 6] >> (bit & 63) & 1;
-}
-
-static void add_neighbours(struct ptk_cuts *cuts, uint32_t left, uint32_t right)
-{
-    if (left < 0x80 && right < 0x80) {
-        set_bit(cuts->ascii[left], right);
+    const bool left_part = (left & PART) != 0;
+    const bool right_part = (right & PART) != 0;
+    cuts->partial_left |= (uint64_t)left_part << (left & 63);
+    cuts->partial_right |= (uint64_t)right_part << (right & 63);
+    if (left_part && right_part) {
+        cuts->parts[left & 63] |= 1ull << (right & 63);
         return;
     }
-    set_bit(cuts->bits, bit_of(left, right));
-    if ((left & PART) != 0) {
-        set_bit(cuts->partial_left, left & 0xff);
+    const uint64_t bit = 1ull << (right & 63);
+    if ((left | right) < 0x80) {
+        cuts->ascii[left][right >> 6] |= bit;
+    } else {
+        const struct words words = words_of(left, right);
+        cuts->words[words.first] |= bit;
+        cuts->words[words.second] |= bit;
     }
-    if ((right & PART) != 0) {
-        set_bit(cuts->partial_right, right & 0xff);
+    if (!left_part) {
+        chars->records[left] |= 1u << (right_part ? PTK_CHARS_RIGHT_PART_BIT : PTK_CHARS_RIGHT_BIT);
+    }
+    if (!right_part) {
+        chars->records[right] |= 1u << (left_part ? PTK_CHARS_LEFT_PART_BIT : PTK_CHARS_LEFT_BIT);
+    }
+    if (right == PTK_CHARS_MARK) {
+        const uint32_t last = left < 0x80 || left_part ? left & 0xff : 0x80 | (left & 0x3f);
+        cuts->before_mark[last >> 6] |= 1ull << (last & 63);
     }
 }
 
-/* Adds the boundaries inside the key of a token that a merge makes. */
-static void add_key(struct ptk_cuts *cuts, const uint8_t *key, size_t len)
+/* The same, and for a space what is so for the mark. */
+static void add_boundary(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
+                         uint32_t right, bool space_marks)
+{
+    add_neighbours(cuts, chars, left, right);
+    if (space_marks && (left == PTK_CHARS_MARK || right == PTK_CHARS_MARK)) {
+        const uint32_t spaced_left = left == PTK_CHARS_MARK ? ' ' : left;
+        const uint32_t spaced_right = right == PTK_CHARS_MARK ? ' ' : right;
+        add_neighbours(cuts, chars, spaced_left, right);
+        add_neighbours(cuts, chars, left, spaced_right);
+        add_neighbours(cuts, chars, spaced_left, spaced_right);
+    }
+}
+
+/*
+ * Adds the boundaries inside the key of a token that a merge makes. A key that no valid text holds
+ * says nothing from there on.
+ */
+static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_t *key, size_t len,
+                    bool space_marks)
 {
     size_t at = 0;
     while (at < len && (key[at] & 0xc0) == 0x80) {
@@ -52,120 +93,153 @@ static void add_key(struct ptk_cuts *cuts, const uint8_t *key, size_t len)
     uint32_t left = at > 0 ? PART | key[at - 1] : 0;
     bool has_left = at > 0;
     while (at < len) {
-        const size_t char_len = ptk_utf8_lead_len(key[at]);
+        const int char_len = ptk_utf8_char_len(key + at, len - at);
+        if (char_len < 0) {
+            return;
+        }
         uint32_t right = PART | key[at];
-        if (char_len <= len - at) {
+        if (char_len > 0) {
             uint32_t ignored;
             right = ptk_utf8_decode(key + at, &ignored);
         }
         if (has_left) {
-            add_neighbours(cuts, left, right);
+            add_boundary(cuts, chars, left, right, space_marks);
         }
         left = right;
         has_left = true;
-        at += char_len;
+        at = char_len > 0 ? at + (size_t)char_len : len;
     }
 }
 
-/* Whether a merge takes a token that does not spell its text: a byte token, or the unknown one. */
-static bool merges_substitutes(const struct ptk_image *image)
+/* What the merges of a model say at one reading. */
+struct merges_read {
+    uint64_t *made;   /* a bit per id: a merge makes it */
+    bool substitutes; /* a merge takes a token that does not spell its text: a byte token, or the
+                         unknown one */
+};
+
+static void read_merges(const struct ptk_image *image, struct merges_read *read)
 {
     for (size_t i = 0; image->pairs != NULL && i <= image->pair_mask; i++) {
-        const uint32_t halves[] = {image->pairs[i].left, image->pairs[i].right};
-        for (size_t k = 0; k < 2 && image->pairs[i].left != PTK_IMAGE_NONE; k++) {
-            if (halves[k] == image->config->unk_id ||
-                (image->token_flags[halves[k]] & PTK_IMAGE_TOKEN_FLAGS_BYTE) != 0) {
-                return true;
-            }
+        const struct ptk_image_pair *pair = &image->pairs[i];
+        if (pair->left == PTK_IMAGE_NONE) {
+            continue;
         }
+        read->made[pair->id >> 6] |= 1ull << (pair->id & 63);
+        const uint8_t flags = image->token_flags[pair->left] | image->token_flags[pair->right];
+        read->substitutes |= (flags & PTK_IMAGE_TOKEN_FLAGS_BYTE) != 0 ||
+                             pair->left == image->config->unk_id ||
+                             pair->right == image->config->unk_id;
     }
-    return false;
 }
 
-int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_err *err)
+static int collect(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
+                   const uint64_t *made, struct ptk_err *err)
 {
-    const struct ptk_image_config *config = image->config;
-    const bool bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
-    memset(cuts, 0, sizeof *cuts);
-    cuts->image = image;
-    cuts->only_known = !bytes;
-    if (config->algorithm != PTK_IMAGE_ALGORITHM_BPE ||
-        config->prefix_len + config->suffix_len > 0 ||
-        (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0 ||
-        (!bytes && (config->unk_id == PTK_IMAGE_NONE || merges_substitutes(image)))) {
-        return 0;
-    }
-    cuts->bits = calloc((size_t)1 << (PTK_CUTS_BITS_LOG2 - 6), sizeof *cuts->bits);
-    if (cuts->bits == NULL) {
+    const bool space_marks = (image->config->flags & PTK_IMAGE_FLAGS_SPACE_MARKS) != 0;
+    cuts->words = calloc((size_t)1 << PTK_CUTS_WORDS_LOG2, sizeof *cuts->words);
+    if (cuts->words == NULL) {
         return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
     }
-    for (size_t i = 0; image->pairs != NULL && i <= image->pair_mask; i++) {
-        if (image->pairs[i].left != PTK_IMAGE_NONE) {
-            const uint32_t id = image->pairs[i].id;
-            const uint32_t off = image->vocab_key_offs[id];
-            add_key(cuts, image->vocab_key + off, image->vocab_key_offs[id + 1] - off);
+    for (uint32_t id = 0; id < image->config->ids_end; id++) {
+        const uint32_t off = image->vocab_key_offs[id];
+        if ((made[id >> 6] >> (id & 63) & 1) != 0) {
+            add_key(cuts, chars, image->vocab_key + off, image->vocab_key_offs[id + 1] - off,
+                    space_marks);
         }
     }
     return 0;
 }
 
+int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
+                  struct ptk_err *err)
+{
+    const struct ptk_image_config *config = image->config;
+    const bool bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
+    memset(cuts, 0, sizeof *cuts);
+    cuts->chars = chars;
+    cuts->only_known = !bytes;
+    if (config->algorithm != PTK_IMAGE_ALGORITHM_BPE ||
+        config->prefix_len + config->suffix_len > 0 ||
+        (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0 ||
+        (!bytes && config->unk_id == PTK_IMAGE_NONE)) {
+        return 0;
+    }
+    struct merges_read read = {calloc(config->ids_end / 64 + 1, sizeof *read.made), false};
+    if (read.made == NULL) {
+        return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
+    }
+    read_merges(image, &read);
+    const int code =
+        bytes || !read.substitutes ? collect(cuts, image, chars, read.made, err) : 0;
+    free(read.made);
+    return code;
+}
+
 void ptk_cuts_fini(struct ptk_cuts *cuts)
 {
-    free(cuts->bits);
-    cuts->bits = NULL;
+    free(cuts->words);
+    cuts->words = NULL;
 }
 
 /* A character of the text: what its neighbours are asked by. */
 struct character {
     uint32_t code_point;
+    uint32_t record;
     uint8_t first;
     uint8_t last;
 };
 
-static bool are_neighbours(const struct ptk_cuts *cuts, struct character left,
-                           struct character right)
+/* 1 where a token may hold both. */
+static inline uint64_t joins(const struct ptk_cuts *cuts, const struct character *left,
+                             const struct character *right)
 {
-    if (left.code_point < 0x80 && right.code_point < 0x80) {
-        return has_bit(cuts->ascii[left.code_point], right.code_point);
+    uint64_t joined = left->record >> PTK_CHARS_RIGHT_BIT & right->record >> PTK_CHARS_LEFT_BIT &
+                      has_neighbour(cuts, left->code_point, right->code_point);
+    /* ASCII has no parts. Last bytes differ in their low six bits, and so do first ones. */
+    const uint64_t left_part = cuts->partial_left >> (left->last & 63) & left->last >> 7;
+    const uint64_t right_part = cuts->partial_right >> (right->first & 63) & right->first >> 7;
+    if ((right_part & left->record >> PTK_CHARS_RIGHT_PART_BIT) != 0) {
+        joined |= has_neighbour(cuts, left->code_point, PART | right->first);
     }
-    if (has_bit(cuts->bits, bit_of(left.code_point, right.code_point))) {
-        return true;
+    if ((left_part & right->record >> PTK_CHARS_LEFT_PART_BIT) != 0) {
+        joined |= has_neighbour(cuts, PART | left->last, right->code_point);
     }
-    const bool left_part = left.code_point >= 0x80 && has_bit(cuts->partial_left, left.last);
-    const bool right_part = right.code_point >= 0x80 && has_bit(cuts->partial_right, right.first);
-    if (left_part && has_bit(cuts->bits, bit_of(PART | left.last, right.code_point))) {
-        return true;
-    }
-    if (right_part && has_bit(cuts->bits, bit_of(left.code_point, PART | right.first))) {
-        return true;
-    }
-    return left_part && right_part &&
-           has_bit(cuts->bits, bit_of(PART | left.last, PART | right.first));
+    return joined | (left_part & right_part & cuts->parts[left->last & 63] >> (right->first & 63));
 }
 
-static struct character character_at(const uint8_t *at, uint32_t *len)
+static inline struct character character_at(const struct ptk_cuts *cuts, const uint8_t *at,
+                                            uint32_t *len)
 {
     const uint32_t code_point = ptk_utf8_decode(at, len);
-    return (struct character){code_point, at[0], at[*len - 1]};
+    return (struct character){code_point, cuts->chars->records[code_point], at[0],
+                              at[*len - 1]};
 }
 
-size_t ptk_cuts_next(const struct ptk_cuts *cuts, const uint8_t *text, size_t len, size_t pos)
+size_t ptk_cuts_scan(const struct ptk_cuts *cuts, const uint8_t *text, size_t len, size_t *pos,
+                     uint32_t *ends, size_t cap)
 {
-    if (cuts->bits == NULL) {
-        return len;
-    }
-    uint32_t char_len;
-    struct character left = character_at(text + pos, &char_len);
-    pos += char_len;
-    while (pos < len) {
-        const struct character right = character_at(text + pos, &char_len);
-        if (!are_neighbours(cuts, left, right) &&
-            (!cuts->only_known ||
-             ptk_image_vocab(cuts->image, text + pos, char_len) != PTK_IMAGE_NONE)) {
-            return pos;
+    PTK_DCHECK(*pos < len);
+    PTK_DCHECK(cap > 0);
+    size_t count = 0;
+    if (cuts->words != NULL) {
+        uint32_t char_len;
+        struct character left = character_at(cuts, text + *pos, &char_len);
+        size_t at = *pos + char_len;
+        while (at < len && count < cap) {
+            const struct character right = character_at(cuts, text + at, &char_len);
+            const uint64_t unknown =
+                cuts->only_known & ((right.record & PTK_CHARS_ID_MASK) == 0);
+            ends[count] = (uint32_t)at;
+            count += (joins(cuts, &left, &right) | unknown) == 0;
+            left = right;
+            at += char_len;
         }
-        left = right;
-        pos += char_len;
     }
-    return len;
+    if (count < cap) {
+        ends[count] = (uint32_t)len;
+        count++;
+    }
+    *pos = ends[count - 1];
+    return count;
 }

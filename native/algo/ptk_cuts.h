@@ -6,37 +6,47 @@
  * fall apart at such boundaries into short ones that a cache knows: a Chinese sentence into words,
  * a text without pre-tokenizer at its word marks.
  *
- * The set of neighbours is kept as a bit table by hash. A false hit only costs a cut; a cut is
- * never wrong.
+ * Neighbours are bits in a table, twice, by two hashes of the left character and the block of 64
+ * that the right one lies in, so that an alphabet's rows stay in the first cache. A false hit only
+ * costs a cut; a cut is never wrong.
  */
 #ifndef PTK_CUTS_H
 #define PTK_CUTS_H
 
+#include "algo/ptk_chars.h"
 #include "image/ptk_image.h"
 
-#define PTK_CUTS_BITS_LOG2 21u
+#define PTK_CUTS_WORDS_LOG2 15u
 
 struct ptk_cuts {
-    uint64_t *bits;                /* neighbours by hash; NULL: no cuts are made */
-    uint64_t ascii[128][2];        /* neighbours that are both ASCII: bit `right` of row `left` */
-    uint64_t partial_left[4];      /* last bytes of characters whose front some token lacks */
-    uint64_t partial_right[4];     /* first bytes of characters whose rest some token lacks */
-    const struct ptk_image *image; /* where characters are units: only before one it knows */
-    bool only_known;
+    uint64_t *words;         /* neighbours by hash; NULL: no cuts are made */
+    uint64_t ascii[128][2];  /* neighbours that are both ASCII: bit `right` of row `left` */
+    uint64_t before_mark[4]; /* last bytes of characters that have the mark as right neighbour */
+    /* Parts of characters side by side, by the low six bits of the last and of the first byte. */
+    uint64_t parts[64];
+    uint64_t partial_left;         /* last bytes of characters whose front some token lacks */
+    uint64_t partial_right;        /* first bytes of characters whose rest some token lacks */
+    const struct ptk_chars *chars; /* which characters have neighbours at all */
+    bool only_known;               /* where characters are units: only before one with an id */
 };
 
 /*
- * ptk_cuts_init collects the neighbours of a BPE model. Set-up: allocates. Models with affixes,
- * with bytes that have no token, that drop unknown characters, or whose merges take tokens that do
- * not spell their text get no cuts. 0, or -ENOMEM and a sentence.
+ * ptk_cuts_init collects the neighbours of a BPE model and marks them in `chars`, which must stay.
+ * Set-up: allocates. Models with affixes, with bytes that have no token, that drop unknown
+ * characters, or whose merges take tokens that do not spell their text get no cuts. Where a space
+ * stands for a mark (PTK_IMAGE_FLAGS_SPACE_MARKS), it has the mark's neighbours. 0, or -ENOMEM and
+ * a sentence.
  */
-int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_err *err);
+int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
+                  struct ptk_err *err);
 void ptk_cuts_fini(struct ptk_cuts *cuts);
 
 /*
- * ptk_cuts_next: the first safe cut of text[pos..len) behind its first character, or `len`. `pos`
- * is at a character below `len`. Cost: a few table look-ups per character.
+ * ptk_cuts_scan writes the safe cuts of text[*pos..len) behind its first character, at last `len`
+ * itself, at most `cap` of them; moves `*pos` to the last one written and returns their number.
+ * `*pos` is at a character below `len`. Cost: two look-ups per character, no branch on the answer.
  */
-size_t ptk_cuts_next(const struct ptk_cuts *cuts, const uint8_t *text, size_t len, size_t pos);
+size_t ptk_cuts_scan(const struct ptk_cuts *cuts, const uint8_t *text, size_t len, size_t *pos,
+                     uint32_t *ends, size_t cap);
 
 #endif

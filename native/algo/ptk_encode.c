@@ -19,6 +19,9 @@
 
 #include <smmintrin.h>
 
+/* A mark and the first word of a text, where they are put together. */
+#define LEAD_LEN_MAX 64u
+
 /* Pieces whose keys are made before the first is looked up. */
 #define BATCH_PIECES 64u
 
@@ -274,18 +277,17 @@ static enum ptk_verdict encode_inner(const struct job *job, const source_text *t
     return cached_part(job, text, begin, len, marked_key(job, key), PTK_PART_INNER);
 }
 
-/* A piece with a safe cut at `cut`, part by part. */
+/* A piece part by part; `ends` are those of the parts in the piece. */
 static enum ptk_verdict encode_parts(const struct job *job, const source_text *text, size_t begin,
-                                     size_t len, size_t cut)
+                                     const uint32_t *ends, size_t count)
 {
-    const struct ptk_cuts *cuts = &job->tokenizer->cuts;
-    for (size_t pos = 0; pos < len;) {
-        const enum ptk_verdict verdict = encode_inner(job, text, begin + pos, cut - pos);
+    uint32_t pos = 0;
+    for (size_t i = 0; i < count; i++) {
+        const enum ptk_verdict verdict = encode_inner(job, text, begin + pos, ends[i] - pos);
         if (verdict != PTK_VERDICT_OK || job->sink->full) {
             return verdict;
         }
-        pos = cut;
-        cut = pos < len ? ptk_cuts_next(cuts, text->bytes + begin, len, pos) : len;
+        pos = ends[i];
     }
     return PTK_VERDICT_OK;
 }
@@ -301,15 +303,18 @@ static enum ptk_verdict short_piece(const struct job *job, const source_text *te
         put_slot(job, text, begin, slot);
         return PTK_VERDICT_OK;
     }
-    const size_t cut = ptk_cuts_next(&job->tokenizer->cuts, text->bytes + begin, len, 0);
-    if (cut == len || ptk_encoder_token(&job->tokenizer->encoder, text->bytes + begin, len,
+    uint32_t ends[PTK_IMAGE_PIECE_KEY_MAX];
+    size_t pos = 0;
+    const size_t part_count = ptk_cuts_scan(&job->tokenizer->cuts, text->bytes + begin, len, &pos,
+                                            ends, PTK_ARRAY_LEN(ends));
+    if (part_count == 1 || ptk_encoder_token(&job->tokenizer->encoder, text->bytes + begin, len,
                                         PTK_PART_WHOLE) != PTK_IMAGE_NONE) {
         return cached_part(job, text, begin, len, key, PTK_PART_WHOLE);
     }
     /* Asked before the parts: the sink may drop ids of this piece and want all from then on. */
     const bool wants_all = sink->fast_end > 0;
     const size_t before = sink->len;
-    const enum ptk_verdict verdict = encode_parts(job, text, begin, len, cut);
+    const enum ptk_verdict verdict = encode_parts(job, text, begin, ends, part_count);
     const size_t count = sink->len - before;
     if (wants_all && verdict == PTK_VERDICT_OK && !sink->full && count > 0 &&
         count <= PTK_IMAGE_PIECE_IDS_MAX) {
@@ -528,6 +533,9 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
     return verdict;
 }
 
+/* Safe cuts that are looked for at once in a long piece. */
+#define CHUNK_CUTS 128u
+
 /* Adds a piece of more than 15 bytes, in parts where it has safe cuts. */
 static enum ptk_verdict push_long(const struct job *job, const source_text *text,
                                   struct batch *batch, struct ptk_span span)
@@ -535,27 +543,34 @@ static enum ptk_verdict push_long(const struct job *job, const source_text *text
     const struct ptk_cuts *cuts = &job->tokenizer->cuts;
     const uint8_t *piece = text->bytes + span.begin;
     const size_t len = span.end - span.begin;
-    size_t cut = ptk_cuts_next(cuts, piece, len, 0);
+    uint32_t ends[CHUNK_CUTS];
+    size_t pos = 0;
+    size_t count = ptk_cuts_scan(cuts, piece, len, &pos, ends, CHUNK_CUTS);
     /* A token that merging makes has no cut; one that only a whole piece is may have. */
-    if (cut == len || (len <= job->tokenizer->encoder.whole_len_max &&
-                       ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) !=
-                           PTK_IMAGE_NONE)) {
+    if (ends[0] == len || (len <= job->tokenizer->encoder.whole_len_max &&
+                           ptk_encoder_token(&job->tokenizer->encoder, piece, len,
+                                             PTK_PART_WHOLE) != PTK_IMAGE_NONE)) {
         batch_add(job, text, batch, span, PTK_PART_WHOLE);
         return batch->count == BATCH_PIECES ? batch_flush(job, text, batch) : PTK_VERDICT_OK;
     }
-    for (size_t pos = 0; pos < len && !job->sink->full;) {
-        const struct ptk_span part = {span.begin + (uint32_t)pos, span.begin + (uint32_t)cut};
-        batch_add(job, text, batch, part, PTK_PART_INNER);
-        if (batch->count == BATCH_PIECES) {
-            const enum ptk_verdict verdict = batch_flush(job, text, batch);
-            if (verdict != PTK_VERDICT_OK) {
-                return verdict;
+    uint32_t begin = span.begin;
+    for (;;) { /* ends: each turn takes cuts up to the end of the piece */
+        for (size_t i = 0; i < count; i++) {
+            const struct ptk_span part = {begin, span.begin + ends[i]};
+            batch_add(job, text, batch, part, PTK_PART_INNER);
+            if (batch->count == BATCH_PIECES) {
+                const enum ptk_verdict verdict = batch_flush(job, text, batch);
+                if (verdict != PTK_VERDICT_OK || job->sink->full) {
+                    return verdict;
+                }
             }
+            begin = part.end;
         }
-        pos = cut;
-        cut = pos < len ? ptk_cuts_next(cuts, piece, len, pos) : len;
+        if (pos == len) {
+            return PTK_VERDICT_OK;
+        }
+        count = ptk_cuts_scan(cuts, piece, len, &pos, ends, CHUNK_CUTS);
     }
-    return PTK_VERDICT_OK;
 }
 
 /* Adds a piece; a full batch is worked on at once. */
@@ -623,6 +638,63 @@ static enum ptk_verdict encode_scanned(const struct job *job, const source_text 
         begin = ends[count - 1];
     }
     return batch_flush(job, text, &batch);
+}
+
+/*
+ * The first word of a section with a mark before it, `head`; `*len` is how much of the section it
+ * takes. False when no cut is near enough.
+ */
+static bool lead_word(const struct ptk_tokenizer *tokenizer, const source_text *section,
+                      uint8_t head[LEAD_LEN_MAX], size_t *len)
+{
+    uint32_t ends[PTK_CHUNK_PIECES];
+    const size_t near = ptk_min_size(section->len, 2 * LEAD_LEN_MAX);
+    size_t pos = 0;
+    (void)ptk_words_scan(&tokenizer->words, section->bytes, near, &pos, ends, PTK_CHUNK_PIECES);
+    if (ends[0] >= LEAD_LEN_MAX && section->len >= LEAD_LEN_MAX) {
+        /* The scan may end inside of a character; a cut before that is one all the same. */
+        size_t at = 0;
+        (void)ptk_cuts_scan(&tokenizer->cuts, section->bytes, section->len, &at, ends, 1);
+    }
+    if (ends[0] >= LEAD_LEN_MAX) {
+        return false;
+    }
+    *len = ends[0];
+    head[0] = ' ';
+    memcpy(head + 1, section->bytes, *len);
+    return true;
+}
+
+/* A section of a model whose spaces are marks, word by word as it stands. */
+static enum ptk_verdict encode_words(const struct job *job, const source_text *section,
+                                     const source_text *head, size_t head_len)
+{
+    struct batch batch;
+    batch.count = 0;
+    batch.inner = 0;
+    if (head_len > 0) {
+        enum ptk_verdict verdict =
+            push_piece(job, head, &batch, (struct ptk_span){0, (uint32_t)head->len});
+        if (verdict == PTK_VERDICT_OK && !job->sink->full) {
+            verdict = batch_flush(job, head, &batch);
+        }
+        if (verdict != PTK_VERDICT_OK || job->sink->full) {
+            return verdict;
+        }
+    }
+    uint32_t *ends = job->work->ends;
+    size_t pos = head_len;
+    uint32_t begin = (uint32_t)head_len;
+    size_t count;
+    while ((count = ptk_words_scan(&job->tokenizer->words, section->bytes, section->len, &pos, ends,
+                                   PTK_CHUNK_PIECES)) > 0) {
+        const enum ptk_verdict verdict = push_ends(job, section, &batch, begin, ends, count);
+        if (verdict != PTK_VERDICT_OK || job->sink->full) {
+            return verdict;
+        }
+        begin = ends[count - 1];
+    }
+    return batch_flush(job, section, &batch);
 }
 
 static enum ptk_verdict encode_split(const struct job *job, const source_text *section)
@@ -907,8 +979,26 @@ static enum ptk_verdict encode_segments(const struct job *job, const source_text
     return PTK_VERDICT_OK;
 }
 
+/* Whether words are found in a section as it stands: not where offsets into it are wanted. */
+static bool reads_words(const struct job *job, const source_text *part)
+{
+    return job->tokenizer->words.active && job->sink->offsets == NULL && part->len > 0 &&
+           (job->skip_added || job->tokenizer->image->added_normalized == NULL);
+}
+
 static enum ptk_verdict normalize_part(const struct job *job, const source_text *part)
 {
+    const struct ptk_tokenizer *tokenizer = job->tokenizer;
+    if (reads_words(job, part)) {
+        uint8_t bytes[LEAD_LEN_MAX];
+        size_t len = 0;
+        const bool leads =
+            ptk_words_leads(&tokenizer->words, part->bytes, part->len, part->origin);
+        if (!leads || lead_word(tokenizer, part, bytes, &len)) {
+            const source_text head = {.bytes = bytes, .len = len + 1};
+            return encode_words(job, part, &head, len);
+        }
+    }
     const bool in_segments = job->tokenizer->segments != NULL && job->sink->offsets == NULL;
     return in_segments ? encode_segments(job, part) : normalize_whole(job, part);
 }

@@ -45,8 +45,11 @@ int ptk_encoder_init(struct ptk_encoder *encoder, const struct ptk_image *image,
         encoder->ignore_merges && !encoder->ids_tell ? config->key_bytes_max : 0;
     switch (encoder->algorithm) {
     case PTK_IMAGE_ALGORITHM_BPE: {
-        const int code = encoder->ids_tell ? find_merged(encoder, err) : 0;
-        return code != 0 ? code : ptk_bpe_init(&encoder->bpe, image, err);
+        int code = encoder->ids_tell ? find_merged(encoder, err) : 0;
+        if (code == 0) {
+            code = ptk_chars_init(&encoder->chars, image, err);
+        }
+        return code != 0 ? code : ptk_bpe_init(&encoder->bpe, image, &encoder->chars, err);
     }
     case PTK_IMAGE_ALGORITHM_UNIGRAM:
         return ptk_unigram_init(&encoder->unigram, image, err);
@@ -68,6 +71,7 @@ void ptk_encoder_fini(struct ptk_encoder *encoder)
 {
     if (encoder->algorithm == PTK_IMAGE_ALGORITHM_BPE) {
         ptk_bpe_fini(&encoder->bpe);
+        ptk_chars_fini(&encoder->chars);
     }
     free(encoder->merged);
     encoder->merged = NULL;

@@ -17,6 +17,7 @@ struct ptk_encoder {
     size_t whole_len_max; /* longest key of a token that only a whole piece is, or 0 */
     uint64_t
         *merged; /* bit per id: its bytes alone merge to it; NULL unless BPE starts from bytes */
+    struct ptk_chars chars; /* BPE only */
     union {
         struct ptk_bpe bpe;
         struct ptk_unigram unigram;

@@ -11,6 +11,7 @@
 #include "algo/ptk_encoder.h"
 #include "algo/ptk_post.h"
 #include "algo/ptk_tokenizer.h"
+#include "algo/ptk_words.h"
 #include "text/ptk_norm.h"
 #include "text/ptk_segments.h"
 #include "text/ptk_split.h"
@@ -31,6 +32,7 @@ struct ptk_tokenizer {
     struct ptk_segments *segments; /* NULL: texts are worked on as wholes */
     struct ptk_encoder encoder;
     struct ptk_cuts cuts;
+    struct ptk_words words;
     struct ptk_post post;
     struct ptk_decoder decoder;
     bool normalizes;  /* norm does anything */

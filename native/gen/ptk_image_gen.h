@@ -437,11 +437,14 @@ enum ptk_op_dec {
 /* byte_units: some byte that UTF-8 uses has no token (byte_ids is IMAGE_NONE there); it yields
  * the unknown token, or nothing without one. */
 #define PTK_IMAGE_FLAGS_BYTE_GAPS 0x400u
+/* BPE on characters over a whole text whose spaces become U+2581: keys of the piece table have
+ * the space, as the text has it. */
+#define PTK_IMAGE_FLAGS_SPACE_MARKS 0x800u
 /* tiktoken: special tokens in a text are recognised only when parse_special is all; the
  * post-processor adds none. */
 #define PTK_IMAGE_FLAGS_SPECIALS_OPT_IN 0x200u
 /* Every defined bit of image_flags; the others are zero and checked. */
-#define PTK_IMAGE_FLAGS_MASK 0x7ffu
+#define PTK_IMAGE_FLAGS_MASK 0xfffu
 
 /* Per id. */
 /* The id is in use; the others are gaps. */

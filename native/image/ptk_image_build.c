@@ -179,6 +179,8 @@ struct parts {
 struct merger {
     struct ptk_image view; /* vocabulary, and pairs without `ranks` */
     const uint32_t *ranks;
+    const uint32_t *byte_ids; /* units are bytes; NULL: characters */
+    bool space_marks;         /* a space is the mark */
 };
 
 static const struct ptk_image_pair never = {PTK_IMAGE_NONE, PTK_IMAGE_NONE, PTK_IMAGE_NONE,
@@ -249,19 +251,29 @@ static bool merge_alone(const struct merger *merger, const uint8_t *bytes, struc
     return true;
 }
 
+/* The id of a unit, or PTK_IMAGE_NONE. */
+static uint32_t unit_id(const struct merger *merger, const uint8_t *unit, uint32_t len)
+{
+    static const uint8_t mark[] = {0xe2, 0x96, 0x81};
+    if (merger->byte_ids != NULL) {
+        return merger->byte_ids[unit[0]];
+    }
+    return merger->space_marks && unit[0] == ' '
+               ? ptk_image_vocab(&merger->view, mark, sizeof mark)
+               : ptk_image_vocab(&merger->view, unit, len);
+}
+
 /* The units that merging starts from; false when one has no id. */
-static bool start_parts(const struct merger *merger, const uint32_t *byte_ids, const uint8_t *bytes,
-                        uint32_t len, struct parts *parts)
+static bool start_parts(const struct merger *merger, const uint8_t *bytes, uint32_t len,
+                        struct parts *parts)
 {
     parts->count = 0;
     for (uint32_t begin = 0; begin < len;) {
         uint32_t end = begin + 1;
-        while (byte_ids == NULL && end < len && (bytes[end] & 0xc0) == 0x80) {
+        while (merger->byte_ids == NULL && end < len && (bytes[end] & 0xc0) == 0x80) {
             end++;
         }
-        const uint32_t id = byte_ids != NULL
-                                ? byte_ids[bytes[begin]]
-                                : ptk_image_vocab(&merger->view, bytes + begin, end - begin);
+        const uint32_t id = unit_id(merger, bytes + begin, end - begin);
         if (id == PTK_IMAGE_NONE) {
             return false;
         }
@@ -278,8 +290,9 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
                           const uint32_t *ranks, struct ptk_image_pair *merges, size_t *merge_count,
                           uint8_t *reachable)
 {
-    const struct merger merger = {vocab_view(keys, vocab, capacity), ranks};
     uint32_t byte_ids[256];
+    const struct merger merger = {
+        .view = vocab_view(keys, vocab, capacity), .ranks = ranks, .byte_ids = byte_ids};
     for (uint32_t byte = 0; byte < 256; byte++) {
         const uint8_t key = (uint8_t)byte;
         byte_ids[byte] = ptk_image_vocab(&merger.view, &key, 1);
@@ -304,7 +317,7 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
             break;
         }
         const uint8_t *bytes = keys->bytes + keys->offs[id];
-        (void)start_parts(&merger, byte_ids, bytes, len, parts); /* every byte has an id */
+        (void)start_parts(&merger, bytes, len, parts); /* every byte has an id */
         if (merge_alone(&merger, bytes, parts, &merges[count])) {
             reachable[id] = 1;
             count++;
@@ -318,7 +331,8 @@ int ptk_build_rank_merges(const struct ptk_build_keys *keys, const uint32_t *voc
 static struct merger pair_merger(const struct ptk_build_keys *keys,
                                  const struct ptk_build_tables *tables)
 {
-    struct merger merger = {vocab_view(keys, tables->vocab, tables->vocab_capacity), NULL};
+    struct merger merger = {.view = vocab_view(keys, tables->vocab, tables->vocab_capacity),
+                            .byte_ids = tables->byte_ids};
     merger.view.pairs = tables->pairs;
     merger.view.pair_mask = (uint32_t)(tables->pair_capacity - 1);
     return merger;
@@ -343,7 +357,7 @@ int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_b
         lasts[id] = never;
         reachable[id] = 1;
         if (len == 0 || len > PTK_BUILD_TOKEN_MAX ||
-            !start_parts(&merger, tables->byte_ids, bytes, len, parts)) {
+            !start_parts(&merger, bytes, len, parts)) {
             continue;
         }
         certain[id] = 1;
@@ -366,27 +380,30 @@ out:
 }
 
 int ptk_build_seed_pieces(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
-                          const uint32_t *ids, size_t id_count, bool whole,
-                          struct ptk_image_piece *pieces, size_t *piece_count)
+                          const struct ptk_build_seeds *seeds, struct ptk_image_piece *pieces,
+                          size_t *piece_count)
 {
-    const struct merger merger = pair_merger(keys, tables);
+    struct merger merger = pair_merger(keys, tables);
+    merger.space_marks = seeds->space_marks;
     struct parts *parts = malloc(sizeof *parts);
     if (parts == NULL) {
         return -ENOMEM;
     }
     size_t count = 0;
-    for (size_t i = 0; i < id_count; i++) {
-        const uint8_t *bytes = keys->bytes + keys->offs[ids[i]];
-        const uint32_t len = keys->offs[ids[i] + 1] - keys->offs[ids[i]];
+    for (size_t i = 0; i < seeds->count; i++) {
+        const uint8_t *bytes = seeds->bytes + seeds->offs[i];
+        const uint32_t len = seeds->offs[i + 1] - seeds->offs[i];
         if (len == 0 || len > PTK_IMAGE_PIECE_KEY_MAX) {
             continue;
         }
-        if (whole) {
-            parts->id[0] = ids[i];
+        const uint32_t token =
+            seeds->whole ? ptk_image_vocab(&merger.view, bytes, len) : PTK_IMAGE_NONE;
+        if (token != PTK_IMAGE_NONE) {
+            parts->id[0] = token;
             parts->count = 1;
         } else {
             struct ptk_image_pair last;
-            if (!start_parts(&merger, tables->byte_ids, bytes, len, parts)) {
+            if (!start_parts(&merger, bytes, len, parts)) {
                 continue;
             }
             (void)merge_alone(&merger, bytes, parts, &last); /* more than one part is fine here */

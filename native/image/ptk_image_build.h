@@ -96,15 +96,22 @@ int ptk_build_prune_merges(const struct ptk_build_keys *keys, const struct ptk_b
                            const struct ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
                            uint8_t *reachable);
 
+/* Texts of pieces, none twice, and how the model takes a piece. */
+struct ptk_build_seeds {
+    const uint32_t *offs; /* count + 1 */
+    const uint8_t *bytes;
+    size_t count;
+    bool whole;       /* ignore_merges: a piece in the vocabulary is that token */
+    bool space_marks; /* a space stands for the mark */
+};
+
 /*
- * ptk_build_seed_pieces merges the keys of `ids` as whole pieces and writes those whose ids are
- * certain:
- * 1 to 15 bytes, all units known, at most PTK_IMAGE_PIECE_IDS_MAX ids. With `whole` each key is its
- * id, as ignore_merges has it. `pieces` has room for `id_count`; `*piece_count` are written, in
- * order.
+ * ptk_build_seed_pieces merges each text as a whole piece and writes those whose ids are certain:
+ * 1 to 15 bytes, all units known, at most PTK_IMAGE_PIECE_IDS_MAX ids. `pieces` has room for all
+ * texts; `*piece_count` are written, in order.
  */
 int ptk_build_seed_pieces(const struct ptk_build_keys *keys, const struct ptk_build_tables *tables,
-                          const uint32_t *ids, size_t id_count, bool whole,
-                          struct ptk_image_piece *pieces, size_t *piece_count);
+                          const struct ptk_build_seeds *seeds, struct ptk_image_piece *pieces,
+                          size_t *piece_count);
 
 #endif

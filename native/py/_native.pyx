@@ -700,24 +700,29 @@ def prune_merges(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32
 
 def seed_pieces(const uint32_t[::1] offs, const uint8_t[::1] keys, const uint32_t[::1] table,
                 const uint32_t[:, ::1] pairs, const uint32_t[::1] byte_ids,
-                const uint32_t[::1] ids, *, bint whole):
-    """image_piece rows, uint8 (n, 32), of those `ids` whose keys have certain ids as whole pieces."""
+                const uint32_t[::1] text_offs, const uint8_t[::1] texts, *, bint whole,
+                bint space_marks):
+    """image_piece rows, uint8 (n, 32), of those texts whose ids as whole pieces are certain."""
     cdef ptk_build_keys view = _keys(offs, keys)
     cdef ptk_build_tables tables = _tables(table, pairs, byte_ids)
-    cdef size_t count = <size_t>ids.shape[0], written = 0, i
+    cdef ptk_build_keys text_view = _keys(text_offs, texts)
+    cdef ptk_build_seeds seeds
+    cdef size_t written = 0
     cdef int code
-    for i in range(count):
-        if ids[i] >= view.ids_end:
-            raise ValueError("an id has no key")
+    seeds.offs = text_view.offs
+    seeds.bytes = text_view.bytes
+    seeds.count = text_view.ids_end
+    seeds.whole = whole
+    seeds.space_marks = space_marks
     cdef cnp.npy_intp shape[2]
-    shape[0] = <cnp.npy_intp>count
+    shape[0] = <cnp.npy_intp>seeds.count
     shape[1] = 32
     out = cnp.PyArray_EMPTY(2, shape, cnp.NPY_UINT8, 0)
-    if count == 0:
+    if seeds.count == 0:
         return out
     cdef ptk_image_piece *rows = <ptk_image_piece *>cnp.PyArray_DATA(out)
     with nogil:
-        code = ptk_build_seed_pieces(&view, &tables, &ids[0], count, whole, rows, &written)
+        code = ptk_build_seed_pieces(&view, &tables, &seeds, rows, &written)
     if code != 0:
         raise MemoryError
     return out[:written]

@@ -162,9 +162,16 @@ cdef extern from "image/ptk_image_build.h" nogil:
                                const ptk_image_pair *merges, size_t merge_count, uint8_t *keep,
                                uint8_t *reachable)
 
+    struct ptk_build_seeds:
+        const uint32_t *offs
+        const uint8_t *bytes
+        size_t count
+        bint whole
+        bint space_marks
+
     int ptk_build_seed_pieces(const ptk_build_keys *keys, const ptk_build_tables *tables,
-                              const uint32_t *ids, size_t id_count, bint whole,
-                              ptk_image_piece *pieces, size_t *piece_count)
+                              const ptk_build_seeds *seeds, ptk_image_piece *pieces,
+                              size_t *piece_count)
 
 cdef extern from "algo/ptk_tokenizer.h" nogil:
     struct ptk_tokenizer

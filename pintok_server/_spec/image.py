@@ -306,6 +306,9 @@ class ImageFlags(enum.IntFlag):
     # byte_units: some byte that UTF-8 uses has no token (byte_ids is IMAGE_NONE there); it yields the
     # unknown token, or nothing without one.
     BYTE_GAPS = 0x400
+    # BPE on characters over a whole text whose spaces become U+2581: keys of the piece table have the
+    # space, as the text has it.
+    SPACE_MARKS = 0x800
     # tiktoken: special tokens in a text are recognised only when parse_special is all; the
     # post-processor adds none.
     SPECIALS_OPT_IN = 0x200

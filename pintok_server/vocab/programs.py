@@ -138,6 +138,30 @@ def normalizer(component: Json | None) -> bytes:
     return b"".join(out)
 
 
+# --- Spaces that become marks --------------------------------------------------------------------
+
+MARK = "\u2581".encode()
+_PREPEND_MARK = op(OpNorm.PREPEND, params=string(MARK))
+_MARK_SPACES = op(OpNorm.REPLACE_STRING, params=string(" ") + string(MARK))
+# Behind it there are no spaces: such a split does nothing.
+_SPLIT_SPACES = {
+    op(OpPre.SPLIT_STRING, params=struct.pack("<BBH", behaviour, 0, 0) + string(" "))
+    for behaviour in range(len(BEHAVIOURS))
+}
+_METASPACE = {
+    op(OpPre.METASPACE, params=struct.pack("<BBH", scheme, 0, 0) + string(MARK))
+    for scheme in _SCHEMES.values()
+}
+
+
+def marks_spaces(normalizer: bytes, pre_tokenizer: bytes) -> bool:
+    """Whether all that the programs do is to turn spaces into U+2581, put one before the text or
+    not, and take all of it as one piece: what `ptk_words.h` does on the text as it stands."""
+    if normalizer in (_MARK_SPACES, _PREPEND_MARK + _MARK_SPACES):
+        return pre_tokenizer == b"" or pre_tokenizer in _SPLIT_SPACES
+    return normalizer == b"" and pre_tokenizer in _METASPACE
+
+
 # --- Pre-tokenizers ------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from pintok_server._spec.image import (
     ImageSection,
     ImageTokenFlags,
 )
+from pintok_server.vocab import programs
 from pintok_server.vocab.description import U32, AddedToken, Description
 
 _OVERRUN = b"\0" * spec.IMAGE_OVERRUN
@@ -233,11 +234,13 @@ def _pieces(
     # its parts between safe cuts are looked up alike.
     if description.prefix or description.suffix:
         return np.empty((0, spec.IMAGE_PIECE.size), dtype=np.uint8)
-    ids = [
-        token_id
-        for token_id, key in enumerate(description.keys)
-        if 0 < len(key) <= spec.IMAGE_PIECE_KEY_MAX and _is_utf8(key)
+    marks = _marks_spaces(description)
+    texts = [
+        key.replace(programs.MARK, b" ") if marks else key
+        for key in description.keys
+        if 0 < len(key) and not (marks and b" " in key) and _is_utf8(key)
     ]
+    text_offs, joined = _table(text for text in texts if len(text) <= spec.IMAGE_PIECE_KEY_MAX)
     return np.ascontiguousarray(
         _native.seed_pieces(
             key_offs,
@@ -245,8 +248,23 @@ def _pieces(
             vocab,
             pairs,
             _start_ids(description),
-            np.array(ids, dtype=np.uint32),
+            text_offs,
+            np.frombuffer(joined + _OVERRUN, dtype=np.uint8),
             whole=bool(description.flags & ImageFlags.IGNORE_MERGES),
+            space_marks=marks,
+        )
+    )
+
+
+def _marks_spaces(description: Description) -> bool:
+    """Whether a space of the text is looked up where the vocabulary has a mark."""
+    return (
+        description.algorithm == ImageAlgorithm.BPE
+        and not description.flags & (ImageFlags.BYTE_UNITS | ImageFlags.IGNORE_MERGES)
+        and not description.prefix
+        and not description.suffix
+        and programs.marks_spaces(
+            description.programs.normalizer, description.programs.pre_tokenizer
         )
     )
 
@@ -358,7 +376,7 @@ def _config(
     suffix = strings.add(description.suffix)
     values: dict[str, int] = {
         "algorithm": description.algorithm,
-        "flags": description.flags,
+        "flags": description.flags | ImageFlags.SPACE_MARKS * _marks_spaces(description),
         "ids_end": description.ids_end,
         "vocab_len": sum(text is not None for text in description.texts),
         "model_len": description.model_len,

@@ -207,11 +207,12 @@ static uint8_t *maker_small_image(size_t *len)
                keys.offs[MAKER_IDS_END] + PTK_IMAGE_OVERRUN);
 
     const struct ptk_build_tables tables = {pairs, 16, vocab, 1024, byte_ids};
-    static const uint32_t seeds[] = {'a', MAKER_TH, MAKER_THE, MAKER_IN, MAKER_ING, MAKER_SPACE_T};
-    struct ptk_image_piece pieces[PTK_ARRAY_LEN(seeds)];
+    static const uint32_t seed_offs[] = {0, 1, 3, 6, 8, 11, 13};
+    const struct ptk_build_seeds seeds = {
+        seed_offs, (const uint8_t *)"aththeining t", PTK_ARRAY_LEN(seed_offs) - 1, false, false};
+    struct ptk_image_piece pieces[PTK_ARRAY_LEN(seed_offs) - 1];
     size_t piece_count = 0;
-    PTK_ASSERT(ptk_build_seed_pieces(&view, &tables, seeds, PTK_ARRAY_LEN(seeds), false, pieces,
-                                     &piece_count) == 0);
+    PTK_ASSERT(ptk_build_seed_pieces(&view, &tables, &seeds, pieces, &piece_count) == 0);
     struct ptk_image_piece *table = maker_add(&maker, PTK_IMAGE_SECTION_PIECES, sizeof *table, 16);
     PTK_ASSERT(ptk_build_pieces(pieces, piece_count, table, 16, &piece_probe_max) == 0);
 

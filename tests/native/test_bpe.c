@@ -102,7 +102,7 @@ static void model_end(void)
                                .strings = (const uint8_t *)""};
     struct ptk_err err;
     ptk_bpe_fini(&bpe);
-    PTK_ASSERT(ptk_bpe_init(&bpe, &image, &err) == 0);
+    PTK_ASSERT(ptk_bpe_init(&bpe, &image, NULL, &err) == 0);
 }
 
 /* Merges of existing tokens, each with the next rank: what training gives, in no useful order. */

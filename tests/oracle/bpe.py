@@ -16,6 +16,8 @@ from typing import Any
 KNOWN = "abcdé世"
 UNKNOWN = "xyzß🙂"
 
+WORDS = {"type": "WhitespaceSplit"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -60,8 +62,14 @@ class Vocabulary:
                 waiting = 1 if self.fuse_unk else waiting + 1
         return symbols + [self.unk or ""] * waiting
 
-    def write(self, path: Path) -> Path:
-        """As a tokenizer.json without normalizer, whose pieces are the words between spaces."""
+    def write(
+        self,
+        path: Path,
+        *,
+        normalizer: dict[str, Any] | None = None,
+        pre_tokenizer: dict[str, Any] | None = WORDS,
+    ) -> Path:
+        """As a tokenizer.json; its pieces are the words between spaces if nothing else is said."""
         model: dict[str, Any] = {
             "type": "BPE",
             "dropout": None,
@@ -79,8 +87,8 @@ class Vocabulary:
             "truncation": None,
             "padding": None,
             "added_tokens": [],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "normalizer": normalizer,
+            "pre_tokenizer": pre_tokenizer,
             "post_processor": None,
             "decoder": None,
             "model": model,
@@ -89,13 +97,13 @@ class Vocabulary:
         return path
 
 
-def random_vocabulary(rng: random.Random) -> Vocabulary:
+def random_vocabulary(rng: random.Random, letters: str = KNOWN) -> Vocabulary:
     """Merges of tokens that exist, in an order that training could give or in none; sometimes with
     tokens that no merge makes."""
     suffix = rng.choice(["", "", "</w>"])
     unk = rng.choice([None, "<unk>"])
     byte_fallback = not suffix and rng.random() < 0.4
-    tokens = list(KNOWN) + ([letter + suffix for letter in KNOWN] if suffix else [])
+    tokens = list(letters) + ([letter + suffix for letter in letters] if suffix else [])
     merges: list[tuple[str, str]] = []
     for _ in range(rng.randrange(60)):
         left, right = rng.choice(tokens), rng.choice(tokens)
@@ -106,7 +114,7 @@ def random_vocabulary(rng: random.Random) -> Vocabulary:
             tokens.append(left + right)
     if rng.random() < 0.3:
         rng.shuffle(merges)
-    whole = "".join(rng.choices(KNOWN, k=5)) + suffix
+    whole = "".join(rng.choices(letters, k=5)) + suffix
     extra = [token for token in (whole,) if token not in tokens]
     special = ([f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []) + (
         [unk] if unk else []

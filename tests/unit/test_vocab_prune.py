@@ -157,8 +157,10 @@ def test_seeded_pieces_are_what_merging_gives() -> None:
             vocab,
             _native.build_pairs(rows)[0],
             None,
-            np.arange(len(tokens), dtype=np.uint32),
+            offs,
+            keys,
             whole=False,
+            space_marks=False,
         )
         seeded = {}
         for row in pieces.tolist():
