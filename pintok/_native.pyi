@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pintok.encoding import ParseSpecial, Truncation
+
 _U32 = npt.NDArray[np.uint32]
 _U8 = npt.NDArray[np.uint8]
 _Text = str | bytes
@@ -47,6 +49,31 @@ class Model:
     def id_to_token(self, token_id: int) -> bytes | None: ...
     def is_special(self, token_id: int) -> bool: ...
     def id_to_bytes(self, token_id: int) -> bytes | None: ...
+
+class Coder:
+    def __init__(self, model: Model) -> None: ...
+    @property
+    def _model(self) -> Model: ...
+    def encode(
+        self,
+        text: _Text,
+        *,
+        pair: _Text | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        bos: bool = False,
+        eos: bool = False,
+        truncation: Truncation | None = None,
+    ) -> _U32: ...
+    def count(
+        self,
+        text: _Text,
+        *,
+        pair: _Text | None = None,
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+    ) -> int: ...
 
 def build_pairs(merges: _U32) -> tuple[_U32, int]: ...
 def build_vocab(offs: _U32, keys: _U8) -> tuple[_U32, int]: ...

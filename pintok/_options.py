@@ -36,8 +36,9 @@ def encode_options(
     Raises ValueError for an unknown `parse_special`, and for `encode_special_tokens` where no
     special token is looked for anyway.
     """
-    if add_special_tokens and parse_special == "all" and not (encode_special_tokens or bos or eos):
-        return DEFAULT_OPTIONS
+    if parse_special == "all" and not (encode_special_tokens or bos or eos):
+        # The usual request, without the flag type: it costs as much as a short text.
+        return DEFAULT_OPTIONS if add_special_tokens else PARSE_ONLY_OPTIONS
     if parse_special not in ("all", "none"):
         raise ValueError(f"parse_special must be 'all' or 'none', not {parse_special!r}")
     if encode_special_tokens and parse_special == "none":

@@ -7,7 +7,8 @@
     'Hello, world!'
 
 A tokenizer is immutable and may be used by any number of threads; the GIL is released while the
-core works. Opening compiles the model once and caches the result by fingerprint.
+core works on texts of more than 8 KiB. Opening compiles the model once and caches the result by
+fingerprint.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ import numpy.typing as npt
 
 from pintok import _native
 from pintok._options import (
-    DEFAULT_OPTIONS,
-    PARSE_ONLY_OPTIONS,
     SOURCE_TIKTOKEN,
     encode_options,
     id_array,
@@ -48,19 +47,19 @@ _HAS_TRUNCATION = 1 << 6
 _HAS_PADDING = 1 << 7
 
 
-class Tokenizer:
+class Tokenizer(_native.Coder):
     """Text to ids and back, equal to the reference implementation of the model.
 
     Make one with `from_file` or `from_pretrained`. Methods raise `pintok.errors.RefusedError` with
     the verdict's code where a server would answer with that verdict: invalid UTF-8, for instance.
     """
 
-    __slots__ = ("_config", "_model", "_piece", "name")
+    __slots__ = ("_config", "_piece", "name")
 
     def __init__(self, image_path: str | os.PathLike[str], *, name: str | None = None) -> None:
         """Open a compiled image. Raises ModelError when it is missing, damaged or unsupported."""
         try:
-            self._model = _native.Model(os.fspath(image_path))
+            super().__init__(_native.Model(os.fspath(image_path)))
         except _native.SetupError as error:
             raise ModelError(error.sentence) from None
         self._config: dict[str, int] = self._model.config
@@ -90,37 +89,22 @@ class Tokenizer:
         compiled = vocab.load_image(model, revision=revision)
         return cls(compiled.path, name=compiled.name)
 
-    def encode(
+    def _encode_any(
         self,
         text: str | bytes,
-        *,
-        pair: str | bytes | None = None,
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-        encode_special_tokens: bool = False,
-        bos: bool = False,
-        eos: bool = False,
-        truncation: Truncation | None = None,
+        pair: str | bytes | None,
+        add_special_tokens: bool,
+        parse_special: ParseSpecial,
+        encode_special_tokens: bool,
+        bos: bool,
+        eos: bool,
+        truncation: Truncation | None,
     ) -> Ids:
-        """The ids of a text, or of a pair: uint32, shape (n,).
-
-        `parse_special="none"` treats special tokens written in the text as ordinary text, and
-        `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for
-        models whose source has no post-processor. Bytes must be UTF-8.
-        """
-        if parse_special == "all" and not (encode_special_tokens or bos or eos):
-            # The usual request, without calls that cost as much as a short text.
-            options = DEFAULT_OPTIONS if add_special_tokens else PARSE_ONLY_OPTIONS
-        else:
-            options = encode_options(
-                add_special_tokens, parse_special, encode_special_tokens, bos, eos
-            )
-        limits = None if truncation is None else truncation_limits(truncation)
-        try:
-            return self._model.encode(text, pair, options, limits)
-        except (_native.Refused, UnicodeEncodeError):
-            ids: Ids = self._run(self._model.encode, text, pair, options, limits)
-            return ids
+        """`encode` where the core's short way does not do."""
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
+        limits = truncation_limits(truncation)
+        ids: Ids = self._run(self._model.encode, text, pair, options, limits)
+        return ids
 
     def encode_full(
         self,
@@ -222,15 +206,14 @@ class Tokenizer:
             items = [self._joined(text, error) for text in items]
         return Batch(*self._model.encode_batch(items, options, limits))
 
-    def count(
+    def _count_any(
         self,
         text: str | bytes,
-        *,
-        pair: str | bytes | None = None,
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
+        pair: str | bytes | None,
+        add_special_tokens: bool,
+        parse_special: ParseSpecial,
     ) -> int:
-        """How many ids `encode` would give, without making them."""
+        """`count` where the core's short way does not do."""
         options = encode_options(add_special_tokens, parse_special)
         count: int = self._run(self._model.count, text, pair, options)
         return count

@@ -1167,8 +1167,10 @@ static enum ptk_verdict item_init(const struct ptk_tokenizer *tokenizer,
     if (request->text_len > text_len_max || (pair && request->pair_len > text_len_max)) {
         return PTK_VERDICT_TEXT_TOO_LONG;
     }
-    if (!ptk_utf8_valid(request->text, request->text_len) ||
-        (pair && !ptk_utf8_valid(request->pair, request->pair_len))) {
+    if (request->checked) {
+        PTK_DCHECK(ptk_utf8_valid(request->text, request->text_len));
+    } else if (!ptk_utf8_valid(request->text, request->text_len) ||
+               (pair && !ptk_utf8_valid(request->pair, request->pair_len))) {
         return PTK_VERDICT_BAD_UTF8;
     }
     if ((request->options & PTK_WIRE_OPTIONS_BOS) != 0) {

@@ -65,6 +65,7 @@ struct ptk_encode_request {
     uint32_t options; /* PTK_WIRE_OPTIONS_* */
     uint32_t outputs; /* PTK_WIRE_OUTPUTS_*: the result has these arrays */
     const struct ptk_wire_truncation *truncation; /* NULL: none */
+    bool checked; /* the caller vouches for valid UTF-8, as of CPython's own strings */
 };
 
 /* Result of an encode: arrays of the caller with room for `cap` entries; those that are there are

@@ -8,12 +8,17 @@ translates the outcome: a verdict other than OK raises `Refused(verdict)`, a set
 
 cimport cython
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
 from cpython.list cimport PyList_CheckExact
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.errno cimport ENOSPC
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -32,11 +37,22 @@ cdef extern from "Python.h":
     bint PyLong_CheckExact(PyObject *value)
     long PyLong_AsLongAndOverflow(PyObject *value, int *overflow)
 
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void *memory, size_t size, int advice)
+    enum:
+        MADV_HUGEPAGE
+
 cdef enum:
     CACHE_LEN = 4 << 20
     TEXT_LEN_SMALL = 16 << 10
     IDS_LEN_QUICK = 1024
     POOL_MAX = 64
+    TEXT_LEN_KEPT = 4 << 20
+    IDS_KEPT = 16 << 20
+    # Shorter texts keep the GIL: giving it up and waiting for it costs more than they take.
+    TEXT_LEN_HELD = 8 << 10
+    DEFAULT_OPTIONS = PTK_WIRE_OPTIONS_PARSE_SPECIAL | PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS
+    PARSE_ONLY_OPTIONS = PTK_WIRE_OPTIONS_PARSE_SPECIAL
 
 
 class Refused(Exception):
@@ -57,7 +73,10 @@ class SetupError(Exception):
 
 
 cdef class _Context:
-    """What one thread at a time needs to encode: work, cache, and room for results."""
+    """What one thread at a time needs to encode: work, cache, and room for results.
+
+    The work grows with the texts; the cache, and what it learnt, stays.
+    """
 
     cdef void *work_memory
     cdef void *cache_memory
@@ -74,25 +93,48 @@ cdef class _Context:
     cdef uint8_t *type_ids
     cdef uint8_t *mask
 
-    def __cinit__(self, size_t text_cap, bint offsets):
-        cdef ptk_work_limits limits
-        limits.text_len_max = text_cap
-        limits.offsets = offsets
-        self.text_cap = text_cap
-        self.offsets = offsets
-        self.work_memory = aligned_alloc(64, _round_up(ptk_work_len(&limits)))
+    def __cinit__(self):
         self.cache_memory = aligned_alloc(2 << 20, CACHE_LEN)
-        if self.work_memory == NULL or self.cache_memory == NULL:
+        if self.cache_memory == NULL:
             raise MemoryError
-        self.work = ptk_work_init(self.work_memory, &limits)
+        madvise(self.cache_memory, CACHE_LEN, MADV_HUGEPAGE)  # a hint: small pages work too
         self.cache = ptk_cache_init(self.cache_memory, CACHE_LEN)
-        self.reserve(text_cap + 256)
 
     def __dealloc__(self):
         free(self.work_memory)
         free(self.cache_memory)
         free(self.result_memory)
         free(self.text)
+
+    cdef int grow(self, size_t text_len, bint offsets) except -1:
+        """A work for texts of `text_len` bytes, and results to go with it."""
+        cdef ptk_work_limits limits
+        cdef size_t cap = TEXT_LEN_SMALL
+        if self.text_cap >= text_len and (self.offsets or not offsets):
+            return 0
+        while cap < text_len:
+            cap *= 2
+        offsets = offsets or self.offsets
+        self.let_go()
+        limits.text_len_max = cap
+        limits.offsets = offsets
+        self.work_memory = aligned_alloc(64, _round_up(ptk_work_len(&limits)))
+        if self.work_memory == NULL:
+            raise MemoryError
+        self.work = ptk_work_init(self.work_memory, &limits)
+        self.offsets = offsets
+        self.reserve(cap + 256)
+        self.text_cap = cap
+        return 0
+
+    cdef void let_go(self) noexcept:
+        """Give up everything that grows."""
+        free(self.work_memory)
+        free(self.result_memory)
+        self.work_memory = NULL
+        self.result_memory = NULL
+        self.text_cap = 0
+        self.ids_cap = 0
 
     cdef int reserve_text(self, size_t bytes_cap) except -1:
         """Room for decoded text."""
@@ -195,6 +237,26 @@ cdef int _copy_ints(PyObject **items, uint32_t *out, size_t count) except -1:
     return 0
 
 
+cdef inline bint _is_short(object text, _Context context, ptk_encode_request *request,
+                           uint32_t options) except -1:
+    """Whether a text is encoded in `context` with the GIL held; then `request` asks for it."""
+    cdef Py_ssize_t size
+    if context is None:
+        return False
+    memset(request, 0, sizeof(request[0]))
+    if PyUnicode_CheckExact(text):
+        request.text = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+        request.checked = True
+    elif PyBytes_CheckExact(text):
+        request.text = <const uint8_t *>PyBytes_AS_STRING(text)
+        size = PyBytes_GET_SIZE(text)
+    else:
+        return False
+    request.text_len = <size_t>size
+    request.options = options
+    return size <= TEXT_LEN_HELD and <size_t>size + 64 <= context.text_cap
+
+
 @cython.final
 cdef class Model:
     """An opened image with its tokenizer: immutable, shared by all threads.
@@ -205,6 +267,7 @@ cdef class Model:
     cdef ptk_image image
     cdef ptk_tokenizer *tokenizer
     cdef bint opened
+    cdef _Context spare  # the last one given back, for the next short text
     cdef list pool
     cdef object __weakref__
 
@@ -232,23 +295,24 @@ cdef class Model:
             ptk_image_close(&self.image)
 
     cdef _Context borrow(self, size_t text_len, bint offsets):
-        """A context that no other thread uses; larger ones are made when a text needs them."""
-        cdef _Context context
-        cdef size_t i
-        for i in range(<size_t>len(self.pool)):
-            context = <_Context>self.pool[i]
-            if context.text_cap >= text_len and context.offsets == offsets:
-                self.pool[i] = self.pool[len(self.pool) - 1]
-                self.pool.pop()
-                return context
-        cdef size_t cap = TEXT_LEN_SMALL
-        while cap < text_len:
-            cap *= 2
-        return _Context(cap, offsets)
+        """A context that no other thread uses, with room for texts of `text_len` bytes."""
+        cdef _Context context = self.spare
+        if context is not None:
+            self.spare = None
+        elif self.pool:
+            context = <_Context>self.pool.pop()
+        else:
+            context = _Context()
+        context.grow(text_len, offsets)
+        return context
 
     cdef void give_back(self, _Context context):
-        """Keep it for the next call; the largest ones are let go so that memory stays bounded."""
-        if len(self.pool) < POOL_MAX and context.text_cap <= (4 << 20):
+        """Keep it for the next call; what long texts needed is let go so that memory is bounded."""
+        if context.text_cap > TEXT_LEN_KEPT or context.ids_cap > IDS_KEPT:
+            context.let_go()
+        if self.spare is None:
+            self.spare = context
+        elif len(self.pool) < POOL_MAX:
             self.pool.append(context)
 
     cdef _Context run(self, ptk_encode_request *request, size_t *count):
@@ -279,12 +343,36 @@ cdef class Model:
             if verdict == PTK_VERDICT_REPLY_TOO_LONG:
                 context.reserve(context.ids_cap * 4)
             elif verdict == PTK_VERDICT_TEXT_TOO_LONG:
-                context = self.borrow(context.text_cap * 4, rich)
+                context.grow(context.text_cap * 4, rich)
             else:
                 break
-        if context.ids_cap <= (16 << 20):
-            self.give_back(context)
+        self.give_back(context)
         raise Refused(<int>verdict)
+
+    cdef object short_ids(self, text, uint32_t options):
+        """Ids of a text that keeps the GIL; None when it needs more than the spare context."""
+        cdef _Context context = self.spare
+        cdef ptk_encode_request request
+        cdef ptk_encoding out
+        cdef ptk_verdict verdict
+        if not _is_short(text, context, &request, options):
+            return None
+        memset(&out, 0, sizeof(out))
+        out.ids = context.ids
+        out.cap = context.ids_cap
+        verdict = ptk_tokenizer_encode(self.tokenizer, context.work, context.cache, &request, &out)
+        return _array_u32(out.ids, out.len) if verdict == PTK_VERDICT_OK else None
+
+    cdef Py_ssize_t short_count(self, text, uint32_t options) except -2:
+        """The same for their number; -1 when it needs more."""
+        cdef _Context context = self.spare
+        cdef ptk_encode_request request
+        cdef size_t count = 0
+        cdef ptk_verdict verdict
+        if not _is_short(text, context, &request, options):
+            return -1
+        verdict = ptk_tokenizer_count(self.tokenizer, context.work, context.cache, &request, &count)
+        return <Py_ssize_t>count if verdict == PTK_VERDICT_OK else -1
 
     cdef int prepare(self, text, pair, uint32_t options, uint32_t outputs, tuple truncation,
                      ptk_wire_truncation *limit, ptk_encode_request *request) except -1:
@@ -294,6 +382,7 @@ cdef class Model:
             _view(pair, &request.pair, &request.pair_len)
         request.options = options
         request.outputs = outputs
+        request.checked = isinstance(text, str) and (pair is None or isinstance(pair, str))
         if truncation is not None:
             memset(limit, 0, sizeof(limit[0]))
             limit.max_length, limit.stride, limit.strategy, limit.direction = truncation
@@ -378,7 +467,7 @@ cdef class Model:
                     self.tokenizer, context.work, context.cache, &request, &count)
             if verdict != PTK_VERDICT_TEXT_TOO_LONG:
                 break
-            context = self.borrow(context.text_cap * 4, False)
+            context.grow(context.text_cap * 4, False)
         self.give_back(context)
         if verdict != PTK_VERDICT_OK:
             raise Refused(<int>verdict)
@@ -406,19 +495,24 @@ cdef class Model:
         context = self.borrow(4 * ids_len + 64, False)
         if context.ids_cap < ids_len:
             context.reserve(ids_len + 256)
-        if kind == cnp.NPY_OBJECT:
-            _copy_ints(PySequence_Fast_ITEMS(ids), context.ids, ids_len)
-        elif kind == cnp.NPY_INT64:
-            _copy_array(<const int64_t *>cnp.PyArray_DATA(ids), context.ids, ids_len)
-        elif kind == cnp.NPY_INT32:
-            _copy_array(<const int32_t *>cnp.PyArray_DATA(ids), context.ids, ids_len)
-        else:
-            raise TypeError("ids must be an array of uint32, int64 or int32")
+        try:
+            if kind == cnp.NPY_OBJECT:
+                _copy_ints(PySequence_Fast_ITEMS(ids), context.ids, ids_len)
+            elif kind == cnp.NPY_INT64:
+                _copy_array(<const int64_t *>cnp.PyArray_DATA(ids), context.ids, ids_len)
+            elif kind == cnp.NPY_INT32:
+                _copy_array(<const int32_t *>cnp.PyArray_DATA(ids), context.ids, ids_len)
+            else:
+                raise TypeError("ids must be an array of uint32, int64 or int32")
+        except TypeError:
+            self.give_back(context)
+            raise
         return self.decode_ids(context.ids, ids_len, options, context)
 
     cdef str decode_ids(self, const uint32_t *first, size_t ids_len, uint32_t options,
                         _Context context):
         cdef size_t cap = 16 * ids_len + 256, text_len = 0
+        cdef size_t cap_text
         cdef _Context holder = context  # whose ids these may be
         cdef ptk_verdict verdict
         cdef int attempt
@@ -435,14 +529,17 @@ cdef class Model:
                                                    &text_len)
             if verdict == PTK_VERDICT_OK:
                 text = PyUnicode_DecodeUTF8(<char *>context.text, <Py_ssize_t>text_len, NULL)
-                self.give_back(context)
+                self.give_back(holder)
                 return text
             if verdict == PTK_VERDICT_REPLY_TOO_LONG:
                 cap *= 4
             elif verdict == PTK_VERDICT_TEXT_TOO_LONG:
-                context = self.borrow(context.text_cap * 4, False)
+                cap_text = 4 * context.text_cap
+                context = _Context()
+                context.grow(cap_text, False)
             else:
                 break
+        self.give_back(holder)
         raise Refused(<int>verdict)
 
     def piece(self, uint32_t token_id, bint skip_special):
@@ -519,6 +616,54 @@ cdef class Model:
         cdef uint32_t begin = self.image.token_bytes_offs[token_id]
         cdef uint32_t end = self.image.token_bytes_offs[token_id + 1]
         return <bytes>self.image.token_bytes[begin:end]
+
+
+cdef class Coder:
+    """What `pintok.Tokenizer` derives from: the calls that short texts make most, with their usual
+    arguments. Everything else goes to `_encode_any` and `_count_any` of the deriving class."""
+
+    cdef Model _core
+
+    def __init__(self, Model model not None):
+        self._core = model
+
+    @property
+    def _model(self):
+        return self._core
+
+    def encode(self, text, *, pair=None, bint add_special_tokens=True, parse_special="all",
+               bint encode_special_tokens=False, bint bos=False, bint eos=False, truncation=None):
+        """The ids of a text, or of a pair: uint32, shape (n,).
+
+        `parse_special="none"` treats special tokens written in the text as ordinary text, and
+        `encode_special_tokens` the same for those marked special only. `bos` and `eos` are for
+        models whose source has no post-processor. Bytes must be UTF-8. The GIL is released for
+        texts longer than 8 KiB.
+        """
+        if (pair is None and truncation is None and parse_special is "all" and self._core is not None
+                and not (encode_special_tokens or bos or eos)):
+            try:
+                ids = self._core.short_ids(
+                    text, DEFAULT_OPTIONS if add_special_tokens else PARSE_ONLY_OPTIONS)
+            except UnicodeEncodeError:
+                ids = None
+            if ids is not None:
+                return ids
+        return self._encode_any(text, pair, add_special_tokens, parse_special,
+                                encode_special_tokens, bos, eos, truncation)
+
+    def count(self, text, *, pair=None, bint add_special_tokens=True, parse_special="all"):
+        """How many ids `encode` would give, without making them."""
+        cdef Py_ssize_t count
+        if pair is None and parse_special is "all" and self._core is not None:
+            try:
+                count = self._core.short_count(
+                    text, DEFAULT_OPTIONS if add_special_tokens else PARSE_ONLY_OPTIONS)
+            except UnicodeEncodeError:
+                count = -1
+            if count >= 0:
+                return count
+        return self._count_any(text, pair, add_special_tokens, parse_special)
 
 
 # ---- The table builders of the image: only `pintok_server.vocab` calls these. ----

@@ -189,6 +189,10 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
     ptk_work *ptk_work_init(void *memory, const ptk_work_limits *limits)
     ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
 
+    enum:
+        PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS
+        PTK_WIRE_OPTIONS_PARSE_SPECIAL
+
     struct ptk_encode_request:
         const uint8_t *text
         size_t text_len
@@ -197,6 +201,7 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
         uint32_t options
         uint32_t outputs
         const ptk_wire_truncation *truncation
+        bint checked
 
     struct ptk_encoding:
         uint32_t *ids
