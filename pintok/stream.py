@@ -1,9 +1,11 @@
 """Ids that arrive one at a time, as text that never has to be taken back.
 
-Two rules, after the reference that belongs to the model's source:
+The rule follows the reference that belongs to the model's source:
 
 - Hugging Face tokenizers: a chunk is given when the decoded text has grown and does not end in
   U+FFFD (an unfinished character, or a true U+FFFD, which is held back as well);
+- sentencepiece: the same. Its library does not stream, but what is given together is what it
+  decodes;
 - tiktoken and Tekken: the bytes of each token go through an incremental UTF-8 decoder.
 
 Where the reference raises because earlier text would have to change, nothing is given until the
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # A stream over a server does without the native core.
 
 _REPLACEMENT = "\ufffd"
 _BYTE_SOURCES = frozenset((2, 3))  # image_source: tiktoken, tekken
+_SENTENCEPIECE = 4
 
 _T = TypeVar("_T")
 
@@ -129,7 +132,7 @@ def stream_work(
 def _rule_for(decoder: Tokenizer | Client, source: int, skip: bool, prefill: list[int]) -> _Rule:
     """The rule of the model's reference. Raises RefusedError where a server cannot follow it."""
     if source not in _BYTE_SOURCES:
-        return _ByText(prefill)
+        return _ByText(prefill, keeps_text=source == _SENTENCEPIECE)
     if not hasattr(decoder, "id_to_bytes"):
         raise RefusedError(
             Verdict.UNSUPPORTED,
@@ -140,12 +143,17 @@ def _rule_for(decoder: Tokenizer | Client, source: int, skip: bool, prefill: lis
 
 
 class _ByText:
-    """Decode a small window of ids and give what it adds to the part given before."""
+    """Decode a small window of ids and give what it adds to the part given before.
 
-    __slots__ = ("_given", "_given_len", "_ids", "even", "last")
+    With `keeps_text` the window always begins with some text: sentencepiece drops spaces before the
+    first text of what it decodes, and only there.
+    """
 
-    def __init__(self, prefill: list[int]) -> None:
+    __slots__ = ("_given", "_given_len", "_ids", "_keeps_text", "even", "last")
+
+    def __init__(self, prefill: list[int], *, keeps_text: bool) -> None:
         self._ids = prefill
+        self._keeps_text = keeps_text
         self._given = ""  # text of the first _given_len ids of the window: context, given before
         self._given_len = 0
         self.even = False  # all of the window has been given, and it is not empty
@@ -167,10 +175,13 @@ class _ByText:
         if not grown or text.endswith(_REPLACEMENT) or not text.startswith(self._given):
             return None
         chunk = text[len(self._given) :]
-        fresh_len = len(self._ids) - self._given_len
-        del self._ids[: self._given_len]
-        self._given = yield self._ids.copy()
-        self._given_len = fresh_len
+        context = yield self._ids[self._given_len :]
+        if context or not self._keeps_text:
+            del self._ids[: self._given_len]
+            self._given = context
+        else:
+            self._given = text
+        self._given_len = len(self._ids)
         self.even = self._given != ""
         return chunk
 

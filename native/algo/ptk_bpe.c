@@ -535,16 +535,6 @@ static bool list_pop(struct ptk_bpe_scratch *scratch, struct popped *popped)
     return false;
 }
 
-/* Puts the rest of a sorted list back, whose rank has got no other in the meantime. */
-static void list_put_back(struct ptk_bpe_scratch *scratch, uint32_t first, uint32_t rank)
-{
-    PTK_DCHECK((scratch->level[0][rank >> 6] >> (rank & 63) & 1) == 0);
-    list_mark(scratch, rank);
-    scratch->sorted[rank >> 6] |= 1ull << (rank & 63);
-    scratch->head[rank] = first;
-    scratch->before[first] = NO_UNIT;
-}
-
 /* Merges two ascending chains (links in `after`). */
 static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
 {
@@ -628,6 +618,30 @@ static void chain_link_back(struct ptk_bpe_scratch *scratch, uint32_t first)
     }
 }
 
+/*
+ * Puts the rest of a sorted list back. Where merges of one rank make halves of others, the last
+ * merge may have given the rank a list again: of one or two units, all before the rest.
+ */
+static void list_put_back(struct ptk_bpe_scratch *scratch, uint32_t first, uint32_t rank)
+{
+    const bool again = (scratch->level[0][rank >> 6] >> (rank & 63) & 1) != 0;
+    uint32_t fresh = again ? chain_sort(scratch->after, scratch->head[rank]) : NO_UNIT;
+    list_mark(scratch, rank);
+    scratch->sorted[rank >> 6] |= 1ull << (rank & 63);
+    scratch->head[rank] = fresh != NO_UNIT ? fresh : first;
+    uint32_t previous = NO_UNIT;
+    while (fresh != NO_UNIT) {
+        PTK_DCHECK(fresh < first);
+        scratch->before[fresh] = previous;
+        previous = fresh;
+        fresh = scratch->after[fresh];
+    }
+    if (previous != NO_UNIT) {
+        scratch->after[previous] = first;
+    }
+    scratch->before[first] = previous;
+}
+
 /* The pair at `unit` is new: puts it into its list and returns its rank, UINT32_MAX without one. */
 static uint32_t list_update(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
                             uint32_t unit, uint32_t right)
@@ -664,10 +678,9 @@ static uint32_t list_merge(const struct ptk_image *image, struct ptk_bpe_scratch
 }
 
 /*
- * Takes the ranks in ascending order. While the units of one rank merge from left to right, pairs
- * of this rank cannot appear, since tokens only grow. Pairs of lower ranks appear only in
- * vocabularies whose ranks do not ascend: then the rest of the list is put back, still sorted,
- * until they are done.
+ * Takes the ranks in ascending order, and the units of one rank from left to right. Where ranks
+ * ascend a merge brings about higher ranks only. Otherwise, as soon as one brings about the same or
+ * a lower rank, the rest of the list is put back, still sorted, until that is done.
  */
 static void merge_lists(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
 {

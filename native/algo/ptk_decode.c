@@ -1,5 +1,6 @@
 #include "algo/ptk_decode.h"
 
+#include "algo/ptk_decode_spm.h"
 #include "text/ptk_utf8.h"
 
 #include <errno.h>
@@ -23,6 +24,14 @@ static int verify_program(struct ptk_decoder *decoder, const struct ptk_image *i
                 err, -ENOTSUP,
                 "the decoder Replace with the regular expression \"%.*s\" is not supported",
                 (int)ptk_min_size(pattern.len, 200), (const char *)pattern.bytes);
+        }
+        if (op.kind == PTK_OP_DEC_SENTENCEPIECE) {
+            if (image->decoder.op_count != 1) {
+                return ptk_err_set(err, -EINVAL,
+                                   "the decoder sentencepiece is not the only operation");
+            }
+            return ptk_decode_spm_open(&op, (enum ptk_image_profile)image->header->profile,
+                                       &decoder->spm, err);
         }
         if (op.kind < PTK_OP_DEC_BYTE_LEVEL || op.kind > PTK_OP_DEC_CTC) {
             return ptk_err_set(err, -ENOTSUP, "decoder operation %u is unknown to this build",
@@ -708,12 +717,14 @@ int ptk_decoder_init(struct ptk_decoder *decoder, const struct ptk_image *image,
     if (decoder->concat) {
         return concat_init(decoder, err);
     }
-    return plan_table(decoder) ? table_init(decoder, err) : 0;
+    return decoder->spm == NULL && plan_table(decoder) ? table_init(decoder, err) : 0;
 }
 
 void ptk_decoder_fini(struct ptk_decoder *decoder)
 {
     ptk_decode_table_fini(&decoder->table);
+    ptk_decode_spm_close(decoder->spm);
+    decoder->spm = NULL;
 }
 
 static bool append(struct ptk_decode_text *text, const uint8_t *bytes, size_t len)
@@ -817,6 +828,10 @@ enum ptk_verdict ptk_decoder_run(const struct ptk_decoder *decoder,
 {
     if (decoder->concat) {
         return run_concat(decoder, scratch, ids, ids_len, skip_special, text, cap, text_len);
+    }
+    if (decoder->spm != NULL) {
+        return ptk_decode_spm(decoder->spm, decoder->image, scratch, ids, ids_len, skip_special,
+                              text, cap, text_len);
     }
     struct ptk_decode_text out = {.bytes = text, .cap = cap};
     enum ptk_verdict verdict = PTK_VERDICT_OK;

@@ -14,6 +14,9 @@
 
 #include "algo/ptk_decode_table.h"
 #include "algo/ptk_tokenizer.h"
+#include "text/ptk_norm.h"
+
+struct ptk_decode_spm;
 
 /* Characters that a program takes off the ends of the fused text; none where the counts are 0. */
 struct ptk_decode_strip {
@@ -32,6 +35,7 @@ struct ptk_decoder {
     bool byte_runs;   /* runs of byte tokens need nothing but their bytes */
     struct ptk_decode_strip strip;
     struct ptk_decode_table table;
+    struct ptk_decode_spm *spm; /* the decoder is sentencepiece's own; owned */
 };
 
 /* ptk_decoder_init refuses programs with an operation that this build cannot run. Its memory is
@@ -46,6 +50,7 @@ struct ptk_decode_scratch {
     uint32_t *ends[2]; /* end_cap each */
     size_t text_cap;
     size_t end_cap;
+    struct ptk_norm_work *norm; /* for models that normalize what they decode */
 };
 
 /* ptk_decoder_run: see ptk_tokenizer_decode. */

@@ -1112,11 +1112,14 @@ static void finish_offsets(const struct ptk_tokenizer *tokenizer, const uint8_t 
                            bool chars, const uint32_t *ids, struct ptk_span *offsets, size_t count)
 {
     const struct ptk_post *post = &tokenizer->post;
+    const bool sentencepiece =
+        tokenizer->image->header->source == PTK_IMAGE_SOURCE_SENTENCEPIECE;
     struct char_cursor cursor = {.text = text, .len = len};
     for (size_t i = 0; i < count; i++) {
         const struct ptk_span bytes = offsets[i];
         struct ptk_span span = bytes;
-        if (chars && bytes.begin < len) { /* the reference leaves positions behind the text alone */
+        /* Most references leave positions behind the text alone. */
+        if (chars && (bytes.begin < len || sentencepiece)) {
             span.begin = char_index(&cursor, bytes.begin);
             span.end = char_index(&cursor, ptk_min_size(bytes.end, len));
         }

@@ -114,6 +114,7 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     if (tokenizer == NULL) {
         return;
     }
+    ptk_decoder_fini(&tokenizer->decoder);
     ptk_encoder_fini(&tokenizer->encoder);
     ptk_cuts_fini(&tokenizer->cuts);
     ptk_post_fini(&tokenizer->post);
@@ -220,6 +221,7 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
         .ends = {work->encoder.bpe.ids, work->encoder.bpe.ends},
         .text_cap = work->text_cap,
         .end_cap = work->encoder.bpe.unit_cap,
+        .norm = work->norm,
     };
     return ptk_decoder_run(&tokenizer->decoder, &scratch, ids, ids_len,
                            (options & PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS) != 0, text, cap,

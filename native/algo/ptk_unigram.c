@@ -18,6 +18,7 @@ int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,
         return ptk_err_set(err, -ENOTSUP,
                            "a Unigram model without unk_id cannot encode every text");
     }
+    const bool sentencepiece = image->header->source == PTK_IMAGE_SOURCE_SENTENCEPIECE;
     double score_min = INFINITY;
     for (uint32_t id = 0; id < config->ids_end; id++) {
         const bool own = image->vocab_key_offs[id] != image->vocab_key_offs[id + 1];
@@ -27,8 +28,9 @@ int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,
     }
     *unigram = (struct ptk_unigram){
         .image = image,
-        .unk_score = score_min - UNK_PENALTY,
+        .unk_score = sentencepiece ? image->scores[config->unk_id] : score_min - UNK_PENALTY,
         .unk_id = config->unk_id,
+        .sentencepiece = sentencepiece,
         .fuse_unk = (config->flags & PTK_IMAGE_FLAGS_FUSE_UNK) != 0,
         .byte_fallback = (config->flags & PTK_IMAGE_FLAGS_BYTE_FALLBACK) != 0,
     };
@@ -42,9 +44,32 @@ static inline void offer(struct ptk_unigram_node *node, double score, uint32_t b
     }
 }
 
+/* The sum of two scores, as f32 if they are `single`. */
+static inline double add_scores(double a, double b, bool single)
+{
+    return single ? (double)(float)(a + b) : a + b;
+}
+
+/*
+ * Scores of f32 lose their last bits on long texts. The reference takes the score of a position off
+ * it and off all that follow as soon as it is below this.
+ */
+#define SINGLE_SCORE_MIN (-1e5)
+
+static void rebase(struct ptk_unigram_node *nodes, uint32_t begin, uint32_t end)
+{
+    const double base = nodes[begin].score;
+    for (uint32_t i = begin; i <= end; i++) {
+        if (nodes[i].begin != NO_WAY) {
+            nodes[i].score = add_scores(nodes[i].score, -base, true);
+        }
+    }
+}
+
 /* Forward: the best way to every character boundary. */
-static void find_ways(const struct ptk_unigram *unigram, struct ptk_unigram_node *nodes,
-                      const uint8_t *piece, uint32_t len)
+static inline __attribute__((always_inline)) void
+find_ways(const struct ptk_unigram *unigram, struct ptk_unigram_node *nodes, const uint8_t *piece,
+          uint32_t len, bool single)
 {
     const struct ptk_image *image = unigram->image;
     for (uint32_t i = 1; i <= len; i++) {
@@ -53,20 +78,25 @@ static void find_ways(const struct ptk_unigram *unigram, struct ptk_unigram_node
     nodes[0] = (struct ptk_unigram_node){0.0, 0, 0};
     uint32_t char_len;
     for (uint32_t begin = 0; begin < len; begin += char_len) {
+        if (single && nodes[begin].score < SINGLE_SCORE_MIN) {
+            const uint32_t reach = image->config->key_bytes_max;
+            rebase(nodes, begin, len - begin > reach ? begin + reach : len);
+        }
         const double here = nodes[begin].score;
         char_len = ptk_utf8_lead_len(piece[begin]);
-        bool single = false;
+        bool known = false; /* the character alone is a token */
         uint32_t unit = 0;
         for (uint32_t end = begin; end < len && ptk_image_trie_step(image, &unit, piece[end]);) {
             end++;
             const uint32_t id = ptk_image_trie_id(image, unit);
             if (id != PTK_IMAGE_NONE) {
-                offer(&nodes[end], image->scores[id] + here, begin, id);
-                single |= end - begin == char_len;
+                offer(&nodes[end], add_scores(image->scores[id], here, single), begin, id);
+                known |= end - begin == char_len;
             }
         }
-        if (!single) {
-            offer(&nodes[begin + char_len], unigram->unk_score + here, begin, unigram->unk_id);
+        if (!known) {
+            offer(&nodes[begin + char_len], add_scores(unigram->unk_score, here, single), begin,
+                  unigram->unk_id);
         }
     }
 }
@@ -91,7 +121,10 @@ static void put(struct writer *writer, uint32_t id, uint32_t begin, uint32_t end
 static void put_unknown(struct writer *writer, uint32_t begin, uint32_t end)
 {
     const struct ptk_image *image = writer->unigram->image;
-    const uint32_t id = ptk_image_vocab(image, writer->piece + begin, end - begin);
+    const bool sentencepiece = writer->unigram->sentencepiece;
+    const uint32_t id = sentencepiece
+                            ? PTK_IMAGE_NONE
+                            : ptk_image_vocab(image, writer->piece + begin, end - begin);
     if (id != PTK_IMAGE_NONE) {
         put(writer, id, begin, end);
         return;
@@ -105,7 +138,8 @@ static void put_unknown(struct writer *writer, uint32_t begin, uint32_t end)
         return;
     }
     for (uint32_t i = begin; i < end; i++) {
-        put(writer, image->byte_ids[writer->piece[i]], begin, end);
+        const uint32_t byte_id = image->byte_ids[writer->piece[i]];
+        put(writer, byte_id, sentencepiece ? i : begin, sentencepiece ? i + 1 : end);
     }
 }
 
@@ -114,7 +148,11 @@ size_t ptk_unigram_encode(const struct ptk_unigram *unigram, struct ptk_unigram_
 {
     PTK_DCHECK(len > 0);
     PTK_DCHECK(len < NO_WAY);
-    find_ways(unigram, nodes, piece, (uint32_t)len);
+    if (unigram->sentencepiece) {
+        find_ways(unigram, nodes, piece, (uint32_t)len, true);
+    } else {
+        find_ways(unigram, nodes, piece, (uint32_t)len, false);
+    }
 
     /* Backward: reverse the way in place, so that every node says where its token ends. */
     for (uint32_t end = (uint32_t)len; end > 0;) {

@@ -4,6 +4,9 @@
  * One pass over the characters keeps the best way to every position (Viterbi over a trie of the
  * vocabulary), one pass back reads the ids off. Scores are added as f64 from left to right and the
  * first of equal ways stays, as the reference does, so that ties fall the same way.
+ *
+ * A sentencepiece .model keeps its sums as f32. How they are rounded depends on everything before,
+ * so its texts are one piece from beginning to end and never cut.
  */
 #ifndef PTK_UNIGRAM_H
 #define PTK_UNIGRAM_H
@@ -12,10 +15,11 @@
 
 struct ptk_unigram {
     const struct ptk_image *image;
-    double unk_score; /* of a character that no token begins with: the lowest score minus 10 */
+    double unk_score; /* of a character that is no token: the lowest score minus 10 */
     uint32_t unk_id;
     bool fuse_unk;
     bool byte_fallback;
+    bool sentencepiece; /* the image comes from a .model */
 };
 
 /*
@@ -41,7 +45,8 @@ static inline size_t ptk_unigram_scratch_len(size_t len_max)
 /* Where the ids go: arrays of the caller, one entry per byte of the piece. */
 struct ptk_unigram_result {
     uint32_t *ids;
-    /* range of the piece behind each id; byte tokens share the range of the run */
+    /* range of the piece behind each id; byte tokens share the range of the run, those of a .model
+     * have a byte each */
     uint32_t *begins;
     uint32_t *ends;
 };

@@ -112,8 +112,9 @@ enum ptk_image_section {
     /* u32[ids_end + 1]: where each id's decoded bytes begin in token_bytes. */
     PTK_IMAGE_SECTION_TOKEN_BYTES_OFFS = 5,
     /* decode_concat: the bytes of each id; otherwise the string that the decoder program starts
-     * from (without a decoder program the strings are joined by spaces). Followed by 64 zero
-     * bytes so that wide copies may overrun. */
+     * from (without a decoder program the strings are joined by spaces); sentencepiece: what
+     * the id becomes inside of a text. Followed by 64 zero bytes so that wide copies may
+     * overrun. */
     PTK_IMAGE_SECTION_TOKEN_BYTES = 6,
     /* u8[ids_end]: image_token_flags. */
     PTK_IMAGE_SECTION_TOKEN_FLAGS = 7,
@@ -139,7 +140,8 @@ enum ptk_image_section {
      * of two; buckets of two slots, see ptk_piece_hash(). Where it is present, it has every key
      * of up to 15 bytes that is valid UTF-8 and, as a whole piece, is its token. */
     PTK_IMAGE_SECTION_PIECES = 13,
-    /* f64[ids_end]: Unigram scores. */
+    /* f64[ids_end]: Unigram scores. Of a sentencepiece .model that of the unknown token is what
+     * an unknown character costs, and sums are rounded to f32. */
     PTK_IMAGE_SECTION_SCORES = 14,
     /* image_trie_unit[]: double array over vocab_key, for prefix search. */
     PTK_IMAGE_SECTION_TRIE = 15,
@@ -230,7 +232,12 @@ enum ptk_op_norm {
     PTK_OP_NORM_BERT = 13,
     /* Each byte becomes its character of the byte-level alphabet. */
     PTK_OP_NORM_BYTE_LEVEL = 14,
-    PTK_OP_NORM_VALUE_COUNT = 15,
+    /* The normalizer of a sentencepiece .model, the only operation of its program. flags: bit 0
+     * add_dummy_prefix, bit 1 remove_extra_whitespaces, bit 2 escape_whitespaces, bit 3
+     * treat_whitespace_as_suffix. Params: STRING charsmap (empty: none), STRING symbols: the
+     * user-defined symbols, each a STRING, ascending. */
+    PTK_OP_NORM_SENTENCEPIECE = 15,
+    PTK_OP_NORM_VALUE_COUNT = 16,
 };
 
 /* The name of each op_norm; NULL where no value is defined. */
@@ -250,6 +257,7 @@ enum ptk_op_norm {
         [12] = "precompiled", \
         [13] = "bert", \
         [14] = "byte_level", \
+        [15] = "sentencepiece", \
     }
 
 /* Kinds of operations in a pre-tokenizer program. behaviour: 0 removed, 1 isolated, 2
@@ -395,7 +403,11 @@ enum ptk_op_dec {
     PTK_OP_DEC_CTC = 9,
     /* Params: STRING pattern, STRING content. */
     PTK_OP_DEC_REPLACE_REGEX = 10,
-    PTK_OP_DEC_VALUE_COUNT = 11,
+    /* The decoder of a sentencepiece .model, the only operation of its program. flags: bit 0 a
+     * U+2581 at the beginning is dropped, bit 1 so are all that follow it there. Params: STRING
+     * what the unknown token becomes, STRING denormalizer: a program of op_norm, or empty. */
+    PTK_OP_DEC_SENTENCEPIECE = 11,
+    PTK_OP_DEC_VALUE_COUNT = 12,
 };
 
 /* The name of each op_dec; NULL where no value is defined. */
@@ -411,6 +423,7 @@ enum ptk_op_dec {
         [8] = "bpe", \
         [9] = "ctc", \
         [10] = "replace_regex", \
+        [11] = "sentencepiece", \
     }
 
 /* Properties of the model, in `image_config.flags`. */

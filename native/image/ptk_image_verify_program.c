@@ -41,6 +41,7 @@ static const struct op_shape norm_shapes[PTK_OP_NORM_VALUE_COUNT] = {
     [PTK_OP_NORM_REPLACE_REGEX] = {true, 0, 2, 0}, [PTK_OP_NORM_PREPEND] = {true, 0, 1, 0},
     [PTK_OP_NORM_NMT] = {true, 0, 0, 0},           [PTK_OP_NORM_PRECOMPILED] = {true, 0, 1, 0},
     [PTK_OP_NORM_BERT] = {true, 0, 0, 15},         [PTK_OP_NORM_BYTE_LEVEL] = {true, 0, 0, 0},
+    [PTK_OP_NORM_SENTENCEPIECE] = {true, 0, 2, 15},
 };
 
 static const struct op_shape pre_shapes[PTK_OP_PRE_VALUE_COUNT] = {
@@ -72,6 +73,7 @@ static const struct op_shape dec_shapes[PTK_OP_DEC_VALUE_COUNT] = {
     [PTK_OP_DEC_STRIP] = {true, 12, 0, 0},        [PTK_OP_DEC_METASPACE] = {true, 4, 1, 0},
     [PTK_OP_DEC_WORDPIECE] = {true, 0, 1, 1},     [PTK_OP_DEC_BPE] = {true, 0, 1, 0},
     [PTK_OP_DEC_CTC] = {true, 0, 2, 1},           [PTK_OP_DEC_REPLACE_REGEX] = {true, 0, 2, 0},
+    [PTK_OP_DEC_SENTENCEPIECE] = {true, 0, 2, 3},
 };
 
 static bool shape_holds(const struct op_shape *shape, const uint8_t *params, size_t len)

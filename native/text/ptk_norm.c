@@ -44,6 +44,7 @@ enum step_kind {
     STEP_REPLACE = 8,
     STEP_MAP = 9,
     STEP_REPLACE_REGEX = 10,
+    STEP_SPM = 11,
 };
 
 struct step {
@@ -55,7 +56,8 @@ struct step {
     struct ptk_norm_string pattern;
     struct ptk_norm_string content;
     struct ptk_norm_charsmap charsmap;
-    struct ptk_regex *regex; /* owned */
+    struct ptk_regex *regex;  /* owned */
+    struct ptk_norm_spm *spm; /* owned */
 };
 
 struct ptk_norm {
@@ -249,6 +251,26 @@ static int add_map(struct ptk_norm *norm, const struct op *op, struct ptk_err *e
     return wrong == NULL ? 0 : refuse(op, err, wrong);
 }
 
+/* Translates sentencepiece's normalizer, which reads the original text: nothing may stand before
+ * it. */
+static int add_spm(struct ptk_norm *norm, const struct op *op, struct ptk_err *err)
+{
+    struct ptk_norm_string strings[2] = {0};
+    if ((op->flags & ~PTK_NORM_SPM_FLAGS) != 0) {
+        return refuse(op, err, "unknown flags");
+    }
+    if (op->idx > 0) {
+        return refuse(op, err, "it must be the first operation");
+    }
+    int rc = read_strings(op, strings, 2, err);
+    if (rc != 0) {
+        return rc;
+    }
+    struct step *step = add_step(norm, STEP_SPM);
+    const char *wrong = ptk_norm_spm_open(&strings[0], &strings[1], op->flags, &step->spm);
+    return wrong == NULL ? 0 : refuse(op, err, wrong);
+}
+
 /* Translates a replacement of what a pattern, the first string, matches. */
 static int add_regex(struct ptk_norm *norm, const struct op *op,
                      const struct ptk_norm_string *strings, struct ptk_err *err)
@@ -329,6 +351,8 @@ static int add_op(struct ptk_norm *norm, const struct op *op, struct ptk_err *er
         return add_with_strings(norm, op, err);
     case PTK_OP_NORM_PRECOMPILED:
         return add_map(norm, op, err);
+    case PTK_OP_NORM_SENTENCEPIECE:
+        return add_spm(norm, op, err);
     default:
         return ptk_err_set(err, -EINVAL, "normalizer operation %zu: unknown kind %u", op->idx,
                            (unsigned)op->kind);
@@ -374,6 +398,7 @@ void ptk_norm_close(struct ptk_norm *norm)
     }
     for (size_t i = 0; i < norm->step_count; i++) {
         ptk_regex_close(norm->steps[i].regex);
+        ptk_norm_spm_close(norm->steps[i].spm);
     }
     free(norm);
 }
@@ -451,6 +476,8 @@ static enum ptk_norm_step run_step(const struct ptk_norm *norm, const struct ptk
         return ptk_norm_replace(&step->pattern, &step->content, text, out);
     case STEP_REPLACE_REGEX:
         return ptk_norm_replace_regex(step->regex, work->regex_work, &step->content, text, out);
+    case STEP_SPM:
+        return ptk_norm_spm(step->spm, text, out);
     case STEP_MAP:
         break;
     }

@@ -181,4 +181,29 @@ enum ptk_norm_step ptk_norm_map(const struct ptk_unicode *unicode,
                                 const struct ptk_norm_charsmap *charsmap,
                                 const struct ptk_split_text *in, struct ptk_text_buf *out);
 
+/* What a sentencepiece model sets; flags of op_norm sentencepiece. */
+enum {
+    PTK_NORM_SPM_ADD_DUMMY_PREFIX = 1 << 0,
+    PTK_NORM_SPM_REMOVE_EXTRA_WHITESPACES = 1 << 1,
+    PTK_NORM_SPM_ESCAPE_WHITESPACES = 1 << 2,
+    PTK_NORM_SPM_WHITESPACE_AS_SUFFIX = 1 << 3,
+    PTK_NORM_SPM_FLAGS = 15,
+};
+
+struct ptk_norm_spm;
+
+/*
+ * ptk_norm_spm_open verifies a character map (empty: none) and a list of symbols and prepares them;
+ * both must outlive the result, which ptk_norm_spm_close releases (NULL is allowed). Set-up:
+ * allocates. Returns NULL, or what is wrong.
+ */
+const char *ptk_norm_spm_open(const struct ptk_norm_string *map,
+                              const struct ptk_norm_string *symbols, uint16_t flags,
+                              struct ptk_norm_spm **out);
+void ptk_norm_spm_close(struct ptk_norm_spm *spm);
+
+/* Normalizes a whole text as sentencepiece does. The text has no alignment yet. */
+enum ptk_norm_step ptk_norm_spm(const struct ptk_norm_spm *spm, const struct ptk_split_text *in,
+                                struct ptk_text_buf *out);
+
 #endif

@@ -92,8 +92,8 @@ class ImageSection(enum.IntEnum):
     # u32[ids_end + 1]: where each id's decoded bytes begin in token_bytes.
     TOKEN_BYTES_OFFS = 5
     # decode_concat: the bytes of each id; otherwise the string that the decoder program starts from
-    # (without a decoder program the strings are joined by spaces). Followed by 64 zero bytes so that
-    # wide copies may overrun.
+    # (without a decoder program the strings are joined by spaces); sentencepiece: what the id becomes
+    # inside of a text. Followed by 64 zero bytes so that wide copies may overrun.
     TOKEN_BYTES = 6
     # u8[ids_end]: image_token_flags.
     TOKEN_FLAGS = 7
@@ -118,7 +118,8 @@ class ImageSection(enum.IntEnum):
     # buckets of two slots, see ptk_piece_hash(). Where it is present, it has every key of up to 15
     # bytes that is valid UTF-8 and, as a whole piece, is its token.
     PIECES = 13
-    # f64[ids_end]: Unigram scores.
+    # f64[ids_end]: Unigram scores. Of a sentencepiece .model that of the unknown token is what an
+    # unknown character costs, and sums are rounded to f32.
     SCORES = 14
     # image_trie_unit[]: double array over vocab_key, for prefix search.
     TRIE = 15
@@ -178,6 +179,11 @@ class OpNorm(enum.IntEnum):
     BERT = 13
     # Each byte becomes its character of the byte-level alphabet.
     BYTE_LEVEL = 14
+    # The normalizer of a sentencepiece .model, the only operation of its program. flags: bit 0
+    # add_dummy_prefix, bit 1 remove_extra_whitespaces, bit 2 escape_whitespaces, bit 3
+    # treat_whitespace_as_suffix. Params: STRING charsmap (empty: none), STRING symbols: the
+    # user-defined symbols, each a STRING, ascending.
+    SENTENCEPIECE = 15
 
 
 class OpPre(enum.IntEnum):
@@ -278,6 +284,10 @@ class OpDec(enum.IntEnum):
     CTC = 9
     # Params: STRING pattern, STRING content.
     REPLACE_REGEX = 10
+    # The decoder of a sentencepiece .model, the only operation of its program. flags: bit 0 a U+2581
+    # at the beginning is dropped, bit 1 so are all that follow it there. Params: STRING what the
+    # unknown token becomes, STRING denormalizer: a program of op_norm, or empty.
+    SENTENCEPIECE = 11
 
 
 class ImageFlags(enum.IntFlag):

@@ -3,6 +3,7 @@
     tokenizer.json, vocab.txt  tokenizers      ids with and without special tokens, pairs, decoding
     tiktoken                   tiktoken        ids with special tokens parsed and not, decoding
     tekken                     mistral-common  ids with and without bos and eos
+    .model                     sentencepiece   ids, with bos and eos, offsets, decoding
 
 Compared are the texts of `adversarial.py` and the lines of the caller's corpus. The first
 difference refuses the model. Where the library is not installed the certificate says that nothing
@@ -33,6 +34,8 @@ from pintok_server.vocab.sources import Source
 
 # Lines of tokenizers whose tables the profile follows; ids of other lines differ on purpose.
 _TOKENIZERS_LINES = ("0.21.", "0.22.", "0.23.")
+# The first sentencepiece that gives offsets in code points without the protobuf package.
+_SENTENCEPIECE_MIN = (0, 2, 3)
 _PAIR_EVERY = 23
 _DECODE_EVERY = 5
 
@@ -41,6 +44,7 @@ _PACKAGES = {
     ImageSource.VOCAB_TXT: "tokenizers",
     ImageSource.TIKTOKEN: "tiktoken",
     ImageSource.TEKKEN: "mistral_common",
+    ImageSource.SENTENCEPIECE: "sentencepiece",
 }
 
 
@@ -78,7 +82,16 @@ def unavailable(source: Source) -> str | None:
         version = importlib.metadata.version("tokenizers")
         if not version.startswith(_TOKENIZERS_LINES):
             return f"tokenizers {version} follows other tables than this profile"
+    if package == "sentencepiece":
+        version = importlib.metadata.version("sentencepiece")
+        if _release(version) < _SENTENCEPIECE_MIN:
+            return f"sentencepiece {version} is older than 0.2.3"
     return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, as far as they are numbers."""
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 
 
 def is_current(certificate: dict[str, Any], source: Source, corpus_sha256: str | None) -> bool:
@@ -170,6 +183,8 @@ def _open(source: Source, description: Description, ours: Tokenizer) -> _Referen
         return _Tiktoken(source, ours)
     if source.kind == ImageSource.TEKKEN:
         return _Tekken(source, ours)
+    if source.kind == ImageSource.SENTENCEPIECE:
+        return _Sentencepiece(source, ours)
     return _Tokenizers(source, ours)
 
 
@@ -269,4 +284,40 @@ class _Tekken:
                 "the ids with bos and eos",
                 theirs.encode(text, bos=True, eos=True),
                 lambda: ours.encode(text, bos=True, eos=True).tolist(),
+            )
+
+
+class _Sentencepiece:
+    """sentencepiece."""
+
+    def __init__(self, source: Source, ours: Tokenizer) -> None:
+        sentencepiece = importlib.import_module("sentencepiece")
+        try:
+            self._theirs = sentencepiece.SentencePieceProcessor(model_proto=source.main.data)
+        except Exception as error:  # Whatever the library makes of a malformed file.
+            raise ModelError(f"sentencepiece refuses the file: {error}") from None
+        self._ours = ours
+        self._around = ours.bos_id is not None and ours.eos_id is not None
+
+    def checks(self, text: str, number: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
+        ours, theirs = self._ours, self._theirs
+        ids = theirs.encode(text)
+        yield "the ids", ids, lambda: ours.encode(text).tolist()
+        if number % _PAIR_EVERY == 0 and self._around:
+            yield (
+                "the ids with bos and eos",
+                theirs.encode(text, add_bos=True, add_eos=True),
+                lambda: ours.encode(text, bos=True, eos=True).tolist(),
+            )
+        if number % _DECODE_EVERY == 0:
+            offsets = theirs.encode(text, return_type="offset_mapping")["offsets"]
+            yield (
+                "the offsets",
+                [list(span) for span in offsets],
+                lambda: ours.encode_full(text).offsets.tolist(),
+            )
+            yield (
+                "the decoded text",
+                theirs.decode(ids),
+                lambda: ours.decode(ids, skip_special_tokens=True),
             )

@@ -5,7 +5,8 @@
  * image holds it; else each of them chooses an operation that is well-formed. The rest is the text,
  * with U+FFFD where it is not valid. What must hold: no crash, no access out of bounds, no refusal
  * without a sentence, valid UTF-8, the same text with and without alignment, one range of original
- * bytes per character, and text that is the section itself unless something changed.
+ * bytes per character (sentencepiece: per byte), and text that is the section itself unless
+ * something changed.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,8 +34,20 @@ static void put_string(uint8_t *dst, size_t *len, const char *string)
     *len += 4 + string_len;
 }
 
+/* Symbols that begin alike, hold spaces and end in them; none for 0. */
+static void put_symbols(uint8_t *dst, size_t *len, unsigned choice)
+{
+    static const char *const symbols[] = {" a", "a", "a ", "ab"};
+    const size_t begin = *len;
+    *len += 4;
+    for (size_t i = 0; choice != 0 && i < PTK_ARRAY_LEN(symbols); i++) {
+        put_string(dst, len, symbols[i]);
+    }
+    ptk_store_u32(dst + begin, (uint32_t)(*len - begin - 4));
+}
+
 /* Appends the operation that a byte chooses; its upper bits choose flags and strings. */
-static size_t put_op(uint8_t *dst, uint8_t choice)
+static size_t put_op(uint8_t *dst, uint8_t choice, bool is_first)
 {
     struct ptk_image_op header = {.kind = (uint16_t)(choice % (PTK_OP_NORM_VALUE_COUNT - 1) + 1)};
     const uint8_t more = choice / (PTK_OP_NORM_VALUE_COUNT - 1);
@@ -61,6 +74,15 @@ static size_t put_op(uint8_t *dst, uint8_t choice)
     case PTK_OP_NORM_PRECOMPILED:
         header.kind = PTK_OP_NORM_NFKC; /* Maps come as raw programs. */
         break;
+    case PTK_OP_NORM_SENTENCEPIECE:
+        if (!is_first) {
+            header.kind = PTK_OP_NORM_NFD;
+            break;
+        }
+        header.flags = more % 16;
+        put_string(params, &len, "");
+        put_symbols(params, &len, more / 16);
+        break;
     default:
         break;
     }
@@ -84,7 +106,7 @@ static struct ptk_norm_work *work_of(bool align)
 }
 
 static void check_result(const struct ptk_norm_section *section,
-                         const struct ptk_split_text *result)
+                         const struct ptk_split_text *result, bool by_byte)
 {
     CHECK(result->len <= TEXT_LEN_MAX);
     CHECK(ptk_utf8_valid(result->bytes, result->len));
@@ -98,14 +120,15 @@ static void check_result(const struct ptk_norm_section *section,
         CHECK(span.begin >= ORIGIN);
         CHECK(span.begin <= span.end);
         CHECK(span.end <= ORIGIN + section->len);
-        for (size_t i = 1; i < len; i++) {
+        for (size_t i = 1; i < len && !by_byte; i++) {
             CHECK(memcmp(&result->align[pos + i], &span, sizeof span) == 0);
         }
         pos += len;
     }
 }
 
-static void run(const struct ptk_norm *norm, const uint8_t *text, size_t len)
+/* `by_byte`: a character has a range for each of its bytes, as sentencepiece's normalizer gives. */
+static void run(const struct ptk_norm *norm, const uint8_t *text, size_t len, bool by_byte)
 {
     struct ptk_norm_section section = {.bytes = text, .len = len, .origin = ORIGIN};
     struct ptk_split_text plain;
@@ -117,8 +140,8 @@ static void run(const struct ptk_norm *norm, const uint8_t *text, size_t len)
         CHECK(verdict == PTK_VERDICT_TEXT_TOO_LONG || verdict == PTK_VERDICT_UNSUPPORTED);
         return;
     }
-    check_result(&section, &plain);
-    check_result(&section, &aligned);
+    check_result(&section, &plain, by_byte);
+    check_result(&section, &aligned, by_byte);
     CHECK(plain.len == aligned.len);
     CHECK(memcmp(plain.bytes, aligned.bytes, plain.len) == 0);
     if (ptk_norm_is_empty(norm)) {
@@ -140,7 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if ((data[0] & 1) == 0) {
         size_t len = 0;
         for (size_t i = 0; i < ptk_min_size(program_len, OPS_MAX); i++) {
-            len += put_op(built + len, program[i]);
+            len += put_op(built + len, program[i], i == 0);
         }
         program = built;
         program_len = len;
@@ -157,7 +180,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     size_t text_len;
     CHECK(ptk_utf8_replace(rest, rest_len, text, sizeof text, &text_len));
-    run(norm, text, text_len);
+    run(norm, text, text_len,
+        program_len >= 2 && ptk_load_u16(program) == PTK_OP_NORM_SENTENCEPIECE);
     ptk_norm_close(norm);
     return 0;
 }

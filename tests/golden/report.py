@@ -46,13 +46,6 @@ BYTE_LEVEL = frozenset(
     """.split()
 )
 
-# Sources that are refused by name: nothing of them is compared.
-REFUSED = frozenset(
-    """
-    chatglm-6b.spm llama-2.spm mistral-7b-v0.1.spm mistral-7b-v0.3.spm xlnet-base-cased.spm
-    """.split()
-)
-
 # (label, kind, case) -> why the reference's answer is not one to follow.
 EXCEPTIONS: dict[tuple[str, str, int], str] = {}
 
@@ -180,9 +173,6 @@ def main() -> int:
     kinds = frozenset(args.kind or KINDS)
     totals: collections.Counter[str] = collections.Counter()
     for golden in cases.golden_files(root):
-        if golden.label in REFUSED:
-            print(f"{golden.label:32} a sentencepiece .model file: not compiled by this version")
-            continue
         if args.only and golden.label not in args.only:
             continue
         if args.byte_level and golden.label not in BYTE_LEVEL:

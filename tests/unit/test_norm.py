@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.unit.norm_driver import NormDriver, NormError, compile_normalizer
+from tests.unit.spm_file import charsmap
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = pathlib.Path(os.environ.get("PINTOK_TEST_DATA", ROOT.parent / "shared"))
@@ -83,37 +84,8 @@ def test_recorded_cases(driver: NormDriver, component: str, cases: list[Json]) -
             assert got == field(case, "out"), case["n"]
 
 
-def charsmap(pairs: dict[bytes, str]) -> bytes:
-    """A sentencepiece map: a double array with one block of 256 units a node, and its strings."""
-    strings = b""
-    children: list[dict[int, int]] = [{}]
-    values: dict[int, int] = {}
-    for key, value in pairs.items():
-        node = 0
-        for byte in key:
-            if byte not in children[node]:
-                children.append({})
-                children[node][byte] = len(children) - 1
-            node = children[node][byte]
-        values[node] = len(strings)
-        strings += value.encode() + b"\0"
-    # Block n + 1 belongs to node n; unit n * 256 + 256 + byte leads to its child.
-    units = [0] * (256 * (len(children) + 1))
-    units[0] = 256 << 10
-    for parent, edges in enumerate(children):
-        for byte, child in edges.items():
-            at = 256 * (parent + 1) + byte
-            base = 256 * (child + 1)
-            distance = at ^ base
-            units[at] = distance << 10 | (child in values) << 8 | byte
-    for node, value in values.items():
-        units[256 * (node + 1)] = 1 << 31 | value
-    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
-    return len(trie).to_bytes(4, "little") + trie + strings
-
-
 # Keys: a character, a cluster, a prefix of another key. Values: longer, shorter, empty.
-MAPPED = {
+MAPPED_TEXTS = {
     b"\xef\xac\x81": "fi",
     "e\u0301".encode(): "\u00e9",
     "a\u0301".encode(): "xyz",
@@ -128,6 +100,7 @@ MAPPED = {
     "\u0600x".encode(): "never: the shorter key wins",
     "d\u0308".encode(): "D",
 }
+MAPPED = {key: text.encode() for key, text in MAPPED_TEXTS.items()}
 
 MAPS = DATA / "goldens" / "unicode_maps.json.gz"
 MAP_COMPONENTS: dict[str, Json] = {

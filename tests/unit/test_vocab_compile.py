@@ -262,7 +262,7 @@ def test_refused_models_are_refused_with_one_sentence(name: str, tmp_path: pathl
         ("other.json", b'{"hello": 1}', "neither tokenizer.json"),
         ("tokenizer.bin", b"\x00\x01", "not a format that is known"),
         ("ranks.tiktoken", b"AA== 0\n", "ranks without a pattern"),
-        ("tokenizer.model", b"\n\x05<unk>", "sentencepiece"),
+        ("tokenizer.model", b"\n\x05<unk>", "sentencepiece model: piece 0"),
     ],
 )
 def test_unreadable_files_are_refused(
