@@ -414,7 +414,9 @@ enum ptk_process_counter {
     /* Times that a process has taken the place of a running one, this one included: all
      * counters go on. */
     PTK_PROCESS_TAKE_OVERS = 20,
-    PTK_PROCESS_COUNTER_COUNT = 21,
+    /* 1 when the main thread may only do what housekeeping needs (seccomp). */
+    PTK_PROCESS_SANDBOXED = 21,
+    PTK_PROCESS_COUNTER_COUNT = 22,
 };
 
 enum ptk_worker_counter {

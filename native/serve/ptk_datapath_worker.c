@@ -42,7 +42,7 @@ void ptk_worker_enter(struct ptk_worker *worker)
         PTK_ASSERT(ptk_cpu_pin(config->cpu_id) == 0); /* Verified at start: allowed and online. */
     }
     __atomic_store_n(&config->stats->thread_id, (uint32_t)gettid(), __ATOMIC_RELAXED);
-    worker->gauges[PTK_WORKER_GAUGE_SANDBOXED] = ptk_sandbox_enter() == 0;
+    worker->gauges[PTK_WORKER_GAUGE_SANDBOXED] = ptk_sandbox_enter(PTK_SANDBOX_WORKER) == 0;
     worker->last_busy = ptk_cycles();
     worker->publish_at = worker->last_busy;
     atomic_store_explicit(&worker->entered, 1, memory_order_release);

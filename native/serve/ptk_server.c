@@ -507,8 +507,8 @@ static int go(struct ptk_server *server, struct ptk_err *err)
         code = ptk_caps_drop(err);
     }
     if (code == 0 && ptk_sandbox_probe() != 0) {
-        ptk_server_note(server,
-                        "sandbox: workers are not confined to receiving and sending (no seccomp)");
+        ptk_server_note(
+            server, "sandbox: threads are not confined to the system calls they need (no seccomp)");
     }
     server->serves = !ptk_server_inherits(server);
     for (uint32_t i = 0; i < server->queue_count && code == 0; i++) {
@@ -628,6 +628,9 @@ int ptk_server_start(struct ptk_server **out, const struct ptk_server_config *co
         server->path == PTK_DATAPATH_PATH_XDP ? MODES[server->steer.mode] : "",
         server->path == PTK_DATAPATH_PATH_XDP && server->queues[0].xsk.zerocopy ? ", zero-copy"
                                                                                 : "");
+    /* The last thing: from here on there is only housekeeping. */
+    ptk_stats_store(&server->segment.process[PTK_PROCESS_SANDBOXED],
+                    ptk_sandbox_enter(PTK_SANDBOX_MAIN) == 0);
     *out = server;
     return 0;
 }
