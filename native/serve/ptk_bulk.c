@@ -692,3 +692,8 @@ const struct ptk_bulk_state *ptk_bulk_state(struct ptk_bulk *bulk)
     bulk->state.arena_len = (uint64_t)bulk->arena.unit_count * PTK_ARENA_UNIT_LEN;
     return &bulk->state;
 }
+
+void ptk_bulk_fates_resume(struct ptk_bulk *bulk, const uint64_t fates[PTK_BULK_FATE_COUNT])
+{
+    memcpy(bulk->state.fates, fates, sizeof bulk->state.fates);
+}

@@ -138,4 +138,7 @@ struct ptk_bulk_state {
 /* Valid as long as the bulk. */
 const struct ptk_bulk_state *ptk_bulk_state(struct ptk_bulk *bulk);
 
+/* Goes on counting where another bulk has stopped. Before the first datagram. */
+void ptk_bulk_fates_resume(struct ptk_bulk *bulk, const uint64_t fates[PTK_BULK_FATE_COUNT]);
+
 #endif

@@ -307,7 +307,10 @@ static void write_worker(struct ptk_handover_worker *out, const struct ptk_worke
     const struct ptk_engine_counters *engine = ptk_engine_counters(worker->config.engine);
     memcpy(out->counters, worker->counters, sizeof worker->counters);
     memcpy(out->ops, engine->requests, sizeof engine->requests);
-    memcpy(out->verdicts, engine->verdicts, sizeof engine->verdicts);
+    const struct ptk_bulk_state *bulk = ptk_bulk_state(worker->config.bulk);
+    for (uint32_t i = 0; i < PTK_VERDICT_VALUE_COUNT; i++) {
+        out->verdicts[i] = engine->verdicts[i] + bulk->verdicts[i];
+    }
     memcpy(out->item_verdicts, engine->item_verdicts, sizeof engine->item_verdicts);
     memcpy(out->latency, worker->latency, sizeof out->latency);
 }

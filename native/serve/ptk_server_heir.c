@@ -3,6 +3,9 @@
  * with its own configuration, prepares everything beside the server that serves, and takes its
  * place in the last moment.
  *
+ * Long messages that are under way are not handed over: the heir answers UNKNOWN, and the client
+ * sends them again.
+ *
  * Until ptk_server_heir_take has moved the baton, an error here ends this process and nothing else.
  */
 #include "serve/ptk_server_private.h"
@@ -220,6 +223,7 @@ static void read_worker(struct ptk_worker *worker, const struct ptk_handover_wor
     engine.text_bytes = in->counters[PTK_WORKER_TEXT_BYTES];
     engine.cache_resets = in->counters[PTK_WORKER_CACHE_RESETS];
     ptk_engine_counters_resume(worker->config.engine, &engine);
+    ptk_bulk_fates_resume(worker->config.bulk, &worker->counters[PTK_WORKER_BULK_SEGMENTS]);
 }
 
 /* The books as the giver's workers have left them; they and ours stand still. */

@@ -18,8 +18,11 @@ from collections.abc import Iterator
 import pytest
 import veth
 from load import Load, Steady, ask, wait_for
-from test_paths import check_reply, ping
+from test_paths import check_reply, header, ping
 from veth import IFACE, Datapath, Link
+
+from pintok import _wire
+from pintok._wire import Verdict, WireOp, WireType
 
 pytestmark = [
     pytest.mark.needs("root", "netns", "af_xdp"),
@@ -43,9 +46,13 @@ def folder() -> Iterator[pathlib.Path]:
         yield pathlib.Path(name)
 
 
+# Little memory for long messages: two datapaths are up at a time, and start often here.
+SMALL = "--message-len-max=65536"
+
+
 def options(folder: pathlib.Path, path: str, *more: str) -> tuple[str, ...]:
     where = f"--hand-over={folder / 'handover'}"
-    return (f"--iface={IFACE}", "--cores=0", f"--path={path}", where, *more)
+    return (f"--iface={IFACE}", "--cores=0", f"--path={path}", where, SMALL, *more)
 
 
 def successor(folder: pathlib.Path) -> str:
@@ -107,7 +114,7 @@ def test_two_queues_and_any_mtu(folder: pathlib.Path, mtu: int) -> None:
     """Several workers stand still together, also where packets span several frames."""
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(veth.veth_link(queues=2, mtu=mtu))
-        arguments = (f"--iface={IFACE}", "--cores=0,1", "--path=xdp", "--ring=64",
+        arguments = (f"--iface={IFACE}", "--cores=0,1", "--path=xdp", "--ring=64", SMALL,
                      f"--hand-over={folder / 'handover'}")  # fmt: skip
         current = stack.enter_context(veth.datapath(link, folder, *arguments))
         load = Load(link, window=16)
@@ -122,6 +129,27 @@ def test_two_queues_and_any_mtu(folder: pathlib.Path, mtu: int) -> None:
         assert not set(range(load.sent)) - load.answered
         for worker in current.statistics().workers:
             assert worker.gauges["frames_missing"] == worker.counters["frame_faults"] == 0
+        assert current.stop() == 0
+
+
+def test_long_messages_are_unknown_and_their_counters_go_on(
+    link: Link, folder: pathlib.Path
+) -> None:
+    """A message that is half there is sent again: the heir says that it does not know it."""
+    pull = bytearray(header(7, WireOp.ENCODE, 0))
+    pull[2] = _wire.WIRE_VERSION << 4 | WireType.PULL
+    asked = bytes(pull) + bytes(_wire.WIRE_WINDOW.size)
+    with contextlib.ExitStack() as stack:
+        current = stack.enter_context(veth.datapath(link, folder, *options(folder, "xdp")))
+        for count in range(1, 4):
+            reply = ask(link, asked)
+            fields = _wire.WIRE_HEADER.unpack_from(reply)
+            assert Verdict.UNKNOWN_REQUEST in fields[_wire.WIRE_HEADER_FIELDS.index("verdict") :]
+            wait_for(lambda at=current, count=count: at.statistics().total("bulk_unknown") == count)
+            current = stack.enter_context(
+                veth.datapath(link, folder, *options(folder, "xdp"), successor(folder))
+            )
+        assert current.statistics().total("bulk_unknown") == 3
         assert current.stop() == 0
 
 
