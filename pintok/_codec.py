@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,11 @@ from pintok import _wire
 from pintok._wire import IdFormat, Verdict, WireFlags, WireOp, WireOutputs
 from pintok.encoding import Ids
 from pintok.errors import TransportError
+
+try:
+    from pintok import _native
+except ImportError:  # the network client works without the core
+    _native = None  # type: ignore[assignment]
 
 VERSION_REQUEST: Final = _wire.WIRE_VERSION << 4 | _wire.WireType.REQUEST
 VERSION_REPLY: Final = _wire.WIRE_VERSION << 4 | _wire.WireType.REPLY
@@ -141,8 +146,16 @@ def build_batch(
     `lengths` is the item table: bytes of each text (two per pair), or ids of each list; `data` is
     what they measure, without padding.
     """
+    message = build_batch_message(call, target, item_count, lengths, data)
+    return build_message(call.op, target, request_id, message)
+
+
+def build_batch_message(
+    call: Call, target: Target, item_count: int, lengths: Sequence[int], data: bytes
+) -> bytes:
+    """The message of `build_batch`."""
     table = struct.pack(f"<{len(lengths)}I", *lengths)
-    message = b"".join(
+    return b"".join(
         (
             PRELUDE.pack(
                 call.id_format, call.outputs, call.options, item_count, target.reply_len_max
@@ -154,7 +167,6 @@ def build_batch(
             _PADDING[len(data) % 8],
         )
     )
-    return build_message(call.op, target, request_id, message)
 
 
 def build_message(op: int, target: Target, request_id: int, message: bytes) -> bytes:
@@ -206,6 +218,14 @@ def batch_len(call: Call, lens_count: int, data_len: int) -> int:
 
 
 # --- replies ----------------------------------------------------------------------------------
+
+
+def any_id(datagram: bytes | memoryview) -> int | None:
+    """The request id of a datagram that begins as PTK1's do."""
+    if len(datagram) < HEADER_LEN or datagram[0] != 0x50 or datagram[1] != 0x54:
+        return None
+    request_id: int = _REQUEST_ID.unpack_from(datagram)[0]
+    return request_id
 
 
 def reply_id(datagram: bytes | memoryview) -> int | None:
@@ -444,9 +464,15 @@ def _crc32c_table() -> tuple[int, ...]:
 _CRC32C_TABLE: Final = _crc32c_table()
 
 
-def crc32c(data: bytes | memoryview) -> int:
-    """CRC32C (Castagnoli) of the bytes; about 0.1 us a byte."""
+def crc32c_python(data: bytes | memoryview) -> int:
+    """CRC32C (Castagnoli) of the bytes; about 0.1 us a byte. The definition of `crc32c`."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc ^ 0xFFFFFFFF
+
+
+crc32c: Final[Callable[[bytes | memoryview], int]] = (
+    crc32c_python if _native is None else _native.crc32c
+)
+"""CRC32C of the bytes: by the native core where it is built."""

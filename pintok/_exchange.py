@@ -24,6 +24,7 @@ from pintok import _codec, _wire
 from pintok._codec import Call, MalformedReply, ModelInfo, Outcome, Reply, Target
 from pintok._options import truncation_limits, utf8
 from pintok._path import PAYLOAD_LEN_MAX, PAYLOAD_LEN_MIN, Address
+from pintok._transfer import DATAGRAM_LEN_MIN
 from pintok._wire import Verdict, WireOp, WireOptions, WireOutputs
 from pintok.encoding import Batch, Encoding, Ids, Truncation
 from pintok.errors import DeadlineError, RefusedError, TransportError
@@ -42,6 +43,9 @@ _SLOTS_SEARCHED: Final = 64
 # Replies under way together must fit the receive buffer of a socket: 212,992 bytes by default in
 # Linux, which also counts the kernel's own share of every packet.
 _IN_FLIGHT_LEN_MAX: Final = 96 * 1024
+# Bytes of texts that share a message in segments: enough to spare round trips, few enough to keep
+# a busy server fair.
+_LONG_FILL: Final = 64 * 1024
 _PROBE_STEP: Final = 8
 _PROBE_LENS: Final = (1200, 1448, 1472, 4048)
 
@@ -63,24 +67,45 @@ class Part:
     call: Call
     indices: tuple[int, ...]
     items: tuple[Item, ...]
+    segmented: bool = False
+    """Request or reply may be longer than a datagram: for `pintok._transfer`."""
 
     def datagram(self, target: Target, request_id: int) -> bytes:
         lengths = [length for item in self.items for length in item.lengths]
         data = b"".join(item.data for item in self.items)
         return _codec.build_batch(self.call, target, request_id, len(self.items), lengths, data)
 
+    def message(self, target: Target) -> bytes:
+        """The message alone, for segments."""
+        lengths = [length for item in self.items for length in item.lengths]
+        data = b"".join(item.data for item in self.items)
+        return _codec.build_batch_message(self.call, target, len(self.items), lengths, data)
+
 
 class Exchange:
     """The state of one call: items waiting, outcomes known."""
 
-    __slots__ = ("_call", "_each", "_fill", "_items", "_items_max", "_waiting", "outcomes")
+    __slots__ = (
+        "_call",
+        "_each",
+        "_fill",
+        "_items",
+        "_items_max",
+        "_long",
+        "_long_call",
+        "_long_fill",
+        "_segments",
+        "_waiting",
+        "outcomes",
+    )
 
     def __init__(
         self, call: Call, items: Sequence[Item], datagram_len_max: int, *, each: bool = False
     ) -> None:
         """With `each`, a refused item gets an outcome with its verdict and the others go on.
 
-        Without, raises RefusedError (text_too_long) when an item alone is too long for a datagram.
+        Without, raises RefusedError (text_too_long) when an item alone is too long for a message,
+        or for a datagram where the path is too narrow for segments.
         """
         self._each = each
         self._call = call
@@ -96,20 +121,31 @@ class Exchange:
         self._fill = max(int(datagram_len_max * share), _codec.ONE_ITEM_LEN)
         room = datagram_len_max - _codec.HEADER_LEN - _codec.PRELUDE_LEN
         self._items_max = min(max(room // (8 if call.op == WireOp.COUNT else 12), 1), 256)
+        self._segments = datagram_len_max >= DATAGRAM_LEN_MIN
+        self._long: collections.deque[int] = collections.deque()
+        self._long_fill = _LONG_FILL
+        # Positions in long texts need all of their 32 bits.
+        outputs = call.outputs & ~int(WireOutputs.OFFSETS_SHORT)
+        self._long_call = dataclasses.replace(call, outputs=outputs)
+        len_max = datagram_len_max
+        if self._segments:
+            len_max = _wire.WIRE_MESSAGE_LEN_MAX + _codec.HEADER_LEN
         for index, item in enumerate(items):
             item_len = _codec.batch_len(call, len(item.lengths), len(item.data))
-            if item_len > datagram_len_max and each:
+            if item_len > len_max and each:
                 self.outcomes[index] = Outcome(Verdict.TEXT_TOO_LONG)
-                continue
-            if item_len > datagram_len_max:
-                room = datagram_len_max - _codec.batch_len(call, len(item.lengths), 0)
+            elif item_len > len_max:
+                room = len_max - _codec.batch_len(call, len(item.lengths), 0)
                 raise too_long(index, len(items), len(item.data), room)
-            self._waiting.append(index)
+            elif item_len > datagram_len_max:
+                self._long.append(index)
+            else:
+                self._waiting.append(index)
 
     def take(self) -> Part | None:
         """The next items to send together; None when none is waiting."""
         if not self._waiting:
-            return None
+            return self._take_long() if self._long else None
         indices = [self._waiting.popleft()]
         item = self._items[indices[0]]
         lens_count, data_len = len(item.lengths), len(item.data)
@@ -122,11 +158,28 @@ class Exchange:
             indices.append(self._waiting.popleft())
         return Part(self._call, tuple(indices), tuple(self._items[index] for index in indices))
 
+    def _take_long(self) -> Part:
+        """Long items, some together in one message where they are not very long."""
+        indices = [self._long.popleft()]
+        item = self._items[indices[0]]
+        lens_count, data_len = len(item.lengths), len(item.data)
+        while self._long and len(indices) < _wire.WIRE_ITEMS_MAX:
+            item = self._items[self._long[0]]
+            lens_count += len(item.lengths)
+            data_len += len(item.data)
+            if data_len > self._long_fill:
+                break
+            indices.append(self._long.popleft())
+        items = tuple(self._items[index] for index in indices)
+        return Part(self._long_call, tuple(indices), items, segmented=True)
+
     def accept(self, part: Part, reply: Reply) -> None:
         """Take the answer to a part. Raises RefusedError, naming the item, and MalformedReply."""
         divide = self._each or reply.verdict == Verdict.REPLY_TOO_LONG
         if reply.verdict != Verdict.OK and divide and len(part.indices) > 1:
             self._again(part.indices, part)
+            return
+        if reply.verdict == Verdict.REPLY_TOO_LONG and self._lengthen(part.indices, part):
             return
         if reply.verdict != Verdict.OK and self._each:
             self.outcomes[part.indices[0]] = Outcome(reply.verdict)
@@ -138,6 +191,8 @@ class Exchange:
         for index, outcome in zip(part.indices, outcomes, strict=True):
             if outcome.verdict == Verdict.REPLY_TOO_LONG and len(part.indices) > 1:
                 again.append(index)
+            elif outcome.verdict == Verdict.REPLY_TOO_LONG and self._lengthen([index], part):
+                pass
             elif outcome.verdict != Verdict.OK and not self._each:
                 raise refused_item(outcome.verdict, index, len(self._items))
             else:
@@ -147,11 +202,22 @@ class Exchange:
 
     def _again(self, indices: Sequence[int], part: Part) -> None:
         """Queue items whose reply did not fit, to travel with at most half as much beside them."""
+        if part.segmented:
+            self._long_fill = sum(len(item.data) for item in part.items) // 2
+            self._long.extendleft(reversed(indices))
+            return
         self._items_max = max(len(part.indices) // 2, 1)
         lens_count = sum(len(item.lengths) for item in part.items)
         data_len = sum(len(item.data) for item in part.items)
         self._fill = min(self._fill, _codec.batch_len(self._call, lens_count, data_len) // 2)
         self._waiting.extendleft(reversed(indices))
+
+    def _lengthen(self, indices: Sequence[int], part: Part) -> bool:
+        """Queue items whose reply is longer than a datagram to have it in segments, if they can."""
+        if part.segmented or not self._segments:
+            return False
+        self._long.extend(indices)
+        return True
 
     def finished(self) -> list[Outcome]:
         """All outcomes; asserts that there are no others to come."""
@@ -402,8 +468,8 @@ def too_long(index: int, count: int, data_len: int, room: int) -> RefusedError:
     which = "" if count == 1 else f"item {index}: "
     return RefusedError(
         Verdict.TEXT_TOO_LONG,
-        detail=f"{which}{data_len} bytes, one datagram carries {max(room, 0) // 8 * 8}; use "
-        "pintok.Tokenizer, or a larger datagram_len_max where the path has jumbo frames",
+        detail=f"{which}{data_len} bytes, this path carries {max(room, 0) // 8 * 8}; use "
+        f"pintok.Tokenizer, or a datagram_len_max from {DATAGRAM_LEN_MIN} on",
     )
 
 

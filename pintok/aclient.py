@@ -10,6 +10,7 @@ One connected socket; any number of calls at a time, told apart by request id. I
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import errno
 import functools
@@ -29,6 +30,7 @@ from pintok._exchange import (
     Identity,
     Item,
     ModelSearch,
+    Part,
     PathSearch,
     no_answer,
     oversized,
@@ -40,6 +42,7 @@ from pintok._options import (
     joined,
     offset_options,
 )
+from pintok._transfer import Pacing, Transfer
 from pintok._wire import Verdict, WireOp, WireOptions
 from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
 from pintok.errors import RefusedError, TransportError
@@ -60,12 +63,50 @@ class _Flight:
         self.verdict = int(Verdict.OK)
 
 
+class _Inbox:
+    """What has come for one message in segments, and who waits for it."""
+
+    __slots__ = ("_waiter", "datagrams", "error")
+
+    def __init__(self) -> None:
+        self.datagrams: collections.deque[bytes] = collections.deque()
+        self.error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, datagram: bytes) -> None:
+        self.datagrams.append(datagram)
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Until something is there, or for so long."""
+        if self.datagrams or self.error is not None or seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+
 class _Channel(asyncio.DatagramProtocol):
     """One connected socket and the requests under way on it."""
 
     def __init__(self, address: _path.Address) -> None:
         self._address = address
         self._flights: dict[int, _Flight] = {}
+        self._inboxes: dict[int, _Inbox] = {}
         self._last_id = random.SystemRandom().getrandbits(64)
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -105,6 +146,41 @@ class _Channel(asyncio.DatagramProtocol):
             if flight.timer is not None:
                 flight.timer.cancel()
 
+    def request_id(self) -> int:
+        self._last_id = (self._last_id + 1) & 0xFFFFFFFFFFFFFFFF
+        return self._last_id
+
+    async def carry(self, transfer: Transfer, timeout: float) -> Reply:
+        """One message in segments: send and receive until there is a reply."""
+        assert self._transport is not None
+        self._send_all(transfer.start(time.monotonic()))
+        try:
+            while transfer.reply is None:
+                now = time.monotonic()
+                if now >= transfer.deadline or transfer.failed:
+                    raise no_answer(self._address, transfer.verdict, timeout)
+                request_id = transfer.request_id
+                inbox = self._inboxes.setdefault(request_id, _Inbox())
+                await inbox.wait(transfer.due - now)
+                while inbox.datagrams and transfer.request_id == request_id:
+                    datagram = inbox.datagrams.popleft()
+                    self._send_all(transfer.receive(datagram, time.monotonic()))
+                if inbox.error is not None:
+                    raise inbox.error
+                self._send_all(transfer.expire(time.monotonic()))
+                if transfer.request_id != request_id:
+                    del self._inboxes[request_id]
+        finally:
+            self._inboxes.pop(transfer.request_id, None)
+            if not self._transport.is_closing():
+                self._transport.sendto(transfer.cancel())
+        return transfer.reply
+
+    def _send_all(self, datagrams: Sequence[bytes]) -> None:
+        assert self._transport is not None
+        for datagram in datagrams:
+            self._transport.sendto(datagram)
+
     def _attempt(self, flight: _Flight, timeout: float) -> None:
         assert self._transport is not None
         self._transport.sendto(flight.datagram)
@@ -123,8 +199,12 @@ class _Channel(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """Give a reply to its request; what answers nothing under way is ignored."""
-        request_id = _codec.reply_id(data)
+        request_id = _codec.any_id(data)
         if request_id is None:
+            return
+        inbox = self._inboxes.get(request_id)
+        if inbox is not None:
+            inbox.put(data)
             return
         flight = self._flights.get(request_id)
         if flight is None or flight.future.done():
@@ -154,6 +234,8 @@ class _Channel(asyncio.DatagramProtocol):
         for flight in self._flights.values():
             if not flight.future.done():
                 flight.future.set_exception(error)
+        for inbox in self._inboxes.values():
+            inbox.fail(error)
 
 
 class AsyncClient:
@@ -451,7 +533,24 @@ class AsyncClient:
     async def _carry(self, channel: _Channel, exchange: Exchange) -> None:
         """Send parts of an exchange, one after another, until none is waiting."""
         while (part := exchange.take()) is not None:
-            build = functools.partial(part.datagram, self._identity.target)
-            reply = await self._ask(channel, part.call.op, build)
+            if part.segmented:
+                reply = await self._ask_long(channel, part)
+            else:
+                build = functools.partial(part.datagram, self._identity.target)
+                reply = await self._ask(channel, part.call.op, build)
             self._identity.check(reply)
             exchange.accept(part, reply)
+
+    async def _ask_long(self, channel: _Channel, part: Part) -> Reply:
+        """A message in segments and its answer."""
+        target = self._identity.target
+        transfer = Transfer(
+            part.call.op,
+            target,
+            part.message(target),
+            target.reply_len_max,
+            channel.request_id,
+            Pacing(self.timeout, self.retries, self.retry_after),
+            time.monotonic(),
+        )
+        return await channel.carry(transfer, self.timeout)

@@ -5,8 +5,9 @@
     ...     ids = client.encode("Hello, world!")
     ...     text = client.decode(ids)
 
-One request is one datagram and its answer another; nothing is kept between them. The client adds
-a system call each way and no thread, lock or event loop. Each concurrent call has a socket of its
+One request is one datagram and its answer another, and nothing is kept between them; what is longer
+travels in segments, in the same call. The client adds a system call each way and no thread, lock or
+event loop. Each concurrent call has a socket of its
 own out of a pool, so a client may be shared by threads, and a child of fork() gets fresh ones.
 """
 
@@ -46,6 +47,7 @@ from pintok._options import (
     offset_options,
     utf8,
 )
+from pintok._transfer import Pacing, Transfer
 from pintok._wire import Verdict, WireOp, WireOptions
 from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
 from pintok.errors import RefusedError, TransportError
@@ -423,11 +425,11 @@ class Client:
         return joined(text)
 
     def _encode_one(self, text: bytes, options: int) -> Ids:
-        """One text in one datagram: the path that latency is measured on."""
+        """One text, mostly in one datagram: the path that latency is measured on."""
         if not self._identity.known:
             self._resolve()
         if len(text) + _codec.ONE_ITEM_LEN > self._datagram_len_max:
-            raise _exchange.too_long(0, 1, len(text), self._datagram_len_max - _codec.ONE_ITEM_LEN)
+            return self._encode_long(text, options)
         target = self._identity.target
         reply = self._ask(
             WireOp.ENCODE, lambda request_id: _codec.build_one(options, target, request_id, text)
@@ -437,8 +439,15 @@ class Client:
             raise RefusedError(reply.verdict)
         verdict, ids = _codec.parse_one_ids(reply.message)
         if ids is None:
+            if verdict == Verdict.REPLY_TOO_LONG:
+                return self._encode_long(text, options)
             raise RefusedError(verdict)
         return ids
+
+    def _encode_long(self, text: bytes, options: int) -> Ids:
+        """As `_encode_one` where text or ids may be longer than a datagram."""
+        call = Call(WireOp.ENCODE, options)
+        return _exchange.present(self._run(call, [Item((len(text),), text)])[0].ids)
 
     def _ask_info(self, model_id: int) -> Reply:
         target = dataclasses.replace(
@@ -513,10 +522,14 @@ class Client:
         """All items of one call, packed into datagrams, `window` of them under way at a time."""
         self._resolve()
         exchange = Exchange(call, items, self._datagram_len_max)
-        if len(items) == 1 and (part := exchange.take()) is not None:
-            reply = self._ask(call.op, functools.partial(part.datagram, self._identity.target))
-            self._identity.check(reply)
-            exchange.accept(part, reply)
+        if len(items) == 1:
+            while (part := exchange.take()) is not None:
+                if part.segmented:
+                    self._carry(part, exchange)
+                    continue
+                reply = self._ask(call.op, functools.partial(part.datagram, self._identity.target))
+                self._identity.check(reply)
+                exchange.accept(part, reply)
             return exchange.finished()
         channel = self._acquire()
         try:
@@ -540,12 +553,68 @@ class Client:
         self._release(channel)
         return exchange.finished()
 
+    def _carry(self, part: Part, exchange: Exchange) -> None:
+        """One message in segments, on a channel of its own."""
+        target = self._identity.target
+        channel = self._acquire()
+        transfer = Transfer(
+            part.call.op,
+            target,
+            part.message(target),
+            target.reply_len_max,
+            channel.request_id,
+            Pacing(self.timeout, self.retries, self.retry_after),
+            time.monotonic(),
+        )
+        try:
+            self._transfer(channel, transfer)
+        except BaseException:
+            channel.sock.close()
+            raise
+        self._release(channel)
+        reply = _exchange.present(transfer.reply)
+        self._identity.check(reply)
+        exchange.accept(part, reply)
+
+    def _transfer(self, channel: _Channel, transfer: Transfer) -> None:
+        """Send and receive until there is a reply. Raises as `_transact`."""
+        sock = channel.sock
+        room = self._datagram_len_max + 1
+        for datagram in transfer.start(time.monotonic()):
+            self._send(sock, datagram)
+        while True:
+            now = time.monotonic()
+            if now >= transfer.deadline or transfer.failed:
+                self._send(sock, transfer.cancel())
+                raise no_answer(self.address, transfer.verdict, self.timeout)
+            channel.set_wait(transfer.due - now)
+            try:
+                received = sock.recv(room)
+            except BlockingIOError:
+                answers = []
+            except ConnectionRefusedError:
+                time.sleep(max(min(transfer.due - now, 0.01), 0))
+                answers = []
+            except OSError as error:
+                raise TransportError(f"{self.address.text}: {error}") from None
+            else:
+                answers = transfer.receive(received, time.monotonic())
+            answers = answers or transfer.expire(time.monotonic())
+            for datagram in answers:
+                self._send(sock, datagram)
+            if transfer.reply is not None:
+                self._send(sock, transfer.cancel())
+                return
+
     def _drive(self, channel: _Channel, exchange: Exchange, op: WireOp) -> None:
         flights: dict[int, _Flight] = {}
         window = _exchange.window_of(self.window, self._datagram_len_max)
         while True:
             while len(flights) < window and (part := exchange.take()) is not None:
-                self._launch(channel, part, flights)
+                if part.segmented:
+                    self._carry(part, exchange)
+                else:
+                    self._launch(channel, part, flights)
             if not flights:
                 return
             channel.set_wait(min(f.due for f in flights.values()) - time.monotonic())

@@ -925,3 +925,14 @@ def image_checksum(const uint8_t[::1] image):
     if image.shape[0] < 128 or image.shape[0] % 64 != 0:
         raise ValueError("an image has at least 128 bytes and a multiple of 64")
     return ptk_image_checksum(&image[0], <size_t>image.shape[0])
+
+
+def crc32c(const uint8_t[::1] data):
+    """CRC32C of the bytes, as in the header of a message."""
+    cdef size_t length = <size_t>data.shape[0]
+    cdef uint32_t crc
+    if length == 0:
+        return 0
+    with nogil:
+        crc = ptk_crc32c(&data[0], length)
+    return crc

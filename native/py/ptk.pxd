@@ -222,3 +222,6 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
                                      uint8_t *text, size_t cap, size_t *text_len)
     bint ptk_tokenizer_piece(const ptk_tokenizer *tokenizer, uint32_t id, bint skip_special,
                              const uint8_t **bytes, size_t *len)
+
+cdef extern from "wire/ptk_crc32c.h" nogil:
+    uint32_t ptk_crc32c(const uint8_t *bytes, size_t len)

@@ -403,19 +403,19 @@ def test_surrogates_follow_the_reference_of_the_model(server: ByteServer, connec
     assert info.value.code == "bad_utf8"
 
 
-def test_text_too_long_for_a_datagram_is_refused_before_it_is_sent(
+def test_text_too_long_for_a_narrow_path_is_refused_before_it_is_sent(
     server: ByteServer, connect: Connect
 ) -> None:
-    """The limit is exact, and the message names it."""
-    with connect(server, datagram_len_max=1400) as client:
-        assert client.count("a" * 1352, add_special_tokens=False) == 1352
+    """Where no segment fits, the limit is exact, and the message names it."""
+    with connect(server, datagram_len_max=1000) as client:
+        assert client.count("a" * 952, add_special_tokens=False) == 952
         received = len(server.received)
         for call in (
-            lambda: client.encode("a" * 1353),
-            lambda: client.count("a" * 1353),
-            lambda: client.encode_batch(["a", "b" * 1353]),
+            lambda: client.encode("a" * 953),
+            lambda: client.count("a" * 953),
+            lambda: client.encode_batch(["a", "b" * 953]),
         ):
-            with pytest.raises(RefusedError, match="1353 bytes, one datagram carries 1352") as info:
+            with pytest.raises(RefusedError, match="953 bytes, this path carries 952") as info:
                 call()
             assert info.value.code == "text_too_long"
         assert len(server.received) == received
