@@ -28,7 +28,7 @@
 enum look {
     LOOK_NOT = 0,
     LOOK_NO_BITS, /* none of these bits is set */
-    LOOK_ONE_OF,  /* it is one of the two values */
+    LOOK_ONE_OF,  /* it is one of the three values */
 };
 
 struct call {
@@ -36,7 +36,7 @@ struct call {
     uint32_t who; /* enum ptk_sandbox, as bits */
     enum look look;
     uint32_t argument;
-    uint32_t values[2];
+    uint32_t values[3];
 };
 
 #ifndef SANITIZED
@@ -81,18 +81,20 @@ static const struct call CALLS[] = {
     {.number = SYS_close, .who = MAIN},
     {.number = SYS_unlink, .who = MAIN}, /* the socket of hand-overs, at the end */
 
-    /* --- counters: of the XDP program, of the AF_XDP sockets, the state of the link --- */
+    /* --- counters: of the XDP program, of the AF_XDP sockets; link and queues --- */
     {.number = SYS_bpf,
      .who = MAIN,
      .look = LOOK_ONE_OF,
      .argument = 0,
-     .values = {BPF_MAP_LOOKUP_ELEM, BPF_MAP_DELETE_ELEM}}, /* and queues back to the kernel */
+     .values = {BPF_MAP_LOOKUP_ELEM, BPF_MAP_DELETE_ELEM,
+                BPF_MAP_DELETE_ELEM}}, /* and queues back to the kernel */
     {.number = SYS_getsockopt, .who = MAIN},
     {.number = SYS_ioctl,
      .who = MAIN,
      .look = LOOK_ONE_OF,
      .argument = 1,
-     .values = {SIOCGIFINDEX, SIOCGIFFLAGS}},
+     .values = {SIOCGIFINDEX, SIOCGIFFLAGS, SIOCETHTOOL}}, /* the last changes nothing without a
+                                                               capability */
 
     /* --- a hand-over: another process connects, says who it is, and gets descriptors --- */
     {.number = SYS_accept4, .who = MAIN},
@@ -117,7 +119,7 @@ static const struct call CALLS[] = {
 };
 
 /* Instructions of the longest entry, and of what stands around the entries. */
-#define ENTRY_LEN_MAX 6u
+#define ENTRY_LEN_MAX 7u
 #define FRAME_LEN     5u
 #define PROGRAM_CAP   (PTK_ARRAY_LEN(CALLS) * ENTRY_LEN_MAX + FRAME_LEN)
 
@@ -145,9 +147,11 @@ static uint32_t write_entry(const struct call *call, struct sock_filter *out)
     case LOOK_ONE_OF:
         out[count++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument_off);
         out[count++] =
-            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call->values[0], 2, 0);
+            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call->values[0], 3, 0);
         out[count++] =
-            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call->values[1], 1, 0);
+            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call->values[1], 2, 0);
+        out[count++] =
+            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call->values[2], 1, 0);
         out[count++] = KILL;
         break;
     }

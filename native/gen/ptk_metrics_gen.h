@@ -414,9 +414,13 @@ enum ptk_process_counter {
     /* Times that a process has taken the place of a running one, this one included: all
      * counters go on. */
     PTK_PROCESS_TAKE_OVERS = 20,
+    /* Receive queues that the interface has; 0 when none is named. */
+    PTK_PROCESS_QUEUES = 21,
+    /* Times that their number changed while serving. */
+    PTK_PROCESS_QUEUE_CHANGES = 22,
     /* 1 when the main thread may only do what housekeeping needs (seccomp). */
-    PTK_PROCESS_SANDBOXED = 21,
-    PTK_PROCESS_COUNTER_COUNT = 22,
+    PTK_PROCESS_SANDBOXED = 23,
+    PTK_PROCESS_COUNTER_COUNT = 24,
 };
 
 enum ptk_worker_counter {

@@ -42,16 +42,15 @@ static void read_driver(struct ptk_iface *iface, int socket_fd)
     }
 }
 
-static uint32_t read_queue_count(const char *name, int socket_fd)
+uint32_t ptk_iface_queues(const char *name, int socket_fd)
 {
     struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
     struct ifreq request = request_for(name);
     request.ifr_data = (void *)&channels;
     if (ioctl(socket_fd, SIOCETHTOOL, &request) != 0) {
-        return 1;
+        return 0;
     }
-    const uint32_t count = channels.combined_count + channels.rx_count;
-    return count > 0 ? count : 1;
+    return channels.combined_count + channels.rx_count;
 }
 
 static int read_numa_node(const char *name)
@@ -89,7 +88,8 @@ int ptk_iface_read(const char *name, struct ptk_iface *iface, struct ptk_err *er
     }
     iface->mtu = (uint32_t)request.ifr_mtu;
     read_driver(iface, fd);
-    iface->queue_count = read_queue_count(name, fd);
+    const uint32_t queues = ptk_iface_queues(name, fd);
+    iface->queue_count = queues > 0 ? queues : 1;
     iface->numa_node = read_numa_node(name);
     iface->up = ptk_iface_link(iface, fd) == PTK_IFACE_LINK_UP;
     (void)close(fd);

@@ -39,6 +39,10 @@ enum ptk_iface_link {
     PTK_IFACE_LINK_UP,
 };
 
+/* The receive queues that the interface has now, asked over `socket_fd`; 0 when the driver does not
+ * say. */
+uint32_t ptk_iface_queues(const char *name, int socket_fd);
+
 /* ptk_iface_link asks over `socket_fd`, any IP socket in the interface's namespace. */
 enum ptk_iface_link ptk_iface_link(const struct ptk_iface *iface, int socket_fd);
 

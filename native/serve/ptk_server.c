@@ -102,6 +102,7 @@ static int read_network(struct ptk_server *server, struct ptk_err *err)
             return code;
         }
         mtu_max = server->iface.mtu;
+        server->queues_present = server->iface.queue_count;
         server->scope.mtu_fixed = server->iface.mtu;
     } else {
         struct if_nameindex *names = if_nameindex();
@@ -638,28 +639,6 @@ int ptk_server_start(struct ptk_server **out, const struct ptk_server_config *co
 /* --- housekeeping
  * ---------------------------------------------------------------------------------- */
 
-static void watch_link(struct ptk_server *server)
-{
-    static const char *const TEXTS[] = {
-        [PTK_IFACE_LINK_GONE] = "is gone: packets can only come by other interfaces",
-        [PTK_IFACE_LINK_DOWN] = "is down or has no carrier",
-        [PTK_IFACE_LINK_UP] = "is up again",
-    };
-    uint64_t *process = server->segment.process;
-    if (server->iface.index == 0) {
-        ptk_stats_store(&process[PTK_PROCESS_LINK_UP], 1);
-        return;
-    }
-    const enum ptk_iface_link link = ptk_iface_link(&server->iface, server->link_fd);
-    if (link != server->link) {
-        ptk_server_tell("interface %s %s", server->iface.name, TEXTS[link]);
-        server->link = link;
-        server->link_changes++;
-    }
-    ptk_stats_store(&process[PTK_PROCESS_LINK_UP], link == PTK_IFACE_LINK_UP);
-    ptk_stats_store(&process[PTK_PROCESS_LINK_CHANGES], server->link_changes);
-}
-
 static void sample_kernel(struct ptk_server *server)
 {
     uint64_t reasons[PTK_STEER_COUNTER_COUNT];
@@ -674,7 +653,7 @@ static void sample_kernel(struct ptk_server *server)
                               PTK_QUEUE_COUNTER_COUNT);
         }
     }
-    watch_link(server);
+    ptk_server_watch(server);
 }
 
 static void reap_models(struct ptk_server *server)

@@ -320,6 +320,7 @@ static void write_block(struct ptk_server *server, struct ptk_handover_block *bl
     block->answered = server->answered;
     block->commands = server->commands;
     block->link_changes = server->link_changes;
+    block->queue_changes = server->queue_changes;
     block->take_overs = server->take_overs;
     if (server->path == PTK_DATAPATH_PATH_XDP) {
         (void)ptk_steer_past(&server->steer, block->steer); /* It was read 100 ms ago as well. */

@@ -245,6 +245,7 @@ static int take_books(struct ptk_server *server, struct ptk_err *err)
     server->answered = block->answered;
     server->commands = block->commands;
     server->link_changes = block->link_changes;
+    server->queue_changes = block->queue_changes;
     server->take_overs = block->take_overs + 1;
     memcpy(server->steer.base, block->steer, sizeof server->steer.base);
     return 0;

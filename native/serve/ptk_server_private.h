@@ -105,6 +105,8 @@ struct ptk_server {
     int link_fd;                     /* any IP socket, for questions about the interface */
     enum ptk_iface_link link;
     uint64_t link_changes;
+    uint32_t queues_present; /* of the interface, at the last look */
+    uint64_t queue_changes;
     uint64_t commands;
     uint64_t sample_at_ns; /* when the kernel's counters are read next */
     uint64_t take_overs;
@@ -147,6 +149,9 @@ void ptk_server_xdp_close(struct ptk_server *server);
 /* Frames of each queue, and the number of the queue of poller `i`, as configured. */
 uint32_t ptk_server_xdp_frame_count(const struct ptk_server *server);
 uint32_t ptk_server_xdp_queue(const struct ptk_server *server, uint32_t i);
+
+/* Looks at interface and link: housekeeping, some system calls. */
+void ptk_server_watch(struct ptk_server *server);
 
 /* Asks it of every worker; and waits until every worker stands between two loops, false when one
  * did not come to that in two seconds. */

@@ -6,6 +6,7 @@ Not from sysfs: a mounted sysfs may show the interfaces of another namespace.
 from __future__ import annotations
 
 import dataclasses
+import socket
 
 from pyroute2 import IPRoute
 from pyroute2.ethtool import Ethtool
@@ -45,6 +46,23 @@ def read_link(name: str) -> Link | None:
         master=master.get_attr("IFLA_IFNAME") if master is not None else None,
         has_xdp=bool(xdp is not None and xdp.get_attr("IFLA_XDP_ATTACHED")),
     )
+
+
+def interface_index(name: str) -> int | None:
+    """The index of the interface that has this name now; None when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def is_usable(name: str) -> bool:
+    """Whether the interface is up and has an address, so that a server can start on it."""
+    link = read_link(name)
+    if link is None or link.state not in {"up", "unknown"}:
+        return False
+    with IPRoute() as route:
+        return any(True for _ in route.get_addr(index=interface_index(name)))
 
 
 def _combined_channels(name: str) -> int | None:

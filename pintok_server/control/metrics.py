@@ -119,7 +119,7 @@ def _process_metrics(snapshot: Snapshot) -> Iterator[Metric]:
         value=snapshot.start_time_ns / 1e9,
     )
     for name, doc in spec.PROCESS_COUNTERS:
-        if name in {"link_changes", "commands", "take_overs"}:
+        if name in {"link_changes", "queue_changes", "commands", "take_overs"}:
             yield CounterMetricFamily(f"pintok_datapath_{name}", doc, value=process.get(name, 0))
         elif name == "mtu":
             yield GaugeMetricFamily("pintok_datapath_mtu_bytes", doc, value=process.get(name, 0))

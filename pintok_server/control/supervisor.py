@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pintok_server.control.datapath import datapath_argv, differences, refuse_taken_port
+from pintok_server.control.link import interface_index, is_usable
 from pintok_server.control.log import Log
 from pintok_server.control.mailbox import create_mailbox
 from pintok_server.control.models import CompiledModel
@@ -283,12 +284,29 @@ class Supervisor:
             return _POLL_S * 10
         snapshot = self.snapshot()
         if snapshot is not None and snapshot.state == "ready":
+            self._follow_interface(snapshot)
             hung = snapshot.heartbeat_age_s > HEARTBEAT_AGE_MAX_S
             if hung != self._hung:
                 self._hung = hung
                 what = "does not come round any more" if hung else "comes round again"
                 self._log.say("heartbeat", f"the datapath's main thread {what}")
         return 1.0
+
+    def _follow_interface(self, snapshot: Snapshot) -> None:
+        """Drain a datapath whose interface was removed and has come back: its sockets are bound to
+        the one that is gone, and only a new one can serve the other. It is started again then."""
+        name, old = self._plan.options.get("iface"), snapshot.process.get("interface_index", 0)
+        if name is None or old in (0, interface_index(name)) or not is_usable(name):
+            return
+        assert self._process is not None
+        self._log.say(
+            "interface_back",
+            f"interface {name} is another one than before: draining the datapath "
+            f"(process {self._process.pid}) to start it there",
+            iface=name,
+        )
+        self._process.send(signal.SIGTERM)
+        self._backoff_s = 0.0
 
     def _bury(self) -> float:
         """Take note of a datapath that ended, and plan the next one."""

@@ -76,12 +76,16 @@ def temporary(path: pathlib.Path, image: bytes) -> Iterator[pathlib.Path]:
 
     Raises ModelError when it cannot be written.
     """
+    name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         with os.fdopen(handle, "wb") as file:
             file.write(image)
     except OSError as error:
+        if name is not None:
+            # A full disk would stay full by it.
+            pathlib.Path(name).unlink(missing_ok=True)
         raise ModelError(
             f"{path.parent}: the compiled image cannot be stored: {error.strerror};"
             " set PINTOK_CACHE_DIR to a directory that can be written"

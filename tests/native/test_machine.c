@@ -291,6 +291,7 @@ static void test_sandbox_confines(void)
         {SYS_bpf, BPF_PROG_LOAD, 0, 0, false},
         {SYS_ioctl, -1, SIOCGIFFLAGS, 0, true},
         {SYS_ioctl, -1, SIOCGIFINDEX, 0, true},
+        {SYS_ioctl, -1, SIOCETHTOOL, 0, true},
         {SYS_ioctl, -1, SIOCSIFFLAGS, 0, false},
     };
     for (size_t i = 0; i < PTK_ARRAY_LEN(LOOKS); i++) {

@@ -108,13 +108,16 @@ class Steady(threading.Thread):
         started = time.perf_counter()
         for attempt in range(40):
             self._resent += attempt > 0
-            # A refused port is an answer of the kernel's that no server gave: ask again.
-            with contextlib.suppress(ConnectionRefusedError):
+            # A refused port, or no route, is an answer that no server gave: ask again.
+            with contextlib.suppress(OSError):
                 self._sock.send(request)
             while True:
                 try:
                     reply = self._sock.recv(2048)
-                except (TimeoutError, ConnectionRefusedError):
+                except TimeoutError:
+                    break
+                except OSError:
+                    time.sleep(0.05)
                     break
                 if reply[8:16] != number.to_bytes(8, "little"):
                     continue  # The second reply to an earlier request that was sent twice.

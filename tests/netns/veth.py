@@ -71,6 +71,29 @@ class Link:
     def exec(self, namespace: str, *arguments: str) -> str:
         return run("ip", "netns", "exec", namespace, *arguments)
 
+    def make(self) -> None:
+        """Make the pair of interfaces with addresses, and fixed neighbours on both ends."""
+        count = str(self.queues)
+        run(
+            *("ip", "-netns", self.server, "link", "add", IFACE, "address", SERVER_MAC),
+            *("numrxqueues", count, "numtxqueues", count, "type", "veth"),
+            *("peer", "name", IFACE, "address", CLIENT_MAC),
+            *("numrxqueues", count, "numtxqueues", count, "netns", self.client),
+        )
+        ends = (
+            (self.server, (SERVER4, SERVER6), (CLIENT4, CLIENT6), CLIENT_MAC),
+            (self.client, (CLIENT4, CLIENT6), (SERVER4, SERVER6), SERVER_MAC),
+        )
+        for namespace, (four, six), peers, peer_mac in ends:
+            self.ip(namespace, "link", "set", IFACE, "mtu", str(self.mtu), "up")
+            self.ip(namespace, "address", "add", f"{four}/24", "dev", IFACE)
+            self.ip(namespace, "address", "add", f"{six}/64", "dev", IFACE, "nodad")
+            for peer in peers:
+                self.ip(
+                    *(namespace, "neighbour", "replace", peer, "lladdr", peer_mac),
+                    *("dev", IFACE, "nud", "permanent"),
+                )
+
     def set_peer_checksum(self, *, on: bool) -> None:
         """Whether the client's kernel leaves UDP checksums partial, for absent hardware."""
         self.exec(self.client, "ethtool", "-K", IFACE, "tx", "on" if on else "off")
@@ -128,26 +151,7 @@ def veth_link(*, queues: int = 1, mtu: int = 1500) -> Iterator[Link]:
         for namespace in (server, client):
             run("ip", "netns", "add", namespace)
             link.ip(namespace, "link", "set", "lo", "up")
-        count = str(queues)
-        run(
-            *("ip", "-netns", server, "link", "add", IFACE, "address", SERVER_MAC),
-            *("numrxqueues", count, "numtxqueues", count, "type", "veth"),
-            *("peer", "name", IFACE, "address", CLIENT_MAC),
-            *("numrxqueues", count, "numtxqueues", count, "netns", client),
-        )
-        ends = (
-            (server, (SERVER4, SERVER6), (CLIENT4, CLIENT6), CLIENT_MAC),
-            (client, (CLIENT4, CLIENT6), (SERVER4, SERVER6), SERVER_MAC),
-        )
-        for namespace, (four, six), peers, peer_mac in ends:
-            link.ip(namespace, "link", "set", IFACE, "mtu", str(mtu), "up")
-            link.ip(namespace, "address", "add", f"{four}/24", "dev", IFACE)
-            link.ip(namespace, "address", "add", f"{six}/64", "dev", IFACE, "nodad")
-            for peer in peers:
-                link.ip(
-                    *(namespace, "neighbour", "replace", peer, "lladdr", peer_mac),
-                    *("dev", IFACE, "nud", "permanent"),
-                )
+        link.make()
         yield link
     finally:
         for namespace in (server, client):
