@@ -27,6 +27,8 @@ from typing import Any
 
 Encode = Callable[[str], Any]
 
+DECODE_PASSES = 4
+
 
 class Peer:
     """A loaded model of one library; None where the library has no such call."""
@@ -440,6 +442,13 @@ def time_each(call: Callable[[Any], Any], items: Sequence[Any]) -> dict[str, Any
     }
 
 
+def time_passes(call: Callable[[Any], Any], items: Sequence[Any]) -> dict[str, Any]:
+    """As time_calls, several times over, by pass: ids need not be fresh, but calls are short, and
+    the first ones find what other processes left of the caches."""
+    result = time_calls(call, [*items] * DECODE_PASSES)
+    return {name: max(1, value // DECODE_PASSES) for name, value in result.items()}
+
+
 def time_streams(open_stream: Callable[[], Callable[[int], Any]], lists: Any) -> dict[str, Any]:
     """A stream for each list, one step for each id."""
     with Clock() as clock:
@@ -559,9 +568,9 @@ class Worker:
         if what == "count":
             return time_calls(peer.count, items)
         if what == "decode" and peer.decode is not None:
-            return time_calls(peer.decode, self.prepared(items))
+            return time_passes(peer.decode, self.prepared(items))
         if what == "decode-list" and peer.decode is not None:
-            return time_calls(peer.decode, items)
+            return time_passes(peer.decode, items)
         if what == "stream" and peer.stream is not None:
             return time_streams(peer.stream, items)
         return {"none": True}

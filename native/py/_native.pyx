@@ -31,9 +31,32 @@ cnp.import_array()
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t align, size_t size)
 
+cdef extern from *:
+    """
+    #define prefetch(address) __builtin_prefetch(address)
+    /* The value of an int of one digit, which every id is; -1 of anything else. */
+    static inline long one_digit(PyObject *value)
+    {
+        if (!PyLong_CheckExact(value)) {
+            return -1;
+        }
+    #if PY_VERSION_HEX >= 0x030C0000
+        PyLongObject *number = (PyLongObject *)value;
+        return PyUnstable_Long_IsCompact(number) ? PyUnstable_Long_CompactValue(number) : -1;
+    #else
+        const Py_ssize_t digits = Py_SIZE(value);
+        return digits == 1 ? (long)((PyLongObject *)value)->ob_digit[0] : digits == 0 ? 0 : -1;
+    #endif
+    }
+    """
+    void prefetch(const void *address) nogil
+    long one_digit(PyObject *value) nogil
+
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     PyObject **PySequence_Fast_ITEMS(object sequence)
+    object PyUnicode_New(Py_ssize_t size, uint32_t max_char)
+    void *PyUnicode_DATA(object text)
     bint PyLong_CheckExact(PyObject *value)
     long PyLong_AsLongAndOverflow(PyObject *value, int *overflow)
 
@@ -205,6 +228,25 @@ cdef int _view(object text, const uint8_t **utf8, size_t *utf8_len) except -1:
     return 0
 
 
+cdef str _text(const uint8_t *utf8, size_t utf8_len):
+    """A str of UTF-8; UnicodeDecodeError where it is none."""
+    cdef uint8_t top = ptk_utf8_top(utf8, utf8_len)
+    cdef uint32_t width = 1 if top < 0xC4 else 2 if top < 0xF0 else 4
+    cdef size_t count = utf8_len
+    if top >= 0x80:
+        if not ptk_utf8_valid(utf8, utf8_len):
+            return PyUnicode_DecodeUTF8(<const char *>utf8, <Py_ssize_t>utf8_len, NULL)
+        count = ptk_utf8_count(utf8, utf8_len)
+    cdef object text = PyUnicode_New(
+        <Py_ssize_t>count,
+        0x7F if top < 0x80 else 0xFF if width == 1 else 0xFFFF if width == 2 else 0x10FFFF)
+    if top < 0x80:
+        memcpy(PyUnicode_DATA(text), utf8, utf8_len)
+    else:
+        ptk_utf8_widen(utf8, utf8_len, width, PyUnicode_DATA(text))
+    return text
+
+
 ctypedef fused signed_id:
     int32_t
     int64_t
@@ -228,11 +270,14 @@ cdef int _copy_ints(PyObject **items, uint32_t *out, size_t count) except -1:
     cdef long value
     cdef int overflow = 0
     for i in range(count):
-        if not PyLong_CheckExact(items[i]):
-            raise TypeError("ids must be integers")
-        value = PyLong_AsLongAndOverflow(items[i], &overflow)
-        if overflow != 0 or value < 0 or value > 0xFFFFFFFF:
-            raise TypeError("ids must lie in 0 ... 2**32 - 1")
+        prefetch(items[i + 16 if i + 16 < count else i])  # each int is an object somewhere
+        value = one_digit(items[i])
+        if value < 0:
+            if not PyLong_CheckExact(items[i]):
+                raise TypeError("ids must be integers")
+            value = PyLong_AsLongAndOverflow(items[i], &overflow)
+            if overflow != 0 or value < 0 or value > 0xFFFFFFFF:
+                raise TypeError("ids must lie in 0 ... 2**32 - 1")
         out[i] = <uint32_t>value
     return 0
 
@@ -528,7 +573,7 @@ cdef class Model:
                                                    options, context.text, context.bytes_cap,
                                                    &text_len)
             if verdict == PTK_VERDICT_OK:
-                text = PyUnicode_DecodeUTF8(<char *>context.text, <Py_ssize_t>text_len, NULL)
+                text = _text(context.text, text_len)
                 self.give_back(holder)
                 return text
             if verdict == PTK_VERDICT_REPLY_TOO_LONG:

@@ -74,6 +74,12 @@ cdef extern from "text/ptk_text.h" nogil:
         uint32_t begin
         uint32_t end
 
+cdef extern from "text/ptk_utf8.h" nogil:
+    bint ptk_utf8_valid(const uint8_t *bytes, size_t len)
+    size_t ptk_utf8_count(const uint8_t *bytes, size_t len)
+    uint8_t ptk_utf8_top(const uint8_t *bytes, size_t len)
+    void ptk_utf8_widen(const uint8_t *bytes, size_t len, uint32_t width, void *dst)
+
 cdef extern from "text/ptk_split.h" nogil:
     struct ptk_split_text:
         const uint8_t *bytes

@@ -208,6 +208,35 @@ static void test_ascii_runs(void)
     }
 }
 
+/* Every character comes out as itself in each width that holds it, and the top byte says which. */
+static void test_widening(void)
+{
+    const uint32_t points[] = {'a',   0x7F,  0x80,   0xFF,    0x100,
+                               0x7FF, 0x800, 0xFFFF, 0x10000, 0x10FFFF};
+    uint8_t bytes[4 * PTK_ARRAY_LEN(points)];
+    size_t len = 0;
+    PTK_ASSERT(ptk_utf8_top(bytes, 0) == 0);
+    for (size_t count = 1; count <= PTK_ARRAY_LEN(points); count++) {
+        const uint32_t last = points[count - 1];
+        len += ptk_utf8_encode(last, bytes + len);
+        const uint8_t top = ptk_utf8_top(bytes, len);
+        PTK_ASSERT((top < 0x80) == (last < 0x80));
+        PTK_ASSERT((top < 0xC4) == (last < 0x100));
+        PTK_ASSERT((top < 0xF0) == (last < 0x10000));
+        uint8_t narrow[PTK_ARRAY_LEN(points)];
+        uint16_t middle[PTK_ARRAY_LEN(points)];
+        uint32_t wide[PTK_ARRAY_LEN(points)];
+        ptk_utf8_widen(bytes, len, 4, wide);
+        ptk_utf8_widen(bytes, last < 0x10000 ? len : 1, 2, middle);
+        ptk_utf8_widen(bytes, last < 0x100 ? len : 1, 1, narrow);
+        for (size_t i = 0; i < count; i++) {
+            PTK_ASSERT(wide[i] == points[i]);
+            PTK_ASSERT(last >= 0x10000 || middle[i] == points[i]);
+            PTK_ASSERT(last >= 0x100 || narrow[i] == points[i]);
+        }
+    }
+}
+
 int main(void)
 {
     const char *text = getenv("PTK_TEST_SEED");
@@ -219,5 +248,6 @@ int main(void)
     test_code_points_round_trip();
     test_replacement_is_by_maximal_subpart();
     test_ascii_runs();
+    test_widening();
     return 0;
 }

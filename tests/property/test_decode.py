@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -104,6 +105,24 @@ def test_a_stream_by_pieces_is_one_by_windows(model: str) -> None:
         for token_id in ids[cut:]:
             assert quick.step(token_id) == plain.step(token_id), f"{ids} {cut} seed={SEED}"
         assert quick.flush() == plain.flush(), f"{ids} {cut} seed={SEED}"
+
+
+def test_a_str_is_as_narrow_as_its_characters() -> None:
+    """CPython compares and hashes by representation: a str of each width must be its twin."""
+    tokenizer = Tokenizer.from_pretrained("default")
+    for text in (
+        "",
+        "a",
+        "plain",
+        "caf\u00e9 \u00ff",
+        "\u0100",
+        "\u6771\u4eac x",
+        "a\U0001f600\u00e9",
+    ):
+        got = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
+        assert got == text
+        assert hash(got) == hash(text)
+        assert sys.getsizeof(got) == sys.getsizeof(text.encode().decode())
 
 
 def test_every_kind_of_sequence_decodes() -> None:
