@@ -15,11 +15,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pintok._codec import ModelInfo
+    from pintok._codec import FileSettings, ModelInfo
     from pintok.aclient import AsyncClient
     from pintok.chat import ChatEncoding, ChatTemplate, ChatTemplateError
     from pintok.client import Client
-    from pintok.encoding import Batch, Encoding, Padding, Truncation
+    from pintok.encoding import (
+        Batch,
+        Encoding,
+        Padding,
+        PlainEncoding,
+        PlainRange,
+        Truncation,
+    )
     from pintok.errors import (
         DeadlineError,
         ModelError,
@@ -27,11 +34,19 @@ if TYPE_CHECKING:
         RefusedError,
         TransportError,
     )
-    from pintok.stream import DecodeStream
+    from pintok.stream import (
+        AsyncDecodeStream,
+        DecodeStream,
+        Step,
+        Stepped,
+        step_streams,
+        step_streams_async,
+    )
     from pintok.tokenizer import Tokenizer
 
 __all__ = [
     "AsyncClient",
+    "AsyncDecodeStream",
     "Batch",
     "ChatEncoding",
     "ChatTemplate",
@@ -40,18 +55,26 @@ __all__ = [
     "DeadlineError",
     "DecodeStream",
     "Encoding",
+    "FileSettings",
     "ModelError",
     "ModelInfo",
     "Padding",
     "PinTokError",
+    "PlainEncoding",
+    "PlainRange",
     "RefusedError",
+    "Step",
+    "Stepped",
     "Tokenizer",
     "TransportError",
     "Truncation",
+    "step_streams",
+    "step_streams_async",
 ]
 
 _MODULES = {
     "AsyncClient": "aclient",
+    "AsyncDecodeStream": "stream",
     "Batch": "encoding",
     "ChatEncoding": "chat",
     "ChatTemplate": "chat",
@@ -60,14 +83,21 @@ _MODULES = {
     "DeadlineError": "errors",
     "DecodeStream": "stream",
     "Encoding": "encoding",
+    "FileSettings": "_codec",
     "ModelError": "errors",
     "ModelInfo": "_codec",
     "Padding": "encoding",
     "PinTokError": "errors",
+    "PlainEncoding": "encoding",
+    "PlainRange": "encoding",
     "RefusedError": "errors",
+    "Step": "stream",
+    "Stepped": "stream",
     "Tokenizer": "tokenizer",
     "TransportError": "errors",
     "Truncation": "encoding",
+    "step_streams": "stream",
+    "step_streams_async": "stream",
 }
 
 

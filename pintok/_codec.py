@@ -16,8 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pintok import _wire
-from pintok._wire import IdFormat, Verdict, WireFlags, WireOp, WireOutputs
-from pintok.encoding import Ids
+from pintok._wire import (
+    IdFormat,
+    Verdict,
+    WireFlags,
+    WireOp,
+    WireOptions,
+    WireOutputs,
+    WireSettingsFlags,
+)
+from pintok.encoding import Direction, Ids, Padding, Strategy, Truncation
 from pintok.errors import TransportError
 
 try:
@@ -44,10 +52,17 @@ _OFFSETS: Final = int(WireOutputs.OFFSETS)
 _OFFSETS_SHORT: Final = int(WireOutputs.OFFSETS_SHORT)
 _TYPE_IDS: Final = int(WireOutputs.TYPE_IDS)
 _SPECIAL_TOKENS_MASK: Final = int(WireOutputs.SPECIAL_TOKENS_MASK)
+_OVERFLOW: Final = int(WireOptions.OVERFLOW)
+_RANGES: Final = int(WireOptions.RANGES)
+STRATEGIES: Final[tuple[Strategy, ...]] = ("longest_first", "only_first", "only_second")
+DIRECTIONS: Final[tuple[Direction, ...]] = ("right", "left")
+"""Their places are the values of wire_strategy and wire_direction."""
 _PADDING: Final = tuple(bytes(-n % 8) for n in range(8))
 _REQUEST_ID: Final = struct.Struct("<8xQ")
 _ID_LENS: Final[dict[int, int]] = {IdFormat.U16: 2, IdFormat.U24: 3, IdFormat.U32: 4}
-_OUTCOME: Final = np.dtype([("count", "<u4"), ("verdict", "u1"), ("reserved", "u1", (3,))])
+_OUTCOME: Final = np.dtype(
+    [("count", "<u4"), ("verdict", "u1"), ("hits", "u1"), ("window_count", "<u2")]
+)
 
 
 class MalformedReply(TransportError):
@@ -101,6 +116,14 @@ class Outcome:
     type_ids: npt.NDArray[np.uint8] | None = None
     special_tokens_mask: npt.NDArray[np.uint8] | None = None
     text: str | None = None
+    hits: int = 0
+    """Tokens left as ordinary text because of ranges; 255 stands for more, too."""
+    windows: tuple[int, ...] = ()
+    """With overflow: how many ids each window has, in the order of the ids."""
+    dropped_count: int = 0
+    """Of a step: ids that leave the window."""
+    given_count: int = 0
+    """Of a step: ids that are context afterwards."""
 
 
 # --- requests ---------------------------------------------------------------------------------
@@ -140,33 +163,45 @@ def build_batch(
     item_count: int,
     lengths: Sequence[int],
     data: bytes,
+    ranges: Sequence[bytes] = (),
 ) -> bytes:
-    """A request of encode, count or decode.
+    """A request of encode, count, decode or decode_step.
 
-    `lengths` is the item table: bytes of each text (two per pair), or ids of each list; `data` is
-    what they measure, without padding.
+    `lengths` is the item table: bytes of each text (two per pair), ids of each list, or the two
+    halves of each wire_step; `data` is what they measure, without padding. `ranges` has the
+    wire_ranges of each item when the call's options announce them.
     """
-    message = build_batch_message(call, target, item_count, lengths, data)
+    message = build_batch_message(call, target, item_count, lengths, data, ranges)
     return build_message(call.op, target, request_id, message)
 
 
 def build_batch_message(
-    call: Call, target: Target, item_count: int, lengths: Sequence[int], data: bytes
+    call: Call,
+    target: Target,
+    item_count: int,
+    lengths: Sequence[int],
+    data: bytes,
+    ranges: Sequence[bytes] = (),
 ) -> bytes:
     """The message of `build_batch`."""
-    table = struct.pack(f"<{len(lengths)}I", *lengths)
+    tables = [_padded_table(lengths)]
+    if call.options & _RANGES:
+        tables += [_padded_table([len(item) // 8 for item in ranges]), *ranges]
     return b"".join(
         (
             PRELUDE.pack(
                 call.id_format, call.outputs, call.options, item_count, target.reply_len_max
             ),
             call.truncation,
-            table,
-            _PADDING[len(table) % 8],
+            *tables,
             data,
             _PADDING[len(data) % 8],
         )
     )
+
+
+def _padded_table(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values) + _PADDING[4 * len(values) % 8]
 
 
 def build_message(op: int, target: Target, request_id: int, message: bytes) -> bytes:
@@ -211,9 +246,13 @@ def narrowest_format(largest_id: int) -> IdFormat:
     return IdFormat.U24 if largest_id < 1 << 24 else IdFormat.U32
 
 
-def batch_len(call: Call, lens_count: int, data_len: int) -> int:
+def batch_len(
+    call: Call, lens_count: int, data_len: int, item_count: int = 1, ranges_len: int = 0
+) -> int:
     """Bytes of the datagram that build_batch makes."""
     table_len = 4 * lens_count + 7 & ~7
+    if call.options & _RANGES:
+        table_len += (4 * item_count + 7 & ~7) + ranges_len
     return HEADER_LEN + PRELUDE_LEN + len(call.truncation) + table_len + (data_len + 7 & ~7)
 
 
@@ -307,13 +346,60 @@ def parse_batch(message: memoryview, call: Call, item_count: int) -> list[Outcom
     verdicts: list[int] = table["verdict"].tolist()
     if any(count for count, verdict in zip(counts, verdicts, strict=True) if verdict):
         raise MalformedReply("a refused item of the server's reply has a count")
+    hits: list[int] = table["hits"].tolist()
     if call.op == WireOp.COUNT:
         if len(message) != table_end:
             raise MalformedReply("the lengths in the server's reply contradict each other")
-        return [Outcome(verdict, count) for count, verdict in zip(counts, verdicts, strict=True)]
+        rows = zip(verdicts, counts, hits, strict=True)
+        return [Outcome(verdict, count, hits=hit) for verdict, count, hit in rows]
     if call.op == WireOp.DECODE:
         return _parse_texts(message, table_end, counts, verdicts)
-    return _parse_encodings(message, table_end, id_format, outputs, counts, verdicts)
+    if call.op == WireOp.DECODE_STEP:
+        return _parse_steps(message, table_end, counts, verdicts)
+    windows: list[tuple[int, ...]] = [()] * item_count
+    if call.options & _OVERFLOW:
+        windows, table_end = _parse_windows(message, table_end, table["window_count"], counts)
+    encodings = _parse_encodings(message, table_end, id_format, outputs, counts, verdicts)
+    if not call.options & (_OVERFLOW | _RANGES):
+        return encodings
+    return [
+        dataclasses.replace(encoding, hits=hit, windows=lens)
+        for encoding, hit, lens in zip(encodings, hits, windows, strict=True)
+    ]
+
+
+def _parse_windows(
+    message: memoryview, off: int, window_counts: npt.NDArray[np.uint16], counts: list[int]
+) -> tuple[list[tuple[int, ...]], int]:
+    """The lengths of every item's windows, and where they end."""
+    total = int(window_counts.sum(dtype=np.int64))
+    end = off + (4 * total + 7 & ~7)
+    if len(message) < end:
+        raise MalformedReply("the server's reply is shorter than its windows")
+    lens: list[int] = np.frombuffer(message, "<u4", total, off).tolist()
+    windows = []
+    begin = 0
+    for window_count, count in zip(window_counts.tolist(), counts, strict=True):
+        windows.append(tuple(lens[begin : begin + window_count]))
+        if sum(windows[-1]) != count:
+            raise MalformedReply("the windows in the server's reply do not make up their item")
+        begin += window_count
+    return windows, end
+
+
+def _parse_steps(
+    message: memoryview, off: int, counts: list[int], verdicts: list[int]
+) -> list[Outcome]:
+    end = off + (4 * len(counts) + 7 & ~7)
+    if len(message) < end:
+        raise MalformedReply("the server's reply is shorter than its item table")
+    states = np.frombuffer(message, "<u2", 2 * len(counts), off).reshape(-1, 2).tolist()
+    return [
+        dataclasses.replace(outcome, dropped_count=dropped, given_count=given)
+        for outcome, (dropped, given) in zip(
+            _parse_texts(message, end, counts, verdicts), states, strict=True
+        )
+    ]
 
 
 def _parse_texts(
@@ -383,6 +469,51 @@ def _parse_encodings(
             )
         )
     return outcomes
+
+
+def build_settings(target: Target, request_id: int) -> bytes:
+    """A settings request, with room for the reply."""
+    return build_message(WireOp.SETTINGS, target, request_id, bytes(_wire.WIRE_SETTINGS.size))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileSettings:
+    """What a model's own file sets; used only where it is asked for."""
+
+    truncation: Truncation | None
+    padding: Padding | None
+
+
+def parse_settings(reply: Reply) -> FileSettings:
+    """The settings of a settings reply."""
+    message = reply.message
+    if len(message) != _wire.WIRE_SETTINGS.size:
+        raise MalformedReply("the server's settings have another length")
+    fields = dict(
+        zip(_wire.WIRE_SETTINGS_FIELDS, _wire.WIRE_SETTINGS.unpack_from(message), strict=True)
+    )
+    flags = fields["flags"]
+    truncation = padding = None
+    try:
+        if flags & WireSettingsFlags.TRUNCATION:
+            truncation = Truncation(
+                fields["truncation_max"],
+                fields["truncation_stride"],
+                strategy=STRATEGIES[fields["truncation_strategy"]],
+                direction=DIRECTIONS[fields["truncation_direction"]],
+            )
+        if flags & WireSettingsFlags.PADDING:
+            fixed = flags & WireSettingsFlags.PADDING_FIXED
+            padding = Padding(
+                direction=DIRECTIONS[fields["padding_direction"]],
+                pad_id=fields["padding_id"],
+                pad_type_id=fields["padding_type_id"],
+                length=fields["padding_len"] if fixed else None,
+                pad_to_multiple_of=fields["padding_multiple"] or None,
+            )
+    except IndexError:
+        raise MalformedReply("the server's settings have an undefined value") from None
+    return FileSettings(truncation, padding)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import collections
 import dataclasses
 import random
 import struct
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
@@ -24,10 +24,12 @@ from pintok import _codec, _wire
 from pintok._codec import Call, MalformedReply, ModelInfo, Outcome, Reply, Target
 from pintok._options import truncation_limits, utf8
 from pintok._path import PAYLOAD_LEN_MAX, PAYLOAD_LEN_MIN, Address
+from pintok._shape import windows_of
 from pintok._transfer import DATAGRAM_LEN_MIN
 from pintok._wire import Verdict, WireOp, WireOptions, WireOutputs
-from pintok.encoding import Batch, Encoding, Ids, Truncation
+from pintok.encoding import Batch, Encoding, Ids, PlainEncoding, PlainRange, Truncation
 from pintok.errors import DeadlineError, RefusedError, TransportError
+from pintok.stream import Step, Stepped
 
 TRANSIENT: Final = frozenset({Verdict.BUSY, Verdict.RATE_LIMITED, Verdict.BAD_CRC})
 """Verdicts after which the same request may succeed a little later."""
@@ -43,6 +45,8 @@ _SLOTS_SEARCHED: Final = 64
 # Replies under way together must fit the receive buffer of a socket: 212,992 bytes by default in
 # Linux, which also counts the kernel's own share of every packet.
 _IN_FLIGHT_LEN_MAX: Final = 96 * 1024
+_STEP_IDS_MAX: Final = 0xFFFF
+_RANGES_LEN_MAX: Final = _wire.WIRE_RANGES_MAX * _wire.WIRE_RANGE.size
 # Bytes of texts that share a message in segments: enough to spare round trips, few enough to keep
 # a busy server fair.
 _LONG_FILL: Final = 64 * 1024
@@ -58,6 +62,8 @@ class Item:
 
     lengths: tuple[int, ...]
     data: bytes
+    ranges: bytes = b""
+    """wire_ranges, when the call's options announce them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,13 +79,17 @@ class Part:
     def datagram(self, target: Target, request_id: int) -> bytes:
         lengths = [length for item in self.items for length in item.lengths]
         data = b"".join(item.data for item in self.items)
-        return _codec.build_batch(self.call, target, request_id, len(self.items), lengths, data)
+        ranges = [item.ranges for item in self.items]
+        return _codec.build_batch(
+            self.call, target, request_id, len(self.items), lengths, data, ranges
+        )
 
     def message(self, target: Target) -> bytes:
         """The message alone, for segments."""
         lengths = [length for item in self.items for length in item.lengths]
         data = b"".join(item.data for item in self.items)
-        return _codec.build_batch_message(self.call, target, len(self.items), lengths, data)
+        ranges = [item.ranges for item in self.items]
+        return _codec.build_batch_message(self.call, target, len(self.items), lengths, data, ranges)
 
 
 class Exchange:
@@ -114,7 +124,7 @@ class Exchange:
         self.outcomes: list[Outcome | None] = [None] * len(items)
         # A first guess at what leaves room for the reply; a wrong one costs another datagram.
         share = 1.0
-        if call.op == WireOp.DECODE:
+        if call.op in (WireOp.DECODE, WireOp.DECODE_STEP):
             share = 0.5
         elif call.outputs & WireOutputs.OFFSETS:
             share = 0.5
@@ -131,11 +141,11 @@ class Exchange:
         if self._segments:
             len_max = _wire.WIRE_MESSAGE_LEN_MAX + _codec.HEADER_LEN
         for index, item in enumerate(items):
-            item_len = _codec.batch_len(call, len(item.lengths), len(item.data))
+            item_len = _len_of(call, [item])
             if item_len > len_max and each:
                 self.outcomes[index] = Outcome(Verdict.TEXT_TOO_LONG)
             elif item_len > len_max:
-                room = len_max - _codec.batch_len(call, len(item.lengths), 0)
+                room = len_max - _len_of(call, [dataclasses.replace(item, data=b"")])
                 raise too_long(index, len(items), len(item.data), room)
             elif item_len > datagram_len_max:
                 self._long.append(index)
@@ -148,12 +158,15 @@ class Exchange:
             return self._take_long() if self._long else None
         indices = [self._waiting.popleft()]
         item = self._items[indices[0]]
-        lens_count, data_len = len(item.lengths), len(item.data)
+        lens_count, data_len, ranges_len = len(item.lengths), len(item.data), len(item.ranges)
         while self._waiting and len(indices) < self._items_max:
             item = self._items[self._waiting[0]]
             lens_count += len(item.lengths)
             data_len += len(item.data)
-            if _codec.batch_len(self._call, lens_count, data_len) > self._fill:
+            ranges_len += len(item.ranges)
+            item_count = len(indices) + 1
+            length = _codec.batch_len(self._call, lens_count, data_len, item_count, ranges_len)
+            if length > self._fill or ranges_len > _RANGES_LEN_MAX:
                 break
             indices.append(self._waiting.popleft())
         return Part(self._call, tuple(indices), tuple(self._items[index] for index in indices))
@@ -162,12 +175,12 @@ class Exchange:
         """Long items, some together in one message where they are not very long."""
         indices = [self._long.popleft()]
         item = self._items[indices[0]]
-        lens_count, data_len = len(item.lengths), len(item.data)
+        data_len, ranges_len = len(item.data), len(item.ranges)
         while self._long and len(indices) < _wire.WIRE_ITEMS_MAX:
             item = self._items[self._long[0]]
-            lens_count += len(item.lengths)
             data_len += len(item.data)
-            if data_len > self._long_fill:
+            ranges_len += len(item.ranges)
+            if data_len > self._long_fill or ranges_len > _RANGES_LEN_MAX:
                 break
             indices.append(self._long.popleft())
         items = tuple(self._items[index] for index in indices)
@@ -207,9 +220,7 @@ class Exchange:
             self._long.extendleft(reversed(indices))
             return
         self._items_max = max(len(part.indices) // 2, 1)
-        lens_count = sum(len(item.lengths) for item in part.items)
-        data_len = sum(len(item.data) for item in part.items)
-        self._fill = min(self._fill, _codec.batch_len(self._call, lens_count, data_len) // 2)
+        self._fill = min(self._fill, _len_of(self._call, part.items) // 2)
         self._waiting.extendleft(reversed(indices))
 
     def _lengthen(self, indices: Sequence[int], part: Part) -> bool:
@@ -224,6 +235,17 @@ class Exchange:
         outcomes = [outcome for outcome in self.outcomes if outcome is not None]
         assert len(outcomes) == len(self.outcomes)
         return outcomes
+
+
+def _len_of(call: Call, items: Sequence[Item]) -> int:
+    """Bytes of the datagram that carries these items."""
+    return _codec.batch_len(
+        call,
+        sum(len(item.lengths) for item in items),
+        sum(len(item.data) for item in items),
+        len(items),
+        sum(len(item.ranges) for item in items),
+    )
 
 
 class Identity:
@@ -390,9 +412,20 @@ class PathSearch:
 
 
 def encode_call(
-    op: WireOp, options: int, outputs: int, pair: bool, truncation: Truncation | None
+    op: WireOp,
+    options: int,
+    outputs: int,
+    pair: bool,
+    truncation: Truncation | None,
+    *,
+    overflow: bool = False,
 ) -> Call:
-    """The call of an encode or count. Raises ValueError as `truncation_limits` does."""
+    """The call of an encode or count. Raises ValueError as `truncation_limits` does.
+
+    `overflow` asks for all windows that truncation makes.
+    """
+    if overflow and truncation is not None:
+        options |= WireOptions.OVERFLOW
     if pair:
         options |= WireOptions.PAIR
     limits = truncation_limits(truncation)
@@ -400,6 +433,65 @@ def encode_call(
         return Call(op, options, outputs)
     packed = struct.pack("<IIBB6x", *limits)
     return Call(op, options | WireOptions.TRUNCATION, outputs, truncation=packed)
+
+
+def full_call(
+    options: int, pair: bool, truncation: Truncation | None, overflow: bool = True
+) -> Call:
+    """The call of an encode to everything, by default with all windows that truncation makes."""
+    return encode_call(WireOp.ENCODE, options, ALL_OUTPUTS, pair, truncation, overflow=overflow)
+
+
+class InOrder(Generic[_T]):
+    """Results that come out of order, by their places."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[int, _T] = {}
+
+    def put(self, places: Sequence[int], results: Iterable[_T]) -> None:
+        self._found.update(zip(places, results, strict=True))
+
+    @property
+    def items(self) -> list[_T]:
+        return [self._found[place] for place in sorted(self._found)]
+
+
+Sides = tuple[str | bytes, str | bytes | None]
+
+
+def by_pairs(
+    texts: Iterable[str | bytes | tuple[str | bytes, str | bytes]],
+) -> Iterator[tuple[bool, list[int], list[Sides]]]:
+    """Texts and pairs apart, since a request has one kind: whether pairs, places, and sides."""
+    sides: list[Sides] = [item if isinstance(item, tuple) else (item, None) for item in texts]
+    for paired in (False, True):
+        places = [place for place, side in enumerate(sides) if (side[1] is not None) == paired]
+        if places:
+            yield paired, places, [sides[place] for place in places]
+
+
+def with_ranges(
+    call: Call, items: Sequence[Item], plain: Sequence[Sequence[PlainRange]]
+) -> tuple[Call, list[Item]]:
+    """The call and the items with ranges of ordinary text."""
+    ranged = dataclasses.replace(call, options=call.options | WireOptions.RANGES)
+    return ranged, [
+        dataclasses.replace(item, ranges=range_bytes(ranges))
+        for item, ranges in zip(items, plain, strict=True)
+    ]
+
+
+def plain_item(text: str | bytes, plain: Sequence[PlainRange], options: int) -> tuple[Call, Item]:
+    """The call and the item of an encode with ranges of ordinary text."""
+    call, (item,) = with_ranges(Call(WireOp.ENCODE, options), [text_item(text)], [plain])
+    return call, item
+
+
+def plain_of(outcome: Outcome) -> PlainEncoding:
+    """An outcome of such a call."""
+    return PlainEncoding(present(outcome.ids), outcome.hits)
 
 
 def text_item(text: str | bytes, pair: str | bytes | None = None) -> Item:
@@ -419,6 +511,37 @@ def decode_items(batch: Sequence[Ids], options: int) -> tuple[Call, list[Item]]:
     return call, [Item((len(ids),), _codec.build_ids(ids, id_format)) for ids in batch]
 
 
+def step_items(steps: Sequence[Step], options: int) -> tuple[Call, list[Item]]:
+    """The call and the items of a decode_step, in the narrowest format for its ids."""
+    largest = max((max(step.ids) for step in steps if step.ids), default=0)
+    id_format = _codec.narrowest_format(largest)
+    call = Call(WireOp.DECODE_STEP, options, id_format=id_format)
+    items = []
+    for index, step in enumerate(steps):
+        if len(step.ids) > _STEP_IDS_MAX:
+            which = None if len(steps) == 1 else f"stream {index}"
+            raise RefusedError(Verdict.TEXT_TOO_LONG, detail=which)
+        table = (
+            len(step.ids) | step.given_count << 16,
+            step.new_count | int(step.flush) << 16,
+        )
+        ids = np.array(step.ids, dtype=np.uint32)
+        items.append(Item(table, _codec.build_ids(ids, id_format)))
+    return call, items
+
+
+def stepped_of(outcome: Outcome) -> Stepped:
+    """What a step gave."""
+    return Stepped(present(outcome.text), outcome.dropped_count, outcome.given_count)
+
+
+def range_bytes(ranges: Sequence[PlainRange]) -> bytes:
+    """wire_ranges of one item."""
+    return b"".join(
+        _wire.WIRE_RANGE.pack(begin, end - begin << 1 | int(every)) for begin, end, every in ranges
+    )
+
+
 def batch_of(outcomes: Sequence[Outcome]) -> Batch:
     """The ids of many outcomes in one array."""
     splits = np.zeros(len(outcomes) + 1, dtype=np.int64)
@@ -429,12 +552,13 @@ def batch_of(outcomes: Sequence[Outcome]) -> Batch:
 
 
 def encoding_of(outcome: Outcome) -> Encoding:
-    """An outcome of a call for all outputs."""
-    return Encoding(
+    """An outcome of a call for all outputs, cut into its windows."""
+    return windows_of(
         present(outcome.ids),
         present(outcome.offsets),
         present(outcome.type_ids),
         present(outcome.special_tokens_mask),
+        outcome.windows,
     )
 
 

@@ -5,7 +5,7 @@ The in-process tokenizer and the clients take the same arguments and refuse the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -98,6 +98,15 @@ def id_array(ids: Sequence[int] | npt.NDArray[Any]) -> Ids:
             raise ValueError("ids must lie in 0 ... 2**32 - 1")
         array = array.astype(np.uint32)
     return np.ascontiguousarray(array)
+
+
+def id_list(ids: int | Iterable[int]) -> list[int]:
+    """One id or many as a list. Raises ValueError as `id_array`."""
+    items = [ids] if isinstance(ids, int) else [int(token_id) for token_id in ids]
+    for item in items:
+        if not 0 <= item <= _ID_MAX:
+            raise ValueError("ids must lie in 0 ... 2**32 - 1")
+    return items
 
 
 def surrogate_refusal(error: UnicodeEncodeError) -> RefusedError:

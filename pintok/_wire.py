@@ -38,6 +38,10 @@ WIRE_NAME_LEN_MAX: Final = 128
 WIRE_INFO_REQUEST_LEN: Final = 240
 # model_tag in a request that accepts whatever generation of the model the server holds.
 WIRE_ANY_MODEL_TAG: Final = 0
+# Most ranges of ordinary text in one message.
+WIRE_RANGES_MAX: Final = 4096
+# Streams: ids behind the context that wait for others; so many are given as they are.
+WIRE_STEP_HELD_MAX: Final = 256
 
 
 class WireType(enum.IntEnum):
@@ -74,12 +78,15 @@ class WireOp(enum.IntEnum):
     # Texts to numbers of ids; the reply has the item table and no ids. id_format is auto, outputs is
     # 0.
     COUNT = 5
-    # Streaming decode without state on the server.
+    # One step each of many streaming decodes; the server keeps no state.
     DECODE_STEP = 6
     # Store a prefix.
     PREFIX_PUT = 7
     # Remove a stored prefix.
     PREFIX_DROP = 8
+    # The reply is a wire_settings. The message is zero bytes, a multiple of 8, which only make room,
+    # as in info.
+    SETTINGS = 9
 
 
 class IdFormat(enum.IntEnum):
@@ -230,7 +237,7 @@ class WireFlags(enum.IntFlag):
 
 
 class WireOptions(enum.IntFlag):
-    """Options of encode, count and decode."""
+    """Options of encode, count, decode and decode_step."""
 
     # Apply the post-processor's special tokens.
     ADD_SPECIAL_TOKENS = 0x1
@@ -246,11 +253,15 @@ class WireOptions(enum.IntFlag):
     TRUNCATION = 0x20
     # Offsets count Unicode code points; otherwise bytes of UTF-8. Only with output offsets.
     OFFSETS_CHARS = 0x40
-    # Decode: leave special tokens out.
+    # Decode and decode_step: leave special tokens out.
     SKIP_SPECIAL_TOKENS = 0x80
     # With parse_special: special added tokens are ordinary text all the same; other added tokens
     # still match.
     ENCODE_SPECIAL_TOKENS = 0x100
+    # Encode with truncation: the reply has all windows of an item, not only the first.
+    OVERFLOW = 0x200
+    # Encode and count: ranges of the texts are ordinary text, see wire_range.
+    RANGES = 0x400
 
 
 class WireOutputs(enum.IntFlag):
@@ -265,6 +276,25 @@ class WireOutputs(enum.IntFlag):
     # With offsets: they are u16 begin, u16 end. For texts below 65536 bytes, as all that fit one
     # datagram are.
     OFFSETS_SHORT = 0x8
+
+
+class WireStepFlags(enum.IntFlag):
+    """Of one step."""
+
+    # The stream ends: give what is left, U+FFFD for unfinished characters; nothing remains in the
+    # window.
+    FLUSH = 0x1
+
+
+class WireSettingsFlags(enum.IntFlag):
+    """What a model's file sets; the fields of what it does not are 0."""
+
+    # Truncation.
+    TRUNCATION = 0x1
+    # Padding.
+    PADDING = 0x2
+    # Padding to padding_len.
+    PADDING_FIXED = 0x4
 
 
 # The beginning of every datagram, in both directions.
@@ -358,10 +388,12 @@ WIRE_WINDOW_OFFSETS: Final = {
 }
 
 
-# Prelude of encode, count and decode requests. Then wire_truncation if announced, the item table
-# (u32 length of each text in bytes, or of each id list in ids; two per item with option pair),
-# padding to 8, then the texts one after another without gaps (decode: the ids of all items in
-# id_format, without gaps), padding to 8. message_len counts everything, the last padding too.
+# Prelude of encode, count, decode and decode_step requests. Then wire_truncation if announced,
+# the item table (u32 length of each text in bytes, or of each id list in ids; two per item with
+# option pair; decode_step: a wire_step an item), padding to 8, with option ranges a u32 number of
+# ranges an item, padding to 8, and all wire_ranges, then the texts one after another without gaps
+# (decode and decode_step: the ids of all items in id_format, without gaps), padding to 8.
+# message_len counts everything, the last padding too.
 WIRE_REQUEST: Final = struct.Struct("<BBHHH")
 WIRE_REQUEST_FIELDS: Final = (
     "id_format",
@@ -397,9 +429,42 @@ WIRE_TRUNCATION_OFFSETS: Final = {
 }
 
 
-# Prelude of encode, count and decode replies. Then one wire_item an item; encode: the ids of all
-# items in id_format, padding to 8, then the arrays that outputs announces; decode: the texts one
-# after another; padding to 8.
+# One step of a stream: its part of the ids is the window, then the new ids.
+WIRE_STEP: Final = struct.Struct("<HHHH")
+WIRE_STEP_FIELDS: Final = (
+    "ids_count",
+    "given_count",
+    "new_count",
+    "flags",
+)
+WIRE_STEP_OFFSETS: Final = {
+    "ids_count": 0,
+    "given_count": 2,
+    "new_count": 4,
+    "flags": 6,
+}
+
+
+# Bytes of an item that are ordinary text: a special token is only found where none of its bytes
+# lies in a range. Nothing else changes: the text is normalized, split and encoded as a whole. The
+# ranges of an item ascend, do not overlap, are not empty and lie in its bytes (with option pair,
+# both texts one after the other). Tokens written there are counted in the item's hits.
+WIRE_RANGE: Final = struct.Struct("<II")
+WIRE_RANGE_FIELDS: Final = (
+    "begin",
+    "len_all",
+)
+WIRE_RANGE_OFFSETS: Final = {
+    "begin": 0,
+    "len_all": 4,
+}
+
+
+# Prelude of encode, count, decode and decode_step replies. Then one wire_item an item; with
+# option overflow the u32 number of ids of each window of all items, padding to 8; decode_step: a
+# wire_step_state an item, padding to 8. Encode: the ids of all items in id_format, padding to 8,
+# then the arrays that outputs announces; decode and decode_step: the texts one after another;
+# padding to 8.
 WIRE_REPLY: Final = struct.Struct("<BBHI")
 WIRE_REPLY_FIELDS: Final = (
     "id_format",
@@ -416,16 +481,63 @@ WIRE_REPLY_OFFSETS: Final = {
 
 
 # Outcome of one item.
-WIRE_ITEM: Final = struct.Struct("<IB3s")
+WIRE_ITEM: Final = struct.Struct("<IBBH")
 WIRE_ITEM_FIELDS: Final = (
     "count",
     "verdict",
-    "reserved",
+    "hits",
+    "window_count",
 )
 WIRE_ITEM_OFFSETS: Final = {
     "count": 0,
     "verdict": 4,
-    "reserved": 5,
+    "hits": 5,
+    "window_count": 6,
+}
+
+
+# What a step leaves of a stream's window; zeros when the item's verdict is not 0, and the window
+# is as it was.
+WIRE_STEP_STATE: Final = struct.Struct("<HH")
+WIRE_STEP_STATE_FIELDS: Final = (
+    "dropped_count",
+    "given_count",
+)
+WIRE_STEP_STATE_OFFSETS: Final = {
+    "dropped_count": 0,
+    "given_count": 2,
+}
+
+
+# Reply to settings: the truncation and padding that the model's own file sets. A server never
+# applies them by itself: the client asks for the truncation in its requests, and pads what comes
+# back.
+WIRE_SETTINGS: Final = struct.Struct("<IIIBBBBIII12s")
+WIRE_SETTINGS_FIELDS: Final = (
+    "flags",
+    "truncation_max",
+    "truncation_stride",
+    "truncation_strategy",
+    "truncation_direction",
+    "padding_direction",
+    "padding_type_id",
+    "padding_id",
+    "padding_len",
+    "padding_multiple",
+    "reserved",
+)
+WIRE_SETTINGS_OFFSETS: Final = {
+    "flags": 0,
+    "truncation_max": 4,
+    "truncation_stride": 8,
+    "truncation_strategy": 12,
+    "truncation_direction": 13,
+    "padding_direction": 14,
+    "padding_type_id": 15,
+    "padding_id": 16,
+    "padding_len": 20,
+    "padding_multiple": 24,
+    "reserved": 28,
 }
 
 

@@ -23,7 +23,7 @@ from typing import Any, Self, cast
 import numpy.typing as npt
 
 from pintok import _codec, _exchange, _path, _wire
-from pintok._codec import Call, ModelInfo, Outcome, Reply, Target
+from pintok._codec import Call, FileSettings, ModelInfo, Outcome, Reply, Target
 from pintok._exchange import (
     Backoff,
     Exchange,
@@ -42,10 +42,22 @@ from pintok._options import (
     joined,
     offset_options,
 )
+from pintok._shape import pad
 from pintok._transfer import Pacing, Transfer
 from pintok._wire import Verdict, WireOp, WireOptions
-from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
+from pintok.encoding import (
+    Batch,
+    Encoding,
+    Ids,
+    OffsetUnit,
+    Padding,
+    ParseSpecial,
+    PlainEncoding,
+    PlainRange,
+    Truncation,
+)
 from pintok.errors import RefusedError, TransportError
+from pintok.stream import AsyncDecodeStream, Step, Stepped
 
 
 class _Flight:
@@ -318,14 +330,49 @@ class AsyncClient:
         bos: bool = False,
         eos: bool = False,
         truncation: Truncation | None = None,
+        overflowing: bool = True,
     ) -> Encoding:
         """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         options |= offset_options(offset_unit)
-        outputs = _exchange.ALL_OUTPUTS
-        call = _exchange.encode_call(WireOp.ENCODE, options, outputs, pair is not None, truncation)
+        call = _exchange.full_call(options, pair is not None, truncation, overflowing)
         outcomes = await self._run(call, await self._items([(text, pair)]))
         return _exchange.encoding_of(outcomes[0])
+
+    async def encode_batch_full(
+        self,
+        texts: Iterable[str | bytes | tuple[str | bytes, str | bytes]],
+        *,
+        offset_unit: OffsetUnit = "chars",
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        truncation: Truncation | None = None,
+        padding: Padding | None = None,
+    ) -> list[Encoding]:
+        """`encode_full` of many texts, or pairs as tuples, as `Client.encode_batch_full`."""
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens)
+        options |= offset_options(offset_unit)
+        encodings = _exchange.InOrder[Encoding]()
+        for paired, places, sides in _exchange.by_pairs(texts):
+            call = _exchange.full_call(options, paired, truncation)
+            outcomes = await self._run(call, await self._items(sides))
+            encodings.put(places, map(_exchange.encoding_of, outcomes))
+        return encodings.items if padding is None else pad(encodings.items, padding)
+
+    async def encode_plain(
+        self,
+        text: str | bytes,
+        plain: Sequence[PlainRange],
+        *,
+        add_special_tokens: bool = True,
+        bos: bool = False,
+        eos: bool = False,
+    ) -> PlainEncoding:
+        """The ids of a text with ranges of ordinary text, as `Tokenizer.encode_plain`."""
+        options = encode_options(add_special_tokens, "all", bos=bos, eos=eos)
+        call, item = _exchange.plain_item(text, plain, options)
+        return _exchange.plain_of((await self._run(call, [item]))[0])
 
     async def encode_batch(
         self,
@@ -383,6 +430,34 @@ class AsyncClient:
         options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
         call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
         return [_exchange.present(outcome.text) for outcome in await self._run(call, items)]
+
+    def decode_stream(
+        self, *, skip_special_tokens: bool = True, prefill: Iterable[int] = ()
+    ) -> AsyncDecodeStream:
+        """A stream of ids to decode one at a time; the server keeps nothing of it."""
+        return AsyncDecodeStream(self, skip_special_tokens=skip_special_tokens, prefill=prefill)
+
+    async def decode_steps(
+        self, steps: Sequence[Step], *, skip_special_tokens: bool = True
+    ) -> list[Stepped]:
+        """One step each of many streams, as `Client.decode_steps`."""
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        call, items = _exchange.step_items(steps, options)
+        return [_exchange.stepped_of(outcome) for outcome in await self._run(call, items)]
+
+    async def file_settings(self) -> FileSettings:
+        """The truncation and padding that the model's own file sets; applied only if asked for."""
+        channel = await self._ready()
+        target = self._identity.target
+        reply = await self._ask(
+            channel,
+            WireOp.SETTINGS,
+            lambda request_id: _codec.build_settings(target, request_id),
+        )
+        self._identity.check(reply)
+        if reply.verdict != Verdict.OK:
+            raise RefusedError(reply.verdict)
+        return _codec.parse_settings(reply)
 
     async def info(self) -> ModelInfo:
         """What the server says about this client's model."""

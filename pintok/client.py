@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 import numpy.typing as npt
 
 from pintok import _codec, _exchange, _path, _wire
-from pintok._codec import Call, ModelInfo, Outcome, Reply, Target
+from pintok._codec import Call, FileSettings, ModelInfo, Outcome, Reply, Target
 from pintok._exchange import (
     Backoff,
     Exchange,
@@ -47,10 +47,22 @@ from pintok._options import (
     offset_options,
     utf8,
 )
+from pintok._shape import pad
 from pintok._transfer import Pacing, Transfer
 from pintok._wire import Verdict, WireOp, WireOptions
-from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, ParseSpecial, Truncation
+from pintok.encoding import (
+    Batch,
+    Encoding,
+    Ids,
+    OffsetUnit,
+    Padding,
+    ParseSpecial,
+    PlainEncoding,
+    PlainRange,
+    Truncation,
+)
 from pintok.errors import RefusedError, TransportError
+from pintok.stream import DecodeStream, Step, Stepped
 
 _POOL_MAX: Final = 64
 _TIMEVAL: Final = struct.Struct("@ll")
@@ -194,14 +206,59 @@ class Client:
         bos: bool = False,
         eos: bool = False,
         truncation: Truncation | None = None,
+        overflowing: bool = True,
     ) -> Encoding:
-        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
+        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`.
+
+        What truncation cuts off is in `overflowing` of the result, window after window, unless it
+        is not wanted: the first window alone is a shorter reply.
+        """
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         options |= offset_options(offset_unit)
-        call = _exchange.encode_call(
-            WireOp.ENCODE, options, _exchange.ALL_OUTPUTS, pair is not None, truncation
-        )
+        call = _exchange.full_call(options, pair is not None, truncation, overflowing)
         return _exchange.encoding_of(self._run(call, [self._item(text, pair)])[0])
+
+    def encode_batch_full(
+        self,
+        texts: Iterable[str | bytes | tuple[str | bytes, str | bytes]],
+        *,
+        offset_unit: OffsetUnit = "chars",
+        add_special_tokens: bool = True,
+        parse_special: ParseSpecial = "all",
+        encode_special_tokens: bool = False,
+        truncation: Truncation | None = None,
+        padding: Padding | None = None,
+    ) -> list[Encoding]:
+        """`encode_full` of many texts, or pairs as tuples, padded to a common length.
+
+        `file_settings` has the settings of the model's own file. The first text that is refused
+        raises. Texts share datagrams as in `encode_batch`.
+        """
+        options = encode_options(add_special_tokens, parse_special, encode_special_tokens)
+        options |= offset_options(offset_unit)
+        encodings = _exchange.InOrder[Encoding]()
+        for paired, places, sides in _exchange.by_pairs(texts):
+            call = _exchange.full_call(options, paired, truncation)
+            outcomes = self._run(call, [self._item(*side) for side in sides])
+            encodings.put(places, map(_exchange.encoding_of, outcomes))
+        return encodings.items if padding is None else pad(encodings.items, padding)
+
+    def encode_plain(
+        self,
+        text: str | bytes,
+        plain: Sequence[PlainRange],
+        *,
+        add_special_tokens: bool = True,
+        bos: bool = False,
+        eos: bool = False,
+    ) -> PlainEncoding:
+        """The ids of a text in which special tokens are ordinary text where `plain` says so.
+
+        As `Tokenizer.encode_plain`.
+        """
+        options = encode_options(add_special_tokens, "all", bos=bos, eos=eos)
+        call, item = _exchange.plain_item(text, plain, options)
+        return _exchange.plain_of(self._run(call, [item])[0])
 
     def encode_batch(
         self,
@@ -264,6 +321,23 @@ class Client:
         call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
         return [_exchange.present(outcome.text) for outcome in self._run(call, items)]
 
+    def decode_stream(
+        self, *, skip_special_tokens: bool = True, prefill: Iterable[int] = ()
+    ) -> DecodeStream:
+        """A stream of ids to decode one at a time; the server keeps nothing of it."""
+        return DecodeStream(self, skip_special_tokens=skip_special_tokens, prefill=prefill)
+
+    def decode_steps(
+        self, steps: Sequence[Step], *, skip_special_tokens: bool = True
+    ) -> list[Stepped]:
+        """One step each of many streams whose windows the caller keeps; see `DecodeStream`.
+
+        They share datagrams, and the first one that is refused raises.
+        """
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        call, items = _exchange.step_items(steps, options)
+        return [_exchange.stepped_of(outcome) for outcome in self._run(call, items)]
+
     # --- many independent requests ------------------------------------------------------------
 
     def encode_each(
@@ -271,24 +345,34 @@ class Client:
         texts: Sequence[str | bytes],
         *,
         pairs: Sequence[str | bytes] | None = None,
+        plain: Sequence[Sequence[PlainRange]] | None = None,
         full: bool = False,
         add_special_tokens: bool = True,
         parse_special: ParseSpecial = "all",
         encode_special_tokens: bool = False,
         bos: bool = False,
         eos: bool = False,
+        truncation: Truncation | None = None,
     ) -> list[Outcome]:
         """As `encode` of each text (with its pair), but a refusal is an outcome beside the others.
 
         An outcome has `ids` when its `verdict` is 0, with `full` also offsets in characters, type
-        ids and special tokens mask. Texts share datagrams as in `encode_batch`.
+        ids and special tokens mask, and with truncation all windows, one after another. `plain`
+        are ranges of each text as `encode_plain` takes them. Texts share datagrams as in
+        `encode_batch`.
         """
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         if full:
             options |= offset_options("chars")
-        outputs = _exchange.ALL_OUTPUTS if full else 0
-        call = _exchange.encode_call(WireOp.ENCODE, options, outputs, pairs is not None, None)
-        return self._run_each(call, _text_items(texts, pairs))
+            call = _exchange.full_call(options, pairs is not None, truncation)
+        else:
+            call = _exchange.encode_call(
+                WireOp.ENCODE, options, 0, pairs is not None, truncation, overflow=True
+            )
+        items = _text_items(texts, pairs)
+        if plain is not None:
+            call, items = _exchange.with_ranges(call, items, plain)
+        return self._run_each(call, items)
 
     def count_each(
         self,
@@ -317,6 +401,14 @@ class Client:
         call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
         return self._run_each(call, items)
 
+    def decode_steps_each(
+        self, steps: Sequence[Step], *, skip_special_tokens: bool = True
+    ) -> list[Outcome]:
+        """As `decode_steps`; an outcome has the parts of a step when its `verdict` is 0."""
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        call, items = _exchange.step_items(steps, options)
+        return self._run_each(call, items)
+
     # --- the server ---------------------------------------------------------------------------
 
     def info(self) -> ModelInfo:
@@ -327,6 +419,18 @@ class Client:
         if reply.verdict != Verdict.OK:
             raise RefusedError(reply.verdict)
         return _codec.parse_info(reply)
+
+    def file_settings(self) -> FileSettings:
+        """The truncation and padding that the model's own file sets; applied only if asked for."""
+        self._resolve()
+        target = self._identity.target
+        reply = self._ask(
+            WireOp.SETTINGS, lambda request_id: _codec.build_settings(target, request_id)
+        )
+        self._identity.check(reply)
+        if reply.verdict != Verdict.OK:
+            raise RefusedError(reply.verdict)
+        return _codec.parse_settings(reply)
 
     def models(self) -> list[ModelInfo]:
         """Every model of the server, by slot."""

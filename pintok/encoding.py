@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,17 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.uint32]
 ParseSpecial = Literal["all", "none"]
 OffsetUnit = Literal["chars", "bytes"]
+Strategy = Literal["longest_first", "only_first", "only_second"]
+Direction = Literal["right", "left"]
+
+
+class PlainRange(NamedTuple):
+    """Bytes of a text's UTF-8 where special tokens are ordinary text."""
+
+    begin: int
+    end: int
+    every: bool = False
+    """Added tokens that are not special are ordinary text there, too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,15 +33,15 @@ class Truncation:
     """Most ids in the result, special tokens included."""
     stride: int = 0
     """Ids that neighbouring windows share."""
-    strategy: Literal["longest_first", "only_first", "only_second"] = "longest_first"
-    direction: Literal["right", "left"] = "right"
+    strategy: Strategy = "longest_first"
+    direction: Direction = "right"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Padding:
     """How encodings are filled up, as the reference library's `enable_padding`."""
 
-    direction: Literal["right", "left"] = "right"
+    direction: Direction = "right"
     """Where the padding stands."""
     pad_id: int = 0
     pad_type_id: int = 0
@@ -53,8 +64,7 @@ class Encoding:
     special_tokens_mask: npt.NDArray[np.uint8]
     """uint8, shape (n,): 1 for ids the post-processor added, padding included."""
     overflowing: tuple[Encoding, ...] = ()
-    """The windows after this one, where a `Tokenizer` cut the text. Their type ids are those of the
-    same ids uncut, where the reference leaves some as its post-processor found them."""
+    """The windows after this one, where the text was cut."""
     attention_mask: npt.NDArray[np.uint8] = dataclasses.field(default=None)  # type: ignore[arg-type]
     """uint8, shape (n,): 0 for padding, 1 for all else."""
 
@@ -64,6 +74,16 @@ class Encoding:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlainEncoding:
+    """The ids of a text with ranges where special tokens are ordinary text."""
+
+    ids: Ids
+    """uint32, shape (n,)."""
+    hits: int
+    """Tokens written there that were left as text; from a server 255 stands for more, too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Ids that arrive one at a time, as text that never has to be taken back.
 
-The rule follows the reference that belongs to the model's source:
+The core decides what a step gives, in process and in a server alike; a stream is nothing but the
+window of ids that the next step needs. The rule follows the reference of the model's source:
 
 - Hugging Face tokenizers: a chunk is given when the decoded text has grown and does not end in
   U+FFFD (an unfinished character, or a true U+FFFD, which is held back as well);
@@ -8,44 +9,95 @@ The rule follows the reference that belongs to the model's source:
   decodes;
 - tiktoken and Tekken: the bytes of each token go through an incremental UTF-8 decoder.
 
-Where the reference raises because earlier text would have to change, nothing is given until the
-text again continues what was given; and what the reference never gives at the end, `flush` gives.
+Three things the references leave open. Where one raises because earlier text would have to change,
+the stream goes on with the text of the ids that were not given yet, decoded alone. What it never
+gives at the end, `flush` gives. And where it holds back without end, 256 ids are given as `flush`
+would give them.
 """
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from pintok._wire import Verdict
-from pintok.errors import RefusedError
+from pintok._options import id_list
 
 if TYPE_CHECKING:  # A stream over a server does without the native core.
+    from pintok.aclient import AsyncClient
     from pintok.client import Client
     from pintok.tokenizer import Tokenizer
 
+    _Blocking = Tokenizer | Client
+    _Waiting = AsyncClient
+
+
+class Step(NamedTuple):
+    """One step of one stream, as it is put to the core: all that a server is told of the stream."""
+
+    ids: list[int]
+    """The window, then the new ids."""
+    given_count: int = 0
+    """Ids at the front whose text was given: context."""
+    new_count: int = 0
+    """Ids at the end that are new."""
+    flush: bool = False
+    """The stream ends: give what is left."""
+
+
+class Stepped(NamedTuple):
+    """What a step gives, and what it leaves of the window."""
+
+    text: str
+    """The text that the ids complete; empty while there is none."""
+    dropped_count: int
+    """Ids that leave the window at its front."""
+    given_count: int
+    """Of those that remain, ids that are context."""
+
+
+@dataclasses.dataclass(slots=True)
+class StreamWindow:
+    """The state of a stream: what its next step needs of the past."""
+
+    ids: list[int]
+    given_count: int = 0
+
+    def ask(self, new_ids: Sequence[int], *, flush: bool = False) -> Step:
+        """The step that takes these ids."""
+        return Step([*self.ids, *new_ids], self.given_count, len(new_ids), flush)
+
+    def accept(self, step: Step, stepped: Stepped) -> str:
+        """Go on to what the step leaves; returns the text that it gives."""
+        self.ids = step.ids[stepped.dropped_count :]
+        self.given_count = stepped.given_count
+        return stepped.text
+
+
 _REPLACEMENT = "\ufffd"
 _BYTE_SOURCES = frozenset((2, 3))  # image_source: tiktoken, tekken
-_SENTENCEPIECE = 4
 
-_T = TypeVar("_T")
-
-Work = Generator[list[int], str, _T]
-"""Something that asks for the texts of id lists, one after another, and then has a result."""
+_Decoder = TypeVar("_Decoder")
 
 
-class _Rule(Protocol):
-    even: bool
-    last: int | None
+class _Stream(Generic[_Decoder]):
+    """A window, and whom to ask."""
 
-    def step(self, token_id: int) -> Work[str | None]: ...
+    __slots__ = ("_decoder", "_skip", "_window")
 
-    def flush(self) -> Work[str]: ...
+    def __init__(
+        self, decoder: _Decoder, *, skip_special_tokens: bool = True, prefill: Iterable[int] = ()
+    ) -> None:
+        self._decoder = decoder
+        self._skip = skip_special_tokens
+        self._window = StreamWindow(id_list(prefill))
+
+    def _accept(self, step: Step, stepped: Stepped) -> str:
+        return self._window.accept(step, stepped)
 
 
-class DecodeStream:
-    """Decodes one stream of ids.
+class DecodeStream(_Stream["_Blocking"]):
+    """Decodes one stream of ids, in process or over a `Client`.
 
         >>> from pintok import Tokenizer
         >>> tokenizer = Tokenizer.from_pretrained("default")
@@ -54,14 +106,12 @@ class DecodeStream:
         'Grüße, 世界'
 
     `prefill` is what came before, a prompt for instance: it is not given again, but it decides how
-    the first ids read. Work per step is bounded by the ids since the last chunk.
-
-    Over a `Client` the stream sends its window of ids to the server and keeps all state here.
-    tiktoken and Tekken models need the bytes of single tokens, which a server does not give: there
-    RefusedError (unsupported) is raised.
+    the first ids read. The work of a step is bounded by the ids since the last chunk. Over a client
+    each step sends the window, and all state stays here: any server of the model may answer, and a
+    step that raises may be tried again. `step_streams` takes many streams on together.
     """
 
-    __slots__ = ("_decoder", "_piece", "_rule", "_skip")
+    __slots__ = ("_by_bytes", "_even", "_piece")
 
     def __init__(
         self,
@@ -70,158 +120,109 @@ class DecodeStream:
         skip_special_tokens: bool = True,
         prefill: Iterable[int] = (),
     ) -> None:
-        self._decoder = decoder
-        self._skip = skip_special_tokens
-        info = getattr(decoder, "info", None)
-        source: int = decoder.source if info is None else info().source  # type: ignore[union-attr]
-        self._rule = _rule_for(decoder, source, skip_special_tokens, list(prefill))
+        super().__init__(decoder, skip_special_tokens=skip_special_tokens, prefill=prefill)
         # What an id adds to a text that has begun, in bytes: servers do not say.
         self._piece: Callable[[int, bool], bytes | None] | None = getattr(decoder, "_piece", None)
+        self._by_bytes = self._piece is not None and decoder.source in _BYTE_SOURCES  # type: ignore[union-attr]
+        # Nothing waits, and the text of the window, if it has one, is more than spaces.
+        self._even = False
 
-    def step(self, token_id: int) -> str | None:
-        """The text that this id completes, or None while there is none."""
-        rule, piece = self._rule, self._piece
-        if piece is not None and rule.even:
+    def step(self, new_ids: int | Sequence[int]) -> str | None:
+        """The text that this id completes, or these together; None while there is none."""
+        if self._even and self._piece is not None and isinstance(new_ids, int):
             # The usual case: it is plain what the id adds. Anything else goes the long way.
             try:
-                added = piece(token_id, self._skip)
+                added = self._piece(new_ids, self._skip)
                 # Spaces alone could be nothing at all at the beginning of the next window.
                 if added and not added.isspace():
                     chunk: str = added.decode()
                     if chunk[-1] != _REPLACEMENT:
-                        rule.last = token_id
+                        if not self._by_bytes:
+                            self._window.ids = [new_ids]
+                            self._window.given_count = 1
                         return chunk
-            except (UnicodeDecodeError, OverflowError, TypeError):
+            except (UnicodeDecodeError, OverflowError):
                 pass  # an unfinished character, or an argument that the long way refuses
-        return self._finish(rule.step(token_id))
+        return self._take(self._window.ask(id_list(new_ids))) or None
 
     def flush(self) -> str:
         """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
-        return self._finish(self._rule.flush())
+        return self._take(self._window.ask((), flush=True))
 
-    def _finish(self, work: Work[_T]) -> _T:
-        try:
-            ids = next(work)
-            while True:
-                ids = work.send(self._decoder.decode(ids, skip_special_tokens=self._skip))
-        except StopIteration as end:
-            result: _T = end.value
-            return result
+    def _take(self, step: Step) -> str:
+        (stepped,) = self._decoder.decode_steps([step], skip_special_tokens=self._skip)
+        return self._accept(step, stepped)
 
-
-def stream_work(
-    decoder: Tokenizer | Client,
-    ids: Sequence[int],
-    *,
-    source: int,
-    skip_special_tokens: bool,
-    prefill: Iterable[int] = (),
-) -> Work[tuple[list[str | None], str]]:
-    """A whole stream as work: the chunk of each id, and what `flush` gives after the last.
-
-    Whoever drives many of these answers their questions together, a datagram for many streams.
-    `source` is the model's. Raises RefusedError, when it is begun, as DecodeStream does.
-    """
-    rule = _rule_for(decoder, source, skip_special_tokens, list(prefill))
-    chunks = []
-    for token_id in ids:
-        chunks.append((yield from rule.step(token_id)))
-    return chunks, (yield from rule.flush())
-
-
-def _rule_for(decoder: Tokenizer | Client, source: int, skip: bool, prefill: list[int]) -> _Rule:
-    """The rule of the model's reference. Raises RefusedError where a server cannot follow it."""
-    if source not in _BYTE_SOURCES:
-        return _ByText(prefill, keeps_text=source == _SENTENCEPIECE)
-    if not hasattr(decoder, "id_to_bytes"):
-        raise RefusedError(
-            Verdict.UNSUPPORTED,
-            detail="streams of tiktoken and Tekken models need the bytes of tokens, which servers"
-            " do not give",
-        )
-    return _ByBytes(cast("Tokenizer", decoder), skip, prefill)
-
-
-class _ByText:
-    """Decode a small window of ids and give what it adds to the part given before.
-
-    With `keeps_text` the window always begins with some text: sentencepiece drops spaces before the
-    first text of what it decodes, and only there.
-    """
-
-    __slots__ = ("_given", "_given_len", "_ids", "_keeps_text", "even", "last")
-
-    def __init__(self, prefill: list[int], *, keeps_text: bool) -> None:
-        self._ids = prefill
-        self._keeps_text = keeps_text
-        self._given = ""  # text of the first _given_len ids of the window: context, given before
-        self._given_len = 0
-        self.even = False  # all of the window has been given, and it is not empty
-        self.last: int | None = None  # when set, the window is this id, and its text was given
-
-    def step(self, token_id: int) -> Work[str | None]:
-        if self.last is not None:
-            self._ids, self._given_len = [self.last], 1
-            self._given = yield [self.last]
-            self.last = None
-        if not self._given and self._ids:
-            context = yield self._ids.copy()
-            if not context.endswith(_REPLACEMENT):
-                self._given, self._given_len = context, len(self._ids)
-        self._ids.append(token_id)
-        self.even = False
-        text = yield self._ids.copy()
-        grown = len(text.encode()) > len(self._given.encode())
-        if not grown or text.endswith(_REPLACEMENT) or not text.startswith(self._given):
-            return None
-        chunk = text[len(self._given) :]
-        context = yield self._ids[self._given_len :]
-        if context or not self._keeps_text:
-            del self._ids[: self._given_len]
-            self._given = context
+    def _accept(self, step: Step, stepped: Stepped) -> str:
+        text = super()._accept(step, stepped)
+        window = self._window
+        if self._by_bytes:
+            self._even = not window.ids
         else:
-            self._given = text
-        self._given_len = len(self._ids)
-        self.even = self._given != ""
-        return chunk
-
-    def flush(self) -> Work[str]:
-        if self.last is not None:
-            self._ids, self._given, self.last = [], "", None
-        self.even = False
-        text = yield self._ids
-        same = 0
-        while same < min(len(text), len(self._given)) and text[same] == self._given[same]:
-            same += 1
-        self._ids, self._given, self._given_len = [], "", 0
-        return text[same:]
-
-
-class _ByBytes:
-    """Feed the bytes of each token to an incremental decoder. Asks for no texts."""
-
-    __slots__ = ("_decoder", "_skip", "_tokenizer", "even", "last")
-
-    def __init__(self, tokenizer: Tokenizer, skip: bool, prefill: list[int]) -> None:
-        self.even = False
-        self.last: int | None = None
-        self._tokenizer = tokenizer
-        self._skip = skip
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token_id in prefill:
-            self._feed(token_id)
-
-    def _feed(self, token_id: int) -> str | None:
-        if self._skip and self._tokenizer.is_special(token_id):
-            return None
-        return self._decoder.decode(self._tokenizer.id_to_bytes(token_id) or b"") or None
-
-    def step(self, token_id: int) -> Work[str | None]:
-        yield from ()
-        return self._feed(token_id)
-
-    def flush(self) -> Work[str]:
-        yield from ()
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
+            self._even = (
+                window.given_count == len(window.ids) > 0 and text != "" and not text.isspace()
+            )
         return text
+
+
+class AsyncDecodeStream(_Stream["_Waiting"]):
+    """As `DecodeStream`, over an `AsyncClient`. The steps of one stream follow each other."""
+
+    __slots__ = ()
+
+    async def step(self, new_ids: int | Sequence[int]) -> str | None:
+        """The text that this id completes, or these together; None while there is none."""
+        return await self._take(self._window.ask(id_list(new_ids))) or None
+
+    async def flush(self) -> str:
+        """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
+        return await self._take(self._window.ask((), flush=True))
+
+    async def _take(self, step: Step) -> str:
+        (stepped,) = await self._decoder.decode_steps([step], skip_special_tokens=self._skip)
+        return self._accept(step, stepped)
+
+
+def step_streams(
+    streams: Sequence[DecodeStream], new_ids: Sequence[int | Sequence[int]]
+) -> list[str | None]:
+    """`step` of many streams of one decoder, each with its own new ids, in one call.
+
+    Over a client they share datagrams. Raises ValueError for streams that differ in decoder or in
+    `skip_special_tokens`; after RefusedError all streams are as they were.
+    """
+    if not streams:
+        return []
+    steps = _asked(streams, new_ids)
+    first = streams[0]
+    stepped = first._decoder.decode_steps(steps, skip_special_tokens=first._skip)
+    return _accepted(streams, steps, stepped)
+
+
+async def step_streams_async(
+    streams: Sequence[AsyncDecodeStream], new_ids: Sequence[int | Sequence[int]]
+) -> list[str | None]:
+    """`step_streams` for streams over an `AsyncClient`."""
+    if not streams:
+        return []
+    steps = _asked(streams, new_ids)
+    first = streams[0]
+    stepped = await first._decoder.decode_steps(steps, skip_special_tokens=first._skip)
+    return _accepted(streams, steps, stepped)
+
+
+def _asked(streams: Sequence[_Stream[Any]], new_ids: Sequence[int | Sequence[int]]) -> list[Step]:
+    if len({(id(stream._decoder), stream._skip) for stream in streams}) > 1:
+        raise ValueError("the streams differ in decoder or skip_special_tokens")
+    if len({id(stream) for stream in streams}) != len(streams):
+        raise ValueError("a stream is there twice")
+    return [stream._window.ask(id_list(ids)) for stream, ids in zip(streams, new_ids, strict=True)]
+
+
+def _accepted(
+    streams: Sequence[_Stream[Any]], steps: Sequence[Step], stepped: Sequence[Stepped]
+) -> list[str | None]:
+    return [
+        stream._accept(step, outcome) or None
+        for stream, step, outcome in zip(streams, steps, stepped, strict=True)
+    ]

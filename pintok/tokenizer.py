@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from pintok import _native
@@ -32,10 +33,21 @@ from pintok._options import (
     surrogate_refusal,
     truncation_limits,
 )
-from pintok._shape import encode_windows, pad
+from pintok._shape import pad, windows_of
 from pintok._wire import WireOptions
-from pintok.encoding import Batch, Encoding, Ids, OffsetUnit, Padding, ParseSpecial, Truncation
+from pintok.encoding import (
+    Batch,
+    Encoding,
+    Ids,
+    OffsetUnit,
+    Padding,
+    ParseSpecial,
+    PlainEncoding,
+    PlainRange,
+    Truncation,
+)
 from pintok.errors import ModelError, RefusedError
+from pintok.stream import DecodeStream, Step, Stepped
 
 if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
     from pintok.chat import ChatEncoding, ChatTemplate, Message
@@ -118,41 +130,44 @@ class Tokenizer(_native.Coder):
         bos: bool = False,
         eos: bool = False,
         truncation: Truncation | None = None,
+        overflowing: bool = True,
     ) -> Encoding:
         """The ids with offsets, type ids and special tokens mask; arguments as in `encode`.
 
-        What truncation cuts off is in `overflowing`, window after window.
+        What truncation cuts off is in `overflowing` of the result, window after window, unless it
+        is not wanted: the first window alone costs less.
         """
-        settings: dict[str, Any] = {
-            "offset_unit": offset_unit,
-            "add_special_tokens": add_special_tokens,
-            "parse_special": parse_special,
-            "encode_special_tokens": encode_special_tokens,
-            "bos": bos,
-            "eos": eos,
-        }
-        if truncation is None:
-            return self._encode_full(text, pair=pair, **settings)
-        return encode_windows(self._encode_full, text, pair=pair, truncation=truncation, **settings)
-
-    def _encode_full(
-        self,
-        text: str | bytes,
-        *,
-        pair: str | bytes | None = None,
-        offset_unit: OffsetUnit,
-        add_special_tokens: bool,
-        parse_special: ParseSpecial,
-        encode_special_tokens: bool,
-        bos: bool,
-        eos: bool,
-        truncation: Truncation | None = None,
-    ) -> Encoding:
-        """Without what truncation cuts off."""
         options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
         options |= offset_options(offset_unit)
         limits = truncation_limits(truncation)
-        return Encoding(*self._run(self._model.encode_full, text, pair, options, limits))
+        if limits is None or not overflowing:
+            return Encoding(*self._run(self._model.encode_full, text, pair, options, limits))
+        *rows, lens = self._run(self._model.encode_windows, text, pair, options, limits)
+        return windows_of(*rows, lens.tolist())
+
+    def encode_plain(
+        self,
+        text: str | bytes,
+        plain: Sequence[PlainRange],
+        *,
+        add_special_tokens: bool = True,
+        bos: bool = False,
+        eos: bool = False,
+    ) -> PlainEncoding:
+        """The ids of a text in which special tokens are ordinary text where `plain` says so.
+
+        The ranges are bytes of the text's UTF-8, ascend and do not overlap. Nothing else changes:
+        the text is normalized, split and encoded as a whole, and outside of the ranges the special
+        tokens are those that `encode` finds there.
+        """
+        options = encode_options(add_special_tokens, "all", bos=bos, eos=eos)
+        ranges = np.array(plain, dtype=np.uint32).reshape(-1, 3)
+        try:
+            return PlainEncoding(*self._model.encode_plain(text, options, ranges))
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
+        except UnicodeEncodeError as error:
+            raise surrogate_refusal(error) from None
 
     def encode_batch_full(
         self,
@@ -260,6 +275,24 @@ class Tokenizer(_native.Coder):
     ) -> list[str]:
         """The texts of many id lists."""
         return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
+
+    def decode_stream(
+        self, *, skip_special_tokens: bool = True, prefill: Iterable[int] = ()
+    ) -> DecodeStream:
+        """A stream of ids to decode one at a time."""
+        return DecodeStream(self, skip_special_tokens=skip_special_tokens, prefill=prefill)
+
+    def decode_steps(
+        self, steps: Sequence[Step], *, skip_special_tokens: bool = True
+    ) -> list[Stepped]:
+        """One step each of many streams whose windows the caller keeps; see `DecodeStream`."""
+        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        try:
+            return [
+                Stepped(*self._model.decode_step(*step[:3], options, step.flush)) for step in steps
+            ]
+        except _native.Refused as refused:
+            raise RefusedError(refused.verdict) from None
 
     def apply_chat_template(
         self,

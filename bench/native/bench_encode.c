@@ -190,7 +190,9 @@ static size_t count(struct bench *bench, size_t begin, size_t end)
         .options = PTK_WIRE_OPTIONS_PARSE_SPECIAL,
     };
     size_t ids;
-    if (ptk_tokenizer_count(bench->tokenizer, bench->work, bench->cache, &request, &ids) !=
+    size_t hits;
+    if (ptk_tokenizer_count(bench->tokenizer, bench->work, bench->cache, &request, &ids,
+                            &hits) !=
         PTK_VERDICT_OK) {
         fail("a text was refused");
     }

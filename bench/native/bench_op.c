@@ -77,6 +77,7 @@ static void run(struct job *job, enum operation operation)
                                                .options = PTK_WIRE_OPTIONS_PARSE_SPECIAL};
     enum ptk_verdict verdict = PTK_VERDICT_OK;
     size_t len = 0;
+    size_t hits;
     struct ptk_encoding out = {.ids = job->ids, .cap = TEXT_LEN_MAX};
     switch (operation) {
     case ENCODE:
@@ -84,7 +85,8 @@ static void run(struct job *job, enum operation operation)
         job->ids_len = out.len;
         break;
     case COUNT:
-        verdict = ptk_tokenizer_count(job->tokenizer, job->work, job->cache, &request, &len);
+        verdict = ptk_tokenizer_count(job->tokenizer, job->work, job->cache, &request, &len,
+                                      &hits);
         break;
     case DECODE:
         verdict = ptk_tokenizer_decode(job->tokenizer, job->work, job->ids, job->ids_len, 0,

@@ -176,6 +176,112 @@ static size_t strip_right(const struct ptk_added *added, const struct ptk_added_
     return end;
 }
 
+/* ---- ranges of ordinary text ---------------------------------------------------------------- */
+
+/* The original bytes of text[begin..end), which is not empty, as the ranges count them. */
+static struct ptk_span original(const struct ptk_added_search *search, size_t begin, size_t end)
+{
+    const size_t base = search->plain->base;
+    if (search->align != NULL) {
+        return (struct ptk_span){(uint32_t)(base + search->align[begin].begin),
+                                 (uint32_t)(base + search->align[end - 1].end)};
+    }
+    return (struct ptk_span){(uint32_t)(base + search->origin + begin),
+                             (uint32_t)(base + search->origin + end)};
+}
+
+/* The first range that ends behind `pos`; NULL when there is none. */
+static const struct ptk_plain_range *range_at(const struct ptk_added_plain *plain, size_t pos)
+{
+    size_t low = 0;
+    size_t high = plain->count;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (plain->ranges[middle].end <= pos) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < plain->count ? &plain->ranges[low] : NULL;
+}
+
+/* Whether a range makes ordinary text of this token. */
+static bool is_forbidden(const struct ptk_added_search *search, const struct ptk_image_added *token,
+                         size_t begin, size_t end)
+{
+    const struct ptk_added_plain *plain = search->plain;
+    const struct ptk_plain_range *ranges_end = plain->ranges + plain->count;
+    const struct ptk_span span = original(search, begin, end);
+    const bool special = (token->flags & PTK_IMAGE_ADDED_FLAGS_SPECIAL) != 0;
+    const struct ptk_plain_range *range = range_at(plain, span.begin);
+    for (; range != NULL && range < ranges_end && range->begin < span.end; range++) {
+        if (special || range->all) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether the token lies in one range altogether. */
+static bool is_inside(const struct ptk_added_search *search, size_t begin, size_t end)
+{
+    const struct ptk_span span = original(search, begin, end);
+    const struct ptk_plain_range *range = range_at(search->plain, span.begin);
+    return range != NULL && range->begin <= span.begin && span.end <= range->end;
+}
+
+/* The longest token at `begin` that the ranges allow, or NULL; the length of a token bounds it. */
+static const struct ptk_image_added *longest_allowed(const struct ptk_added *added,
+                                                     const struct ptk_added_search *search,
+                                                     size_t begin, size_t *end)
+{
+    const struct ptk_image_match_node *node = added->nodes;
+    const struct ptk_image_added *found = NULL;
+    for (size_t i = begin; i < search->len; i++) {
+        node = find_child(added->nodes, node, search->text[i]);
+        if (node == NULL) {
+            break;
+        }
+        if (node->added_idx != PTK_IMAGE_NONE) {
+            const struct ptk_image_added *token = &added->image->added[node->added_idx];
+            if (!is_forbidden(search, token, begin, i + 1)) {
+                found = token;
+                *end = i + 1;
+            }
+        }
+    }
+    return found;
+}
+
+/*
+ * The token at `at` if ranges allow one, in place of `token`, which ends at *end. Otherwise NULL,
+ * and *end is where the search goes on: behind a token that lies in a range altogether, as the
+ * reference goes on behind a special token that is ordinary text; one byte on where the token
+ * reaches out of it, so that no text in a range can hide a token outside.
+ */
+static const struct ptk_image_added *allowed(const struct ptk_added *added,
+                                             struct ptk_added_search *search, size_t at,
+                                             const struct ptk_image_added *token, size_t *end)
+{
+    const bool special = (token->flags & PTK_IMAGE_ADDED_FLAGS_SPECIAL) != 0;
+    if ((search->skip_special && special) || !is_forbidden(search, token, at, *end)) {
+        return token;
+    }
+    if (at >= search->hit_end) {
+        search->plain->hits++;
+        search->hit_end = *end;
+    }
+    size_t allowed_end = *end;
+    const struct ptk_image_added *found = longest_allowed(added, search, at, &allowed_end);
+    if (found != NULL) {
+        *end = allowed_end;
+    } else if (!is_inside(search, at, *end)) {
+        *end = at + 1;
+    }
+    return found;
+}
+
 bool ptk_added_next(const struct ptk_added *added, struct ptk_added_search *search,
                     struct ptk_added_match *match)
 {
@@ -188,13 +294,19 @@ bool ptk_added_next(const struct ptk_added *added, struct ptk_added_search *sear
             search->pos = at;
             return false;
         }
-        size_t end;
+        size_t end = at;
         const struct ptk_image_added *token = longest(added, search->text, search->len, at, &end);
         if (token == NULL) {
             search->pos = at + 1;
             continue;
         }
+        if (PTK_UNLIKELY(search->plain != NULL)) {
+            token = allowed(added, search, at, token, &end);
+        }
         search->pos = end;
+        if (token == NULL) {
+            continue;
+        }
         if (search->skip_special && (token->flags & PTK_IMAGE_ADDED_FLAGS_SPECIAL) != 0) {
             continue;
         }

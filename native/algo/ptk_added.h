@@ -13,6 +13,7 @@
 #define PTK_ADDED_H
 
 #include "image/ptk_image.h"
+#include "text/ptk_text.h"
 #include "text/ptk_unicode.h"
 
 /* Tables over the first two bytes: bit b of both nibbles of both bytes set says group b may
@@ -36,6 +37,14 @@ struct ptk_added {
 void ptk_added_init(struct ptk_added *added, const struct ptk_image *image,
                     const struct ptk_image_match_node *nodes, const struct ptk_unicode *unicode);
 
+/* Ranges that a search must respect, and what it found in them. */
+struct ptk_added_plain {
+    const struct ptk_plain_range *ranges; /* ascending, without overlap */
+    size_t count;
+    size_t base; /* where the searched text begins in them */
+    size_t hits; /* tokens that are ordinary text because of a range; counts on */
+};
+
 /* A search in progress. */
 struct ptk_added_search {
     const uint8_t *text;
@@ -44,6 +53,10 @@ struct ptk_added_search {
     size_t pos;        /* where the next match may begin */
     size_t taken;      /* end of the last match with the white space it took */
     size_t space_end;  /* end of the white space that the last rstrip went over */
+    struct ptk_added_plain *plain; /* NULL: tokens are looked for everywhere */
+    const struct ptk_span *align;  /* with plain: where each byte came from; NULL: from origin on */
+    size_t origin;
+    size_t hit_end; /* end of the last token that a range made ordinary */
 };
 
 /* One token in the text; `begin` may lie before the end of the one before it when that took
@@ -55,8 +68,10 @@ struct ptk_added_match {
 };
 
 /*
- * ptk_added_next finds the next token; false when there is none. A search starts with everything
- * but text, len and skip_special at 0. The text between two matches is ordinary.
+ * ptk_added_next finds the next token; false when there is none. A search starts with pos, taken,
+ * space_end and hit_end at 0. The text between two matches is ordinary. With `plain`, a token is
+ * the longest at its position that no range forbids: none of its own bytes lies in one (the white
+ * space that it takes along may).
  */
 bool ptk_added_next(const struct ptk_added *added, struct ptk_added_search *search,
                     struct ptk_added_match *match);

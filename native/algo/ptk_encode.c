@@ -39,6 +39,7 @@ struct sink {
     size_t skip;
     bool counting;
     bool full; /* an id was refused: enough */
+    struct ptk_added_plain plain; /* ranges of ordinary text in the text at work */
 };
 
 /* One encode of one text. */
@@ -759,7 +760,13 @@ static enum ptk_verdict cut_at_tokens(const struct job *job, const struct ptk_ad
                                       const source_text *text, part_fn *part)
 {
     struct ptk_added_search search = {
-        .text = text->bytes, .len = text->len, .skip_special = job->skip_special};
+        .text = text->bytes,
+        .len = text->len,
+        .skip_special = job->skip_special,
+        .plain = job->sink->plain.count > 0 ? &job->sink->plain : NULL,
+        .align = text->align,
+        .origin = text->origin,
+    };
     struct ptk_added_match match;
     size_t done = 0;
     while (!job->skip_added && ptk_added_next(added, &search, &match)) {
@@ -801,7 +808,7 @@ static enum ptk_verdict normalize_whole(const struct job *job, const source_text
         .bytes = part->bytes,
         .len = part->len,
         .origin = part->origin,
-        .align = job->sink->offsets != NULL || tokenizer->needs_align,
+        .align = job->sink->offsets != NULL || tokenizer->needs_align || job->sink->plain.count > 0,
     };
     source_text normalized;
     const enum ptk_verdict verdict =
@@ -999,7 +1006,9 @@ static enum ptk_verdict normalize_part(const struct job *job, const source_text 
             return encode_words(job, part, &head, len);
         }
     }
-    const bool in_segments = job->tokenizer->segments != NULL && job->sink->offsets == NULL;
+    /* Neither offsets nor ranges are known of a segment that is looked up. */
+    const bool in_segments = tokenizer->segments != NULL && job->sink->offsets == NULL &&
+                             job->sink->plain.count == 0;
     return in_segments ? encode_segments(job, part) : normalize_whole(job, part);
 }
 
@@ -1107,24 +1116,24 @@ static struct ptk_span trim_span(struct ptk_span span, struct spaces spaces, boo
     return span;
 }
 
-/* Brings the offsets of one sequence into the form that was asked for. */
-static void finish_offsets(const struct ptk_tokenizer *tokenizer, const uint8_t *text, size_t len,
+/* Brings the offsets of ids of one sequence into the form that was asked for. */
+static void finish_offsets(const struct ptk_tokenizer *tokenizer, struct char_cursor *cursor,
                            bool chars, const uint32_t *ids, struct ptk_span *offsets, size_t count)
 {
     const struct ptk_post *post = &tokenizer->post;
     const bool sentencepiece =
         tokenizer->image->header->source == PTK_IMAGE_SOURCE_SENTENCEPIECE;
-    struct char_cursor cursor = {.text = text, .len = len};
+    const size_t len = cursor->len;
     for (size_t i = 0; i < count; i++) {
         const struct ptk_span bytes = offsets[i];
         struct ptk_span span = bytes;
         /* Most references leave positions behind the text alone. */
         if (chars && (bytes.begin < len || sentencepiece)) {
-            span.begin = char_index(&cursor, bytes.begin);
-            span.end = char_index(&cursor, ptk_min_size(bytes.end, len));
+            span.begin = char_index(cursor, bytes.begin);
+            span.end = char_index(cursor, ptk_min_size(bytes.end, len));
         }
         if (post->trim_count > 0) {
-            const struct spaces spaces = token_spaces(tokenizer, ids[i], text, bytes);
+            const struct spaces spaces = token_spaces(tokenizer, ids[i], cursor->text, bytes);
             for (size_t k = 0; k < post->trim_count; k++) {
                 const bool first = i == 0 || span.begin == 0;
                 span = trim_span(span, spaces, first && post->trims[k].add_prefix_space);
@@ -1145,6 +1154,15 @@ struct item {
     uint32_t first_id; /* beginning-of-text id, or PTK_IMAGE_NONE */
     uint32_t last_id;  /* end-of-text id, or PTK_IMAGE_NONE */
 };
+
+/* The text, or the pair. */
+static struct char_cursor item_text(const struct item *item, size_t which)
+{
+    const struct ptk_encode_request *request = item->request;
+    return which == PTK_POST_A
+               ? (struct char_cursor){.text = request->text, .len = request->text_len}
+               : (struct char_cursor){.text = request->pair, .len = request->pair_len};
+}
 
 static size_t special_count(const struct item *item)
 {
@@ -1201,13 +1219,14 @@ static enum ptk_verdict encode_text(struct job *job, const struct item *item, si
                                     struct window window)
 {
     struct sink *sink = job->sink;
-    const struct ptk_encode_request *request = item->request;
+    const struct char_cursor text = item_text(item, which);
     sink->skip = window.skip;
     sink->end = window.len < sink->cap - sink->len ? sink->len + window.len : sink->cap;
     sink->fast_end = sink->counting || sink->offsets != NULL || sink->skip > 0 ? 0 : sink->end;
-    const enum ptk_verdict verdict = which == PTK_POST_A
-                                         ? encode_sequence(job, request->text, request->text_len)
-                                         : encode_sequence(job, request->pair, request->pair_len);
+    sink->plain.ranges = item->request->plain;
+    sink->plain.count = item->request->plain_count;
+    sink->plain.base = which == PTK_POST_A ? 0 : item->request->text_len;
+    const enum ptk_verdict verdict = encode_sequence(job, text.text, text.len);
     const bool cut = sink->full;
     sink->full = false;
     if (verdict == PTK_VERDICT_OK && cut && window.len == SIZE_MAX) {
@@ -1218,10 +1237,11 @@ static enum ptk_verdict encode_text(struct job *job, const struct item *item, si
 
 /* How many ids each sequence has, as far as `limit`. */
 static enum ptk_verdict count_texts(const struct job *job, const struct item *item, size_t limit,
-                                    struct ptk_post_lens *lens)
+                                    struct ptk_post_lens *lens, size_t *hits)
 {
     size_t *const out[] = {&lens->a, &lens->b};
     *lens = (struct ptk_post_lens){0, 0};
+    *hits = 0;
     for (size_t which = PTK_POST_A; which <= (item->pair ? PTK_POST_B : PTK_POST_A); which++) {
         struct sink sink = {.cap = SIZE_MAX, .counting = true};
         struct job counting = *job;
@@ -1234,6 +1254,7 @@ static enum ptk_verdict count_texts(const struct job *job, const struct item *it
             return verdict;
         }
         *out[which] = sink.len;
+        *hits += sink.plain.hits;
     }
     return PTK_VERDICT_OK;
 }
@@ -1241,7 +1262,8 @@ static enum ptk_verdict count_texts(const struct job *job, const struct item *it
 /* Counts the texts and applies the request's truncation to the counts; `full` are those before it.
  */
 static enum ptk_verdict truncated_lens(const struct job *job, const struct item *item,
-                                       struct ptk_post_lens *full, struct ptk_post_lens *kept)
+                                       struct ptk_post_lens *full, struct ptk_post_lens *kept,
+                                       size_t *hits)
 {
     const struct ptk_wire_truncation *truncation = item->request->truncation;
     /*
@@ -1252,7 +1274,7 @@ static enum ptk_verdict truncated_lens(const struct job *job, const struct item 
     const size_t limit = truncation != NULL && truncation->direction == 0 && !compared
                              ? (size_t)truncation->max_length + 1
                              : SIZE_MAX;
-    const enum ptk_verdict verdict = count_texts(job, item, limit, full);
+    const enum ptk_verdict verdict = count_texts(job, item, limit, full, hits);
     *kept = *full;
     if (verdict != PTK_VERDICT_OK || truncation == NULL) {
         return verdict;
@@ -1307,12 +1329,10 @@ static enum ptk_verdict put_text(struct job *job, const struct item *item,
     fill(out->type_ids, begin, sink->len, entry->type_id);
     fill(out->special_tokens_mask, begin, sink->len, 0);
     if (sink->offsets != NULL) {
-        const struct ptk_encode_request *request = item->request;
-        const bool is_a = entry->what == PTK_POST_A;
-        finish_offsets(job->tokenizer, is_a ? request->text : request->pair,
-                       is_a ? request->text_len : request->pair_len,
-                       (request->options & PTK_WIRE_OPTIONS_OFFSETS_CHARS) != 0, sink->ids + begin,
-                       sink->offsets + begin, sink->len - begin);
+        struct char_cursor cursor = item_text(item, entry->what);
+        finish_offsets(job->tokenizer, &cursor,
+                       (item->request->options & PTK_WIRE_OPTIONS_OFFSETS_CHARS) != 0,
+                       sink->ids + begin, sink->offsets + begin, sink->len - begin);
     }
     return PTK_VERDICT_OK;
 }
@@ -1376,7 +1396,8 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
         struct ptk_post_lens full;
         struct ptk_post_lens kept;
-        verdict = truncated_lens(&job, &item, &full, &kept);
+        size_t hits; /* counted again with the ids */
+        verdict = truncated_lens(&job, &item, &full, &kept, &hits);
         if (verdict != PTK_VERDICT_OK) {
             return verdict;
         }
@@ -1390,13 +1411,212 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     verdict = put_item(&job, &item, windows, out);
     if (verdict == PTK_VERDICT_OK) {
         out->len = sink.len;
+        out->hits = sink.plain.hits;
+    }
+    return verdict;
+}
+
+/* ---- windows -------------------------------------------------------------------------------- */
+
+/* How the ids of one text are cut into windows. */
+struct cut {
+    size_t begin; /* of the text in the whole ids */
+    size_t len;
+    size_t kept; /* ids of a window */
+    size_t step; /* from one window to the next */
+    size_t count;
+    bool left;
+};
+
+static struct cut cut_init(const struct ptk_wire_truncation *truncation, size_t begin, size_t len,
+                           size_t kept)
+{
+    struct cut cut = {.begin = begin, .len = len, .kept = kept, .count = 1};
+    if (kept < len && kept == 0) {
+        cut.count = 2; /* nothing, and behind it the whole text */
+    } else if (kept < len) {
+        PTK_ASSERT(truncation->stride < kept); /* else ptk_post_truncate() refuses */
+        cut.left = truncation->direction != 0;
+        cut.step = kept - truncation->stride;
+        cut.count += (len - kept + cut.step - 1) / cut.step;
+    }
+    return cut;
+}
+
+/* Window `idx` as ids of the whole texts. */
+static struct window cut_window(const struct cut *cut, size_t idx)
+{
+    if (cut->kept == 0) {
+        return (struct window){cut->begin, idx == 0 ? 0 : cut->len};
+    }
+    const size_t shift = idx * cut->step;
+    const size_t len = ptk_min_size(cut->kept, cut->len - shift);
+    return (struct window){cut->begin + (cut->left ? cut->len - shift - len : shift), len};
+}
+
+/* The texts of an item as a whole, and where its windows go. */
+struct windows_job {
+    const struct ptk_tokenizer *tokenizer;
+    const struct item *item;
+    struct ptk_windows *windows;
+    struct ptk_encoding *out;
+    struct sink sink;              /* of out */
+    struct char_cursor cursors[2]; /* by text: windows follow each other closely */
+    struct cut cuts[2];
+};
+
+static enum ptk_verdict put_rows(struct windows_job *job, const struct ptk_post_item *entry,
+                                 size_t idx)
+{
+    struct sink *sink = &job->sink;
+    const struct ptk_encoding *whole = &job->windows->whole;
+    const struct window rows = cut_window(&job->cuts[entry->what], idx);
+    const size_t begin = sink->len;
+    if (rows.len > sink->cap - begin) {
+        return PTK_VERDICT_REPLY_TOO_LONG;
+    }
+    const uint8_t type_id =
+        ptk_post_type_id(&job->tokenizer->post, entry, idx == 0, job->item->add_specials);
+    sink->len += rows.len;
+    memcpy(sink->ids + begin, whole->ids + rows.skip, rows.len * sizeof *sink->ids);
+    fill(job->out->type_ids, begin, sink->len, type_id);
+    fill(job->out->special_tokens_mask, begin, sink->len, 0);
+    if (sink->offsets != NULL) {
+        memcpy(sink->offsets + begin, whole->offsets + rows.skip, rows.len * sizeof *sink->offsets);
+        finish_offsets(job->tokenizer, &job->cursors[entry->what],
+                       (job->item->request->options & PTK_WIRE_OPTIONS_OFFSETS_CHARS) != 0,
+                       sink->ids + begin, sink->offsets + begin, rows.len);
+    }
+    return PTK_VERDICT_OK;
+}
+
+/* One window of the item: window idx[0] of the first text with window idx[1] of the second. */
+static enum ptk_verdict put_window(struct windows_job *job, const size_t idx[2])
+{
+    const struct item *item = job->item;
+    struct ptk_windows *windows = job->windows;
+    struct sink *sink = &job->sink;
+    const size_t begin = sink->len;
+    enum ptk_verdict verdict = PTK_VERDICT_OK;
+    if (windows->count == windows->cap) {
+        return PTK_VERDICT_REPLY_TOO_LONG;
+    }
+    if (item->first_id != PTK_IMAGE_NONE) {
+        verdict = put_special(sink, job->out, item->first_id, 0);
+    }
+    for (size_t i = 0; i < item->template->item_count && verdict == PTK_VERDICT_OK; i++) {
+        const struct ptk_post_item *entry = &item->template->items[i];
+        if (entry->what != PTK_POST_SPECIAL) {
+            verdict = put_rows(job, entry, idx[entry->what]);
+        } else if (item->add_specials) {
+            verdict = put_special(sink, job->out, entry->id, entry->type_id);
+        }
+    }
+    if (item->last_id != PTK_IMAGE_NONE && verdict == PTK_VERDICT_OK) {
+        verdict = put_special(sink, job->out, item->last_id, 0);
+    }
+    windows->lens[windows->count] = (uint32_t)(sink->len - begin);
+    windows->count++;
+    return verdict;
+}
+
+/* All windows in the reference's order: every later window of the text that stands first with every
+ * window of the other; then its first window with the later ones of the other. */
+static enum ptk_verdict put_windows(struct windows_job *job)
+{
+    const struct ptk_post_template *template = job->item->template;
+    size_t counts[2] = {1, 1};
+    size_t front = PTK_POST_SPECIAL;
+    for (size_t i = 0; i < template->item_count; i++) {
+        const size_t what = template->items[i].what;
+        if (what != PTK_POST_SPECIAL) {
+            counts[what] = job->cuts[what].count;
+            front = front == PTK_POST_SPECIAL ? what : front;
+        }
+    }
+    front = front == PTK_POST_SPECIAL ? 0 : front;
+    const size_t back = 1 - front;
+    size_t idx[2] = {0, 0};
+    enum ptk_verdict verdict = put_window(job, idx);
+    for (idx[front] = 1; idx[front] < counts[front]; idx[front]++) {
+        for (idx[back] = 0; idx[back] < counts[back] && verdict == PTK_VERDICT_OK; idx[back]++) {
+            verdict = put_window(job, idx);
+        }
+    }
+    idx[front] = 0;
+    for (idx[back] = 1; idx[back] < counts[back] && verdict == PTK_VERDICT_OK; idx[back]++) {
+        verdict = put_window(job, idx);
+    }
+    return verdict;
+}
+
+/* The ids of the uncut texts, one after the other. */
+static enum ptk_verdict encode_whole(struct job *job, const struct item *item,
+                                     struct ptk_windows *windows, struct ptk_post_lens *lens)
+{
+    struct ptk_encoding *whole = &windows->whole;
+    struct sink sink = {.ids = whole->ids, .offsets = whole->offsets, .cap = whole->cap};
+    const struct window all = {0, SIZE_MAX};
+    job->sink = &sink;
+    *lens = (struct ptk_post_lens){0, 0};
+    enum ptk_verdict verdict = encode_text(job, item, PTK_POST_A, all);
+    lens->a = sink.len;
+    if (verdict == PTK_VERDICT_OK && item->pair) {
+        verdict = encode_text(job, item, PTK_POST_B, all);
+        lens->b = sink.len - lens->a;
+    }
+    whole->len = sink.len;
+    whole->hits = sink.plain.hits;
+    return verdict;
+}
+
+enum ptk_verdict ptk_tokenizer_encode_windows(const struct ptk_tokenizer *tokenizer,
+                                              struct ptk_work *work, struct ptk_cache *cache,
+                                              const struct ptk_encode_request *request,
+                                              struct ptk_windows *windows, struct ptk_encoding *out)
+{
+    PTK_ASSERT(request->truncation != NULL);
+    PTK_ASSERT((out->offsets == NULL) == (windows->whole.offsets == NULL));
+    out->len = 0;
+    windows->count = 0;
+    struct item item;
+    enum ptk_verdict verdict = item_init(tokenizer, work, request, &item);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    struct job job = job_init(tokenizer, work, cache, request->options);
+    job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
+    struct ptk_post_lens full;
+    verdict = encode_whole(&job, &item, windows, &full);
+    struct ptk_post_lens kept = full;
+    if (verdict == PTK_VERDICT_OK) {
+        verdict = ptk_post_truncate(request->truncation, item.pair, special_count(&item), &kept);
+    }
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    struct windows_job all = {
+        .tokenizer = tokenizer,
+        .item = &item,
+        .windows = windows,
+        .out = out,
+        .sink = {.ids = out->ids, .offsets = out->offsets, .cap = out->cap},
+        .cursors = {item_text(&item, PTK_POST_A), item_text(&item, PTK_POST_B)},
+        .cuts = {cut_init(request->truncation, 0, full.a, kept.a),
+                 cut_init(request->truncation, full.a, full.b, kept.b)},
+    };
+    verdict = put_windows(&all);
+    if (verdict == PTK_VERDICT_OK) {
+        out->len = all.sink.len;
+        out->hits = windows->whole.hits;
     }
     return verdict;
 }
 
 enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
                                      struct ptk_cache *cache,
-                                     const struct ptk_encode_request *request, size_t *count)
+                                     const struct ptk_encode_request *request, size_t *count,
+                                     size_t *hits)
 {
     struct item item;
     enum ptk_verdict verdict = item_init(tokenizer, work, request, &item);
@@ -1406,7 +1626,7 @@ enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, stru
     const struct job job = job_init(tokenizer, work, cache, request->options);
     struct ptk_post_lens full;
     struct ptk_post_lens kept;
-    verdict = truncated_lens(&job, &item, &full, &kept);
+    verdict = truncated_lens(&job, &item, &full, &kept, hits);
     *count = kept.a + kept.b + special_count(&item);
     return verdict;
 }

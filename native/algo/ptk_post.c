@@ -95,6 +95,7 @@ static int read_op(struct ptk_post *post, const struct ptk_image_op_view *op, st
         post->trims[post->trim_count].add_prefix_space = (op->flags & OP_ADD_PREFIX_SPACE) != 0;
         post->trim_count++;
     }
+    post->types_all |= op->kind == PTK_OP_POST_ROBERTA;
     switch (op->kind) {
     case PTK_OP_POST_BYTE_LEVEL:
         return 0;

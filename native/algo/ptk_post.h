@@ -41,7 +41,21 @@ struct ptk_post {
     struct ptk_post_trim trims[PTK_POST_TRIMS_MAX];
     size_t trim_count;
     bool adds_specials; /* the model has a post-processor with special tokens */
+    bool types_all;     /* with special tokens, windows after the first get the template's types */
 };
+
+/*
+ * ptk_post_type_id: the type id of a text in a window. The reference gives the template's to the
+ * first window of each text alone; those behind it keep 0 for the first text and 1 for the second,
+ * except where the post-processor is RoBERTa's and adds special tokens.
+ */
+static inline uint8_t ptk_post_type_id(const struct ptk_post *post,
+                                       const struct ptk_post_item *entry, bool first,
+                                       bool add_specials)
+{
+    const bool by_template = first || (post->types_all && add_specials);
+    return by_template ? entry->type_id : entry->what;
+}
 
 /* ptk_post_init translates the program. Set-up: allocates. 0, or a negative errno and a
  * sentence. */

@@ -66,6 +66,9 @@ struct ptk_encode_request {
     uint32_t outputs; /* PTK_WIRE_OUTPUTS_*: the result has these arrays */
     const struct ptk_wire_truncation *truncation; /* NULL: none */
     bool checked; /* the caller vouches for valid UTF-8, as of CPython's own strings */
+    /* Bytes that are ordinary text, of the text and, counted on from its end, of the pair. */
+    const struct ptk_plain_range *plain;
+    size_t plain_count;
 };
 
 /* Result of an encode: arrays of the caller with room for `cap` entries; those that are there are
@@ -77,6 +80,7 @@ struct ptk_encoding {
     uint8_t *special_tokens_mask; /* NULL unless asked for */
     size_t len;
     size_t cap;
+    size_t hits; /* tokens in the text that `plain` made ordinary; 0 without it */
 };
 
 /*
@@ -98,10 +102,37 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
                                       const struct ptk_encode_request *request,
                                       struct ptk_encoding *out);
 
-/* ptk_tokenizer_count gives the number of ids encode would write, without writing any. */
+/*
+ * Windows of one item: how many ids each has. `whole` is scratch of the caller for the uncut texts:
+ * ids, and offsets where they are asked for, with room for all their ids.
+ */
+struct ptk_windows {
+    struct ptk_encoding whole;
+    uint32_t *lens;
+    size_t count;
+    size_t cap; /* of lens */
+};
+
+/*
+ * ptk_tokenizer_encode_windows is ptk_tokenizer_encode with all that truncation cuts off: the ids
+ * of every window, one after another, in the order of the reference, the one that encode gives
+ * first. Its verdicts, and REPLY_TOO_LONG also when `whole` or `lens` is too small. Cost: linear in
+ * the texts and in the ids written.
+ */
+enum ptk_verdict ptk_tokenizer_encode_windows(const struct ptk_tokenizer *tokenizer,
+                                              struct ptk_work *work, struct ptk_cache *cache,
+                                              const struct ptk_encode_request *request,
+                                              struct ptk_windows *windows,
+                                              struct ptk_encoding *out);
+
+/*
+ * ptk_tokenizer_count gives the number of ids encode would write, without writing any. `hits` as in
+ * struct ptk_encoding.
+ */
 enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
                                      struct ptk_cache *cache,
-                                     const struct ptk_encode_request *request, size_t *count);
+                                     const struct ptk_encode_request *request, size_t *count,
+                                     size_t *hits);
 
 /*
  * ptk_tokenizer_decode writes the text of `ids` (UTF-8; invalid bytes become U+FFFD as the
@@ -119,5 +150,33 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
  */
 bool ptk_tokenizer_piece(const struct ptk_tokenizer *tokenizer, uint32_t id, bool skip_special,
                          const uint8_t **bytes, size_t *len);
+
+/* One step of a stream of ids; gen/WIRE.md has the rules. The stream is its window of ids. */
+struct ptk_step_request {
+    const uint32_t *ids; /* the window, then the new ids */
+    size_t ids_count;
+    size_t given_count; /* ids at the front whose text was given: context */
+    size_t new_count;   /* ids at the end that are new; given_count + new_count <= ids_count */
+    uint32_t options;   /* PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS or 0 */
+    bool flush;         /* the stream ends */
+    uint8_t *scratch;   /* room for the texts of the context and of all ids */
+    size_t scratch_cap;
+};
+
+/* What a step gives, and what it leaves of the window. */
+struct ptk_step {
+    uint8_t *text; /* of the caller; empty: the ids complete nothing yet */
+    size_t cap;
+    size_t text_len;
+    size_t dropped_count; /* ids that leave the window at its front */
+    size_t given_count;   /* of those that remain, ids that are context */
+};
+
+/*
+ * ptk_tokenizer_step decodes one step. Returns OK, TEXT_TOO_LONG when the work or `scratch` is too
+ * small, or REPLY_TOO_LONG when `cap` is. Cost: decoding the context and the window a few times.
+ */
+enum ptk_verdict ptk_tokenizer_step(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                    const struct ptk_step_request *request, struct ptk_step *out);
 
 #endif

@@ -32,6 +32,10 @@
 #define PTK_WIRE_INFO_REQUEST_LEN 240u
 /* model_tag in a request that accepts whatever generation of the model the server holds. */
 #define PTK_WIRE_ANY_MODEL_TAG 0u
+/* Most ranges of ordinary text in one message. */
+#define PTK_WIRE_RANGES_MAX 4096u
+/* Streams: ids behind the context that wait for others; so many are given as they are. */
+#define PTK_WIRE_STEP_HELD_MAX 256u
 
 /* What a datagram is, in the low half of version_type. */
 enum ptk_wire_type {
@@ -77,13 +81,16 @@ enum ptk_wire_op {
     /* Texts to numbers of ids; the reply has the item table and no ids. id_format is auto,
      * outputs is 0. */
     PTK_WIRE_OP_COUNT = 5,
-    /* Streaming decode without state on the server. */
+    /* One step each of many streaming decodes; the server keeps no state. */
     PTK_WIRE_OP_DECODE_STEP = 6,
     /* Store a prefix. */
     PTK_WIRE_OP_PREFIX_PUT = 7,
     /* Remove a stored prefix. */
     PTK_WIRE_OP_PREFIX_DROP = 8,
-    PTK_WIRE_OP_VALUE_COUNT = 9,
+    /* The reply is a wire_settings. The message is zero bytes, a multiple of 8, which only make
+     * room, as in info. */
+    PTK_WIRE_OP_SETTINGS = 9,
+    PTK_WIRE_OP_VALUE_COUNT = 10,
 };
 
 /* The name of each wire_op; NULL where no value is defined. */
@@ -97,6 +104,7 @@ enum ptk_wire_op {
         [6] = "decode_step", \
         [7] = "prefix_put", \
         [8] = "prefix_drop", \
+        [9] = "settings", \
     }
 
 /* How ids are written. */
@@ -273,7 +281,7 @@ enum ptk_wire_direction {
 /* Every defined bit of wire_flags; the others are zero and checked. */
 #define PTK_WIRE_FLAGS_MASK 0x37u
 
-/* Options of encode, count and decode. */
+/* Options of encode, count, decode and decode_step. */
 /* Apply the post-processor's special tokens. */
 #define PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS 0x1u
 /* Added tokens written in the text become their ids. Without it the whole text is ordinary. */
@@ -288,13 +296,17 @@ enum ptk_wire_direction {
 #define PTK_WIRE_OPTIONS_TRUNCATION 0x20u
 /* Offsets count Unicode code points; otherwise bytes of UTF-8. Only with output offsets. */
 #define PTK_WIRE_OPTIONS_OFFSETS_CHARS 0x40u
-/* Decode: leave special tokens out. */
+/* Decode and decode_step: leave special tokens out. */
 #define PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS 0x80u
 /* With parse_special: special added tokens are ordinary text all the same; other added tokens
  * still match. */
 #define PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS 0x100u
+/* Encode with truncation: the reply has all windows of an item, not only the first. */
+#define PTK_WIRE_OPTIONS_OVERFLOW 0x200u
+/* Encode and count: ranges of the texts are ordinary text, see wire_range. */
+#define PTK_WIRE_OPTIONS_RANGES 0x400u
 /* Every defined bit of wire_options; the others are zero and checked. */
-#define PTK_WIRE_OPTIONS_MASK 0x1ffu
+#define PTK_WIRE_OPTIONS_MASK 0x7ffu
 
 /* What an encode reply holds beside the ids, in this order, each array for all items together
  * and padded to 8 bytes. */
@@ -309,6 +321,23 @@ enum ptk_wire_direction {
 #define PTK_WIRE_OUTPUTS_OFFSETS_SHORT 0x8u
 /* Every defined bit of wire_outputs; the others are zero and checked. */
 #define PTK_WIRE_OUTPUTS_MASK 0xfu
+
+/* Of one step. */
+/* The stream ends: give what is left, U+FFFD for unfinished characters; nothing remains in the
+ * window. */
+#define PTK_WIRE_STEP_FLAGS_FLUSH 0x1u
+/* Every defined bit of wire_step_flags; the others are zero and checked. */
+#define PTK_WIRE_STEP_FLAGS_MASK 0x1u
+
+/* What a model's file sets; the fields of what it does not are 0. */
+/* Truncation. */
+#define PTK_WIRE_SETTINGS_FLAGS_TRUNCATION 0x1u
+/* Padding. */
+#define PTK_WIRE_SETTINGS_FLAGS_PADDING 0x2u
+/* Padding to padding_len. */
+#define PTK_WIRE_SETTINGS_FLAGS_PADDING_FIXED 0x4u
+/* Every defined bit of wire_settings_flags; the others are zero and checked. */
+#define PTK_WIRE_SETTINGS_FLAGS_MASK 0x7u
 
 /* The beginning of every datagram, in both directions. */
 struct ptk_wire_header {
@@ -413,13 +442,15 @@ _Static_assert(offsetof(struct ptk_wire_window, words) == 2, "ptk_wire_window.wo
 _Static_assert(offsetof(struct ptk_wire_window, state) == 3, "ptk_wire_window.state");
 _Static_assert(offsetof(struct ptk_wire_window, reserved) == 4, "ptk_wire_window.reserved");
 
-/* Prelude of encode, count and decode requests. Then wire_truncation if announced, the item
- * table (u32 length of each text in bytes, or of each id list in ids; two per item with option
- * pair), padding to 8, then the texts one after another without gaps (decode: the ids of all
- * items in id_format, without gaps), padding to 8. message_len counts everything, the last
- * padding too. */
+/* Prelude of encode, count, decode and decode_step requests. Then wire_truncation if announced,
+ * the item table (u32 length of each text in bytes, or of each id list in ids; two per item
+ * with option pair; decode_step: a wire_step an item), padding to 8, with option ranges a u32
+ * number of ranges an item, padding to 8, and all wire_ranges, then the texts one after another
+ * without gaps (decode and decode_step: the ids of all items in id_format, without gaps),
+ * padding to 8. message_len counts everything, the last padding too. */
 struct ptk_wire_request {
-    /* id_format wanted in the reply; for decode, the one used here (never auto). */
+    /* id_format wanted in the reply; for decode and decode_step, the one used here (never
+     * auto). */
     uint8_t id_format;
     /* wire_outputs; 0 unless op is encode. */
     uint8_t outputs;
@@ -442,8 +473,7 @@ _Static_assert(offsetof(struct ptk_wire_request, reply_len_max) == 6, "ptk_wire_
 struct ptk_wire_truncation {
     /* Most ids an item may have, special tokens included. */
     uint32_t max_length;
-    /* Ids that an overflow window repeats; windows are not sent yet, so a value other than 0 is
-     * unsupported. */
+    /* Ids that neighbouring windows share; below what a window has of the text that is cut. */
     uint32_t stride;
     /* wire_strategy. */
     uint8_t strategy;
@@ -459,9 +489,44 @@ _Static_assert(offsetof(struct ptk_wire_truncation, strategy) == 8, "ptk_wire_tr
 _Static_assert(offsetof(struct ptk_wire_truncation, direction) == 9, "ptk_wire_truncation.direction");
 _Static_assert(offsetof(struct ptk_wire_truncation, reserved) == 10, "ptk_wire_truncation.reserved");
 
-/* Prelude of encode, count and decode replies. Then one wire_item an item; encode: the ids of
- * all items in id_format, padding to 8, then the arrays that outputs announces; decode: the
- * texts one after another; padding to 8. */
+/* One step of a stream: its part of the ids is the window, then the new ids. */
+struct ptk_wire_step {
+    /* Ids of this item, the new ones included. */
+    uint16_t ids_count;
+    /* Ids at the front that are context: their text was given. As the last reply said, 0 at
+     * first; with a prompt before the stream its ids are the window, and this is 0. */
+    uint16_t given_count;
+    /* Ids at the end that are new; 0 with flush at the end of a stream. */
+    uint16_t new_count;
+    /* wire_step_flags. */
+    uint16_t flags;
+};
+_Static_assert(sizeof(struct ptk_wire_step) == 8, "ptk_wire_step size");
+_Static_assert(offsetof(struct ptk_wire_step, ids_count) == 0, "ptk_wire_step.ids_count");
+_Static_assert(offsetof(struct ptk_wire_step, given_count) == 2, "ptk_wire_step.given_count");
+_Static_assert(offsetof(struct ptk_wire_step, new_count) == 4, "ptk_wire_step.new_count");
+_Static_assert(offsetof(struct ptk_wire_step, flags) == 6, "ptk_wire_step.flags");
+
+/* Bytes of an item that are ordinary text: a special token is only found where none of its
+ * bytes lies in a range. Nothing else changes: the text is normalized, split and encoded as a
+ * whole. The ranges of an item ascend, do not overlap, are not empty and lie in its bytes (with
+ * option pair, both texts one after the other). Tokens written there are counted in the item's
+ * hits. */
+struct ptk_wire_range {
+    /* First byte, counted from the item's first. */
+    uint32_t begin;
+    /* Bytes << 1 | 1 when added tokens that are not special are ordinary text there, too. */
+    uint32_t len_all;
+};
+_Static_assert(sizeof(struct ptk_wire_range) == 8, "ptk_wire_range size");
+_Static_assert(offsetof(struct ptk_wire_range, begin) == 0, "ptk_wire_range.begin");
+_Static_assert(offsetof(struct ptk_wire_range, len_all) == 4, "ptk_wire_range.len_all");
+
+/* Prelude of encode, count, decode and decode_step replies. Then one wire_item an item; with
+ * option overflow the u32 number of ids of each window of all items, padding to 8; decode_step:
+ * a wire_step_state an item, padding to 8. Encode: the ids of all items in id_format, padding
+ * to 8, then the arrays that outputs announces; decode and decode_step: the texts one after
+ * another; padding to 8. */
 struct ptk_wire_reply {
     /* id_format of the ids that follow; 0 when there are none. */
     uint8_t id_format;
@@ -480,17 +545,75 @@ _Static_assert(offsetof(struct ptk_wire_reply, reserved) == 4, "ptk_wire_reply.r
 
 /* Outcome of one item. */
 struct ptk_wire_item {
-    /* Ids (encode, count) or bytes of text (decode); 0 when verdict is not 0. */
+    /* Ids of all windows (encode), ids (count) or bytes of text (decode, decode_step); 0 when
+     * verdict is not 0. */
     uint32_t count;
     /* verdict of this item alone. */
     uint8_t verdict;
-    /* Zero. */
-    uint8_t reserved[3];
+    /* With option ranges: tokens that were left as ordinary text because of them; 255 stands
+     * for more, too. */
+    uint8_t hits;
+    /* With option overflow: windows of this item, the first one included; otherwise 0. */
+    uint16_t window_count;
 };
 _Static_assert(sizeof(struct ptk_wire_item) == 8, "ptk_wire_item size");
 _Static_assert(offsetof(struct ptk_wire_item, count) == 0, "ptk_wire_item.count");
 _Static_assert(offsetof(struct ptk_wire_item, verdict) == 4, "ptk_wire_item.verdict");
-_Static_assert(offsetof(struct ptk_wire_item, reserved) == 5, "ptk_wire_item.reserved");
+_Static_assert(offsetof(struct ptk_wire_item, hits) == 5, "ptk_wire_item.hits");
+_Static_assert(offsetof(struct ptk_wire_item, window_count) == 6, "ptk_wire_item.window_count");
+
+/* What a step leaves of a stream's window; zeros when the item's verdict is not 0, and the
+ * window is as it was. */
+struct ptk_wire_step_state {
+    /* Ids that leave the window at its front. */
+    uint16_t dropped_count;
+    /* Ids of those that remain that are context. */
+    uint16_t given_count;
+};
+_Static_assert(sizeof(struct ptk_wire_step_state) == 4, "ptk_wire_step_state size");
+_Static_assert(offsetof(struct ptk_wire_step_state, dropped_count) == 0, "ptk_wire_step_state.dropped_count");
+_Static_assert(offsetof(struct ptk_wire_step_state, given_count) == 2, "ptk_wire_step_state.given_count");
+
+/* Reply to settings: the truncation and padding that the model's own file sets. A server never
+ * applies them by itself: the client asks for the truncation in its requests, and pads what
+ * comes back. */
+struct ptk_wire_settings {
+    /* wire_settings_flags. */
+    uint32_t flags;
+    /* max_length of a wire_truncation. */
+    uint32_t truncation_max;
+    /* Its stride. */
+    uint32_t truncation_stride;
+    /* wire_strategy. */
+    uint8_t truncation_strategy;
+    /* wire_direction. */
+    uint8_t truncation_direction;
+    /* wire_direction: the end that is padded. */
+    uint8_t padding_direction;
+    /* Type id of padding. */
+    uint8_t padding_type_id;
+    /* Its id. */
+    uint32_t padding_id;
+    /* With flag padding_fixed: ids of every text. Without it: as many as the longest of a batch
+     * has. */
+    uint32_t padding_len;
+    /* The length is rounded up to a multiple of this; 0: it is not. */
+    uint32_t padding_multiple;
+    /* Zero. */
+    uint8_t reserved[12];
+};
+_Static_assert(sizeof(struct ptk_wire_settings) == 40, "ptk_wire_settings size");
+_Static_assert(offsetof(struct ptk_wire_settings, flags) == 0, "ptk_wire_settings.flags");
+_Static_assert(offsetof(struct ptk_wire_settings, truncation_max) == 4, "ptk_wire_settings.truncation_max");
+_Static_assert(offsetof(struct ptk_wire_settings, truncation_stride) == 8, "ptk_wire_settings.truncation_stride");
+_Static_assert(offsetof(struct ptk_wire_settings, truncation_strategy) == 12, "ptk_wire_settings.truncation_strategy");
+_Static_assert(offsetof(struct ptk_wire_settings, truncation_direction) == 13, "ptk_wire_settings.truncation_direction");
+_Static_assert(offsetof(struct ptk_wire_settings, padding_direction) == 14, "ptk_wire_settings.padding_direction");
+_Static_assert(offsetof(struct ptk_wire_settings, padding_type_id) == 15, "ptk_wire_settings.padding_type_id");
+_Static_assert(offsetof(struct ptk_wire_settings, padding_id) == 16, "ptk_wire_settings.padding_id");
+_Static_assert(offsetof(struct ptk_wire_settings, padding_len) == 20, "ptk_wire_settings.padding_len");
+_Static_assert(offsetof(struct ptk_wire_settings, padding_multiple) == 24, "ptk_wire_settings.padding_multiple");
+_Static_assert(offsetof(struct ptk_wire_settings, reserved) == 28, "ptk_wire_settings.reserved");
 
 /* Reply to info; the model's name in UTF-8 follows at name_off, padded to 8. */
 struct ptk_wire_info {

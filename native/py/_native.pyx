@@ -76,6 +76,7 @@ cdef enum:
     TEXT_LEN_HELD = 8 << 10
     DEFAULT_OPTIONS = PTK_WIRE_OPTIONS_PARSE_SPECIAL | PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS
     PARSE_ONLY_OPTIONS = PTK_WIRE_OPTIONS_PARSE_SPECIAL
+    WINDOW_IDS_MAX = 1 << 24  # in all windows of one text: they may overlap by all but one id
 
 
 class Refused(Exception):
@@ -115,6 +116,7 @@ cdef class _Context:
     cdef ptk_span *spans
     cdef uint8_t *type_ids
     cdef uint8_t *mask
+    cdef size_t hits
 
     def __cinit__(self):
         self.cache_memory = aligned_alloc(2 << 20, CACHE_LEN)
@@ -384,6 +386,7 @@ cdef class Model:
                     self.tokenizer, context.work, context.cache, request, &out)
             if verdict == PTK_VERDICT_OK:
                 count[0] = out.len
+                context.hits = out.hits
                 return context
             if verdict == PTK_VERDICT_REPLY_TOO_LONG:
                 context.reserve(context.ids_cap * 4)
@@ -412,11 +415,12 @@ cdef class Model:
         """The same for their number; -1 when it needs more."""
         cdef _Context context = self.spare
         cdef ptk_encode_request request
-        cdef size_t count = 0
+        cdef size_t count = 0, hits = 0
         cdef ptk_verdict verdict
         if not _is_short(text, context, &request, options):
             return -1
-        verdict = ptk_tokenizer_count(self.tokenizer, context.work, context.cache, &request, &count)
+        verdict = ptk_tokenizer_count(
+            self.tokenizer, context.work, context.cache, &request, &count, &hits)
         return <Py_ssize_t>count if verdict == PTK_VERDICT_OK else -1
 
     cdef int prepare(self, text, pair, uint32_t options, uint32_t outputs, tuple truncation,
@@ -463,6 +467,86 @@ cdef class Model:
         self.give_back(context)
         return result
 
+    def encode_windows(self, text, pair, uint32_t options, tuple truncation not None):
+        """As encode_full for all windows one after another, and their lengths, uint32 (windows,)."""
+        cdef ptk_encode_request request
+        cdef ptk_wire_truncation limit
+        cdef ptk_windows windows
+        cdef ptk_encoding out
+        cdef ptk_verdict verdict = PTK_VERDICT_OK
+        cdef uint8_t *memory
+        cdef size_t cap
+        self.prepare(text, pair, options,
+                     PTK_WIRE_OUTPUTS_OFFSETS | PTK_WIRE_OUTPUTS_TYPE_IDS
+                     | PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK, truncation, &limit, &request)
+        cap = request.text_len + request.pair_len + 256
+        cdef _Context context = self.borrow(max(request.text_len, request.pair_len) + 64, True)
+        while True:
+            # Whole texts: 12 bytes an id; windows: 14 bytes an id, and 4 for its length if alone.
+            memory = <uint8_t *>aligned_alloc(64, _round_up(30 * cap))
+            if memory == NULL:
+                raise MemoryError
+            try:
+                memset(&windows, 0, sizeof(windows))
+                memset(&out, 0, sizeof(out))
+                windows.whole.offsets = <ptk_span *>memory
+                out.offsets = <ptk_span *>(memory + 8 * cap)
+                windows.whole.ids = <uint32_t *>(memory + 16 * cap)
+                out.ids = <uint32_t *>(memory + 20 * cap)
+                windows.lens = <uint32_t *>(memory + 24 * cap)
+                out.type_ids = memory + 28 * cap
+                out.special_tokens_mask = memory + 29 * cap
+                windows.whole.cap = windows.cap = out.cap = cap
+                with nogil:
+                    verdict = ptk_tokenizer_encode_windows(
+                        self.tokenizer, context.work, context.cache, &request, &windows, &out)
+                if verdict == PTK_VERDICT_OK:
+                    self.give_back(context)
+                    return (
+                        _array_u32(out.ids, out.len),
+                        _array_spans(out.offsets, out.len),
+                        _array_u8(out.type_ids, out.len),
+                        _array_u8(out.special_tokens_mask, out.len),
+                        _array_u32(windows.lens, windows.count),
+                    )
+            finally:
+                free(memory)
+            if verdict == PTK_VERDICT_REPLY_TOO_LONG and cap < WINDOW_IDS_MAX:
+                cap = min(cap * 4, <size_t>WINDOW_IDS_MAX)
+            elif verdict == PTK_VERDICT_TEXT_TOO_LONG and context.text_cap < (1 << 28):
+                context.grow(context.text_cap * 4, True)
+            else:
+                raise Refused(<int>verdict)
+
+    def encode_plain(self, text, uint32_t options, const uint32_t[:, ::1] ranges):
+        """(ids uint32 (n,), hits): ranges (m, 3) are begin, end and all of ptk_plain_range, checked
+        here: they ascend, do not overlap and lie in the text's bytes."""
+        cdef ptk_encode_request request
+        cdef size_t count = 0, i, end = 0, ranges_count = <size_t>ranges.shape[0]
+        cdef ptk_plain_range *plain
+        self.prepare(text, None, options, 0, None, NULL, &request)
+        if ranges_count > 0 and ranges.shape[1] != 3:
+            raise ValueError("ranges must have three columns")
+        plain = <ptk_plain_range *>PyMem_RawMalloc((ranges_count + 1) * sizeof(ptk_plain_range))
+        if plain == NULL:
+            raise MemoryError
+        try:
+            for i in range(ranges_count):
+                if ranges[i, 0] < end or ranges[i, 1] <= ranges[i, 0] or ranges[i, 1] > request.text_len:
+                    raise ValueError("ranges must ascend and lie in the text")
+                end = ranges[i, 1]
+                plain[i].begin = ranges[i, 0]
+                plain[i].end = ranges[i, 1]
+                plain[i].all = ranges[i, 2] != 0
+            request.plain = plain
+            request.plain_count = ranges_count
+            context = self.run(&request, &count)
+            result = _array_u32((<_Context>context).ids, count), (<_Context>context).hits
+            self.give_back(context)
+            return result
+        finally:
+            PyMem_RawFree(plain)
+
     def encode_batch(self, list texts, uint32_t options, tuple truncation=None):
         """(flat ids uint32, splits int64 (len + 1,)): text i has ids[splits[i]:splits[i + 1]]."""
         cdef ptk_encode_request request
@@ -502,14 +586,14 @@ cdef class Model:
         cdef ptk_encode_request request
         cdef ptk_wire_truncation limit
         cdef ptk_verdict verdict
-        cdef size_t count = 0
+        cdef size_t count = 0, hits = 0
         cdef int attempt
         self.prepare(text, pair, options, 0, truncation, &limit, &request)
         cdef _Context context = self.borrow(max(request.text_len, request.pair_len) + 64, False)
         for attempt in range(6):
             with nogil:
                 verdict = ptk_tokenizer_count(
-                    self.tokenizer, context.work, context.cache, &request, &count)
+                    self.tokenizer, context.work, context.cache, &request, &count, &hits)
             if verdict != PTK_VERDICT_TEXT_TOO_LONG:
                 break
             context.grow(context.text_cap * 4, False)
@@ -594,6 +678,47 @@ cdef class Model:
         if not ptk_tokenizer_piece(self.tokenizer, token_id, skip_special, &bytes_, &len_):
             return None
         return PyBytes_FromStringAndSize(<const char *>bytes_, <Py_ssize_t>len_)
+
+    def decode_step(self, list ids, size_t given_count, size_t new_count, uint32_t options,
+                    bint flush):
+        """(text, dropped_count, given_count) of one step; ids are the window and the new ids."""
+        cdef size_t ids_count = <size_t>len(ids), i
+        cdef size_t cap = 32 * ids_count + 256
+        cdef ptk_step_request request
+        cdef ptk_step out
+        cdef ptk_verdict verdict
+        cdef int attempt
+        cdef _Context context = self.borrow(4 * ids_count + 64, False)
+        if given_count > ids_count or new_count > ids_count - given_count:
+            raise ValueError("the context and the new ids are more than all ids")
+        memset(&request, 0, sizeof(request))
+        memset(&out, 0, sizeof(out))
+        for attempt in range(8):
+            if context.ids_cap < ids_count:
+                context.reserve(ids_count)
+            for i in range(ids_count):
+                context.ids[i] = <uint32_t>ids[i]
+            context.reserve_text(2 * cap)
+            request.ids = context.ids
+            request.ids_count = ids_count
+            request.given_count = given_count
+            request.new_count = new_count
+            request.options = options
+            request.flush = flush
+            request.scratch = context.text
+            request.scratch_cap = cap
+            out.text = context.text + cap
+            out.cap = cap
+            with nogil:
+                verdict = ptk_tokenizer_step(self.tokenizer, context.work, &request, &out)
+            if verdict == PTK_VERDICT_OK:
+                text = PyUnicode_DecodeUTF8(<char *>out.text, <Py_ssize_t>out.text_len, NULL)
+                self.give_back(context)
+                return text, out.dropped_count, out.given_count
+            cap *= 4
+            if verdict == PTK_VERDICT_TEXT_TOO_LONG:
+                context.grow(context.text_cap * 4, False)
+        raise Refused(<int>verdict)
 
     @property
     def config(self):

@@ -74,6 +74,11 @@ cdef extern from "text/ptk_text.h" nogil:
         uint32_t begin
         uint32_t end
 
+    struct ptk_plain_range:
+        uint32_t begin
+        uint32_t end
+        bint all
+
 cdef extern from "text/ptk_utf8.h" nogil:
     bint ptk_utf8_valid(const uint8_t *bytes, size_t len)
     size_t ptk_utf8_count(const uint8_t *bytes, size_t len)
@@ -208,6 +213,8 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
         uint32_t outputs
         const ptk_wire_truncation *truncation
         bint checked
+        const ptk_plain_range *plain
+        size_t plain_count
 
     struct ptk_encoding:
         uint32_t *ids
@@ -216,13 +223,42 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
         uint8_t *special_tokens_mask
         size_t len
         size_t cap
+        size_t hits
+
+    struct ptk_windows:
+        ptk_encoding whole
+        uint32_t *lens
+        size_t count
+        size_t cap
+
+    struct ptk_step_request:
+        const uint32_t *ids
+        size_t ids_count
+        size_t given_count
+        size_t new_count
+        uint32_t options
+        bint flush
+        uint8_t *scratch
+        size_t scratch_cap
+
+    struct ptk_step:
+        uint8_t *text
+        size_t cap
+        size_t text_len
+        size_t dropped_count
+        size_t given_count
 
     ptk_verdict ptk_tokenizer_encode(const ptk_tokenizer *tokenizer, ptk_work *work,
                                      ptk_cache *cache, const ptk_encode_request *request,
                                      ptk_encoding *out)
+    ptk_verdict ptk_tokenizer_encode_windows(const ptk_tokenizer *tokenizer, ptk_work *work,
+                                             ptk_cache *cache, const ptk_encode_request *request,
+                                             ptk_windows *windows, ptk_encoding *out)
     ptk_verdict ptk_tokenizer_count(const ptk_tokenizer *tokenizer, ptk_work *work,
                                     ptk_cache *cache, const ptk_encode_request *request,
-                                    size_t *count)
+                                    size_t *count, size_t *hits)
+    ptk_verdict ptk_tokenizer_step(const ptk_tokenizer *tokenizer, ptk_work *work,
+                                   const ptk_step_request *request, ptk_step *out)
     ptk_verdict ptk_tokenizer_decode(const ptk_tokenizer *tokenizer, ptk_work *work,
                                      const uint32_t *ids, size_t ids_len, uint32_t options,
                                      uint8_t *text, size_t cap, size_t *text_len)

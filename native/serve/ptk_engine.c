@@ -1,10 +1,12 @@
 /*
  * One request at a time, run to completion, at one of several desks.
  *
- *     datagram ─parse─> view ─op─> ping · info · encode · count · decode ─build─> reply
+ *     datagram ─parse─> view ─op─> ping · info · settings · encode · count · decode · decode_step
+ *                               ─build─> reply
  *
  * Replies may be built over the request, so each operation first reads all it needs: encode and
- * count work into scratch and write at the end, decode widens its ids before it writes text.
+ * count work into scratch and write at the end, decode and decode_step copy ids and item table
+ * before they write text.
  *
  * A desk is the scratch of one request. Datagrams are worked on at desk 0; long messages have desks
  * of their own, so that datagrams can be answered while a long message is suspended.
@@ -42,7 +44,16 @@ struct desk {
     struct ptk_span *offsets;
     uint8_t *type_ids;
     uint8_t *special_tokens_mask;
+    /* Encode with windows: the texts before they are cut, ids_cap ids. Steps: texts to compare. */
+    struct ptk_span *whole_offsets;
+    uint32_t *whole_ids;
+    uint32_t *window_lens; /* windows_cap */
+    size_t windows_cap;
+    size_t windows_count;
+    struct ptk_plain_range *ranges; /* of one item: PTK_WIRE_RANGES_MAX */
     struct ptk_wire_item items[PTK_WIRE_ITEMS_MAX];
+    struct ptk_wire_step steps[PTK_WIRE_ITEMS_MAX];
+    struct ptk_wire_step_state states[PTK_WIRE_ITEMS_MAX];
     /* A long message between run and build. */
     struct ptk_wire_request_view request;
     struct ptk_wire_batch_view batch;
@@ -64,6 +75,9 @@ _Static_assert(PTK_ENGINE_DATAGRAM_LEN_MAX <= UINT16_MAX, "short offsets hold ev
 
 /* Shortest encoding of an id on the wire: what bounds the ids of a datagram. */
 #define ID_LEN_MIN 2u
+
+/* Bytes for each id of a whole text: its offsets, then its id. */
+#define WHOLE_LEN (sizeof(struct ptk_span) + sizeof(uint32_t))
 
 /* A desk of a long message has a quarter of the room of the one before. */
 #define LONG_SHIFT 2u
@@ -126,6 +140,10 @@ static size_t lay_out(uint8_t *base, const struct ptk_engine_limits *limits, siz
         const size_t offsets_off = place(&end, ids_cap * sizeof(struct ptk_span));
         const size_t type_ids_off = place(&end, ids_cap);
         const size_t special_tokens_mask_off = place(&end, ids_cap);
+        const size_t whole_off = place(&end, ids_cap * WHOLE_LEN);
+        const size_t window_lens_off = place(&end, ids_cap / 2 * sizeof(uint32_t));
+        const size_t ranges_off =
+            place(&end, PTK_WIRE_RANGES_MAX * sizeof(struct ptk_plain_range));
         const size_t work_off = place(&end, ptk_work_len(&work));
         if (base != NULL) {
             struct desk *desk = &engine->desks[idx];
@@ -135,6 +153,11 @@ static size_t lay_out(uint8_t *base, const struct ptk_engine_limits *limits, siz
             desk->offsets = (struct ptk_span *)(void *)(base + offsets_off);
             desk->type_ids = base + type_ids_off;
             desk->special_tokens_mask = base + special_tokens_mask_off;
+            desk->whole_offsets = (struct ptk_span *)(void *)(base + whole_off);
+            desk->whole_ids = (uint32_t *)(void *)(desk->whole_offsets + ids_cap);
+            desk->window_lens = (uint32_t *)(void *)(base + window_lens_off);
+            desk->windows_cap = ids_cap / 2;
+            desk->ranges = (struct ptk_plain_range *)(void *)(base + ranges_off);
             desk->work = ptk_work_init(base + work_off, &work);
         }
     }
@@ -224,7 +247,8 @@ static size_t build_info(const struct ptk_engine *engine, const struct job *job)
             engine->limits.message_len_max, engine->limits.datagram_len_max - PTK_WIRE_HEADER_LEN),
         .datagram_len_max = engine->limits.datagram_len_max,
         .ops = 1u << PTK_WIRE_OP_PING | 1u << PTK_WIRE_OP_INFO | 1u << PTK_WIRE_OP_ENCODE |
-               1u << PTK_WIRE_OP_DECODE | 1u << PTK_WIRE_OP_COUNT,
+               1u << PTK_WIRE_OP_DECODE | 1u << PTK_WIRE_OP_COUNT |
+               1u << PTK_WIRE_OP_DECODE_STEP | 1u << PTK_WIRE_OP_SETTINGS,
         .id_formats = 1u << PTK_ID_FORMAT_AUTO | 1u << PTK_ID_FORMAT_U32,
         .name_off = sizeof info,
         .name_len = (uint16_t)model->name_len,
@@ -246,6 +270,53 @@ static size_t build_info(const struct ptk_engine *engine, const struct job *job)
     memcpy(message + sizeof info, model->name, model->name_len);
     memset(message + sizeof info + model->name_len, 0, padded_len - model->name_len);
     return sizeof info + padded_len;
+}
+
+/* Reply message of settings; returns its length, 0 when it does not fit. */
+static size_t build_settings(const struct job *job)
+{
+    const struct ptk_image_config *config = job->slot->model->image->config;
+    struct ptk_wire_settings settings = {.flags = 0};
+    if ((config->flags & PTK_IMAGE_FLAGS_HAS_TRUNCATION) != 0) {
+        settings.flags |= PTK_WIRE_SETTINGS_FLAGS_TRUNCATION;
+        settings.truncation_max = config->truncation_max;
+        settings.truncation_stride = config->truncation_stride;
+        settings.truncation_strategy = (uint8_t)config->truncation_kind;
+        settings.truncation_direction = (uint8_t)(config->truncation_kind >> 8);
+    }
+    if ((config->flags & PTK_IMAGE_FLAGS_HAS_PADDING) != 0) {
+        const bool fixed = (config->padding_kind & 1) != 0;
+        settings.flags |= PTK_WIRE_SETTINGS_FLAGS_PADDING |
+                          (fixed ? (uint32_t)PTK_WIRE_SETTINGS_FLAGS_PADDING_FIXED : 0);
+        settings.padding_direction = (uint8_t)(config->padding_kind >> 8);
+        settings.padding_type_id = (uint8_t)config->padding_type_id;
+        settings.padding_id = config->padding_id;
+        settings.padding_len = config->padding_len;
+        settings.padding_multiple = config->padding_multiple;
+    }
+    if (sizeof settings > job->message_cap) {
+        return 0;
+    }
+    memcpy(job->message, &settings, sizeof settings);
+    return sizeof settings;
+}
+
+/* The ranges of ordinary text of an item, from `*next` on, in the form of the core. */
+static void item_ranges(struct desk *desk, const struct ptk_wire_batch_view *batch,
+                        size_t item_idx, const uint8_t **next, struct ptk_encode_request *request)
+{
+    if (PTK_LIKELY(batch->ranges == NULL)) {
+        return;
+    }
+    request->plain = desk->ranges;
+    request->plain_count = ptk_wire_batch_range_count_at(batch, item_idx);
+    for (size_t i = 0; i < request->plain_count; i++) {
+        const uint32_t begin = ptk_load_u32(*next);
+        const uint32_t len_all = ptk_load_u32(*next + 4);
+        desk->ranges[i] = (struct ptk_plain_range){
+            .begin = begin, .end = begin + (len_all >> 1), .all = (len_all & 1) != 0};
+        *next += sizeof(struct ptk_wire_range);
+    }
 }
 
 /* The request for item `item_idx`; `*text` moves behind its bytes. */
@@ -272,13 +343,16 @@ static struct ptk_encode_request item_request(const struct ptk_wire_batch_view *
 }
 
 static void note_item(struct ptk_engine *engine, struct desk *desk, size_t item_idx,
-                      enum ptk_verdict verdict, size_t count)
+                      enum ptk_verdict verdict, size_t count, size_t hits)
 {
+    const bool ok = verdict == PTK_VERDICT_OK;
     desk->items[item_idx] = (struct ptk_wire_item){
-        .count = verdict == PTK_VERDICT_OK ? (uint32_t)count : 0,
+        .count = ok ? (uint32_t)count : 0,
         .verdict = (uint8_t)verdict,
+        .hits = ok ? (uint8_t)ptk_min_size(hits, UINT8_MAX) : 0,
     };
     engine->counters.item_verdicts[verdict]++;
+    engine->counters.plain_hits += ok ? hits : 0;
 }
 
 /* Prelude and item table of a batch reply. */
@@ -318,6 +392,35 @@ static void build_offsets(uint8_t *dst, const struct ptk_span *offsets, size_t c
     memset(dst + 4 * count, 0, ptk_align_up(4 * count, 8) - 4 * count);
 }
 
+/* Encodes an item to windows, behind the `ids_before` ids and the windows of the items before. */
+static enum ptk_verdict encode_windows(struct desk *desk, const struct job *job,
+                                       const struct ptk_encode_request *request, size_t ids_before,
+                                       struct ptk_encoding *encoding)
+{
+    const struct ptk_wire_request *prelude = &job->batch->prelude;
+    struct ptk_windows windows = {
+        .whole = {.ids = desk->whole_ids,
+                  .offsets = encoding->offsets != NULL ? desk->whole_offsets : NULL,
+                  .cap = desk->ids_cap},
+        .lens = desk->window_lens + desk->windows_count,
+        .cap = ptk_min_size(desk->windows_cap - desk->windows_count, UINT16_MAX),
+    };
+    const enum ptk_verdict verdict = ptk_tokenizer_encode_windows(
+        job->slot->model->tokenizer, desk->work, job->slot->cache, request, &windows, encoding);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    const size_t windows_count = desk->windows_count + windows.count;
+    const struct ptk_wire_encode_layout layout =
+        ptk_wire_encode_layout(ptk_wire_windows_len(prelude->item_count, windows_count),
+                               ids_before + encoding->len, job->id_format, prelude->outputs);
+    if (layout.message_len > job->message_cap) {
+        return PTK_VERDICT_REPLY_TOO_LONG;
+    }
+    desk->windows_count = windows_count;
+    return PTK_VERDICT_OK;
+}
+
 /* Encodes every item into the desk's arrays, at most `cap` ids in all. Returns how many there are.
  */
 static size_t encode_items(struct ptk_engine *engine, struct desk *desk, const struct job *job,
@@ -325,11 +428,15 @@ static size_t encode_items(struct ptk_engine *engine, struct desk *desk, const s
 {
     const struct ptk_wire_batch_view *batch = job->batch;
     const uint32_t outputs = batch->prelude.outputs;
+    const bool overflow = (batch->prelude.options & PTK_WIRE_OPTIONS_OVERFLOW) != 0;
     PTK_ASSERT(cap <= desk->ids_cap);
     const uint8_t *text = batch->data;
+    const uint8_t *range = batch->ranges;
     size_t count = 0;
+    desk->windows_count = 0;
     for (size_t idx = 0; idx < batch->prelude.item_count; idx++) {
-        const struct ptk_encode_request request = item_request(batch, idx, &text);
+        struct ptk_encode_request request = item_request(batch, idx, &text);
+        item_ranges(desk, batch, idx, &range, &request);
         struct ptk_encoding encoding = {
             .ids = desk->ids + count,
             .offsets = (outputs & PTK_WIRE_OUTPUTS_OFFSETS) != 0 ? desk->offsets + count : NULL,
@@ -339,9 +446,13 @@ static size_t encode_items(struct ptk_engine *engine, struct desk *desk, const s
                                        : NULL,
             .cap = cap - count,
         };
-        const enum ptk_verdict verdict = ptk_tokenizer_encode(
-            job->slot->model->tokenizer, desk->work, job->slot->cache, &request, &encoding);
-        note_item(engine, desk, idx, verdict, encoding.len);
+        const size_t windows_before = desk->windows_count;
+        const enum ptk_verdict verdict =
+            overflow ? encode_windows(desk, job, &request, count, &encoding)
+                     : ptk_tokenizer_encode(job->slot->model->tokenizer, desk->work,
+                                            job->slot->cache, &request, &encoding);
+        note_item(engine, desk, idx, verdict, encoding.len, encoding.hits);
+        desk->items[idx].window_count = (uint16_t)(desk->windows_count - windows_before);
         count += desk->items[idx].count;
         PTK_ASSERT(count <= cap);
     }
@@ -350,14 +461,25 @@ static size_t encode_items(struct ptk_engine *engine, struct desk *desk, const s
     return count;
 }
 
+/* The layout of what encode_items left in the desk. */
+static struct ptk_wire_encode_layout encode_layout(const struct desk *desk, const struct job *job,
+                                                   size_t count)
+{
+    const struct ptk_wire_request *prelude = &job->batch->prelude;
+    return ptk_wire_encode_layout(ptk_wire_windows_len(prelude->item_count, desk->windows_count),
+                                  count, job->id_format, prelude->outputs);
+}
+
 /* Writes what encode_items left in the desk; returns the length of the message. */
 static size_t build_encode(const struct desk *desk, const struct job *job, size_t count)
 {
     const uint32_t outputs = job->batch->prelude.outputs;
-    const struct ptk_wire_encode_layout layout =
-        ptk_wire_encode_layout(job->batch->prelude.item_count, count, job->id_format, outputs);
+    const struct ptk_wire_encode_layout layout = encode_layout(desk, job, count);
     uint8_t *message = job->message;
     build_items(desk, job, job->id_format);
+    build_bytes(message + ptk_wire_items_len(job->batch->prelude.item_count),
+                (const uint8_t *)desk->window_lens,
+                desk->windows_count * sizeof *desk->window_lens);
     const size_t ids_end = layout.ids_off + ptk_wire_ids_build(desk->ids, count, job->id_format,
                                                                message + layout.ids_off);
     memset(message + ids_end, 0, layout.offsets_off - ids_end);
@@ -376,8 +498,8 @@ static size_t build_encode(const struct desk *desk, const struct job *job, size_
 static size_t handle_encode(struct ptk_engine *engine, struct desk *desk, const struct job *job)
 {
     const struct ptk_wire_request *prelude = &job->batch->prelude;
-    const size_t cap = ptk_wire_encode_cap(prelude->item_count, job->message_cap, job->id_format,
-                                           prelude->outputs);
+    const size_t cap = ptk_wire_encode_cap(ptk_wire_items_len(prelude->item_count),
+                                           job->message_cap, job->id_format, prelude->outputs);
     return build_encode(desk, job, encode_items(engine, desk, job, cap));
 }
 
@@ -385,12 +507,15 @@ static void count_items(struct ptk_engine *engine, struct desk *desk, const stru
 {
     const struct ptk_wire_batch_view *batch = job->batch;
     const uint8_t *text = batch->data;
+    const uint8_t *range = batch->ranges;
     for (size_t idx = 0; idx < batch->prelude.item_count; idx++) {
-        const struct ptk_encode_request request = item_request(batch, idx, &text);
+        struct ptk_encode_request request = item_request(batch, idx, &text);
+        item_ranges(desk, batch, idx, &range, &request);
         size_t count = 0;
+        size_t hits = 0;
         const enum ptk_verdict verdict = ptk_tokenizer_count(
-            job->slot->model->tokenizer, desk->work, job->slot->cache, &request, &count);
-        note_item(engine, desk, idx, verdict, count);
+            job->slot->model->tokenizer, desk->work, job->slot->cache, &request, &count, &hits);
+        note_item(engine, desk, idx, verdict, count, hits);
         engine->counters.ids += desk->items[idx].count;
     }
     engine->counters.text_bytes += batch->data_len;
@@ -427,7 +552,7 @@ static size_t decode_items(struct ptk_engine *engine, struct desk *desk, const s
             ptk_tokenizer_decode(job->slot->model->tokenizer, desk->work, ids, ids_len,
                                  batch->prelude.options, text + off, text_cap - off, &text_len);
         ids += ids_len;
-        note_item(engine, desk, idx, verdict, text_len);
+        note_item(engine, desk, idx, verdict, text_len, 0);
         off += desk->items[idx].count;
         PTK_ASSERT(off <= text_cap);
     }
@@ -453,8 +578,76 @@ static size_t handle_decode(struct ptk_engine *engine, struct desk *desk, const 
     return build_decode(desk, job, text_len);
 }
 
-/* What encode, count and decode have in common before their work: parses the message into `batch`.
- */
+/* One step of one stream. */
+static void step_item(struct ptk_engine *engine, struct desk *desk, const struct job *job,
+                      size_t item_idx, const uint32_t *ids, struct ptk_step *step)
+{
+    const struct ptk_wire_step *asked = &desk->steps[item_idx];
+    const struct ptk_step_request request = {
+        .ids = ids,
+        .ids_count = asked->ids_count,
+        .given_count = asked->given_count,
+        .new_count = asked->new_count,
+        .options = job->batch->prelude.options,
+        .flush = (asked->flags & PTK_WIRE_STEP_FLAGS_FLUSH) != 0,
+        .scratch = (uint8_t *)desk->whole_offsets,
+        .scratch_cap = desk->ids_cap * WHOLE_LEN,
+    };
+    const enum ptk_verdict verdict =
+        ptk_tokenizer_step(job->slot->model->tokenizer, desk->work, &request, step);
+    const bool ok = verdict == PTK_VERDICT_OK;
+    note_item(engine, desk, item_idx, verdict, step->text_len, 0);
+    desk->states[item_idx] = (struct ptk_wire_step_state){
+        .dropped_count = ok ? (uint16_t)step->dropped_count : 0,
+        .given_count = ok ? (uint16_t)step->given_count : 0,
+    };
+}
+
+/* As decode_items, for steps: the text that each gives, and what it leaves of its window. */
+static size_t step_items(struct ptk_engine *engine, struct desk *desk, const struct job *job,
+                         uint8_t *text, size_t text_cap)
+{
+    const struct ptk_wire_batch_view *batch = job->batch;
+    const size_t item_count = batch->prelude.item_count;
+    const size_t ids_count = batch->data_len / ptk_wire_id_len(batch->prelude.id_format);
+    PTK_ASSERT(ids_count <= desk->ids_cap);
+    ptk_wire_ids_parse(batch->data, ids_count, batch->prelude.id_format, desk->ids);
+    memcpy(desk->steps, batch->lengths, item_count * sizeof *desk->steps);
+    const uint32_t *ids = desk->ids;
+    size_t off = 0;
+    for (size_t idx = 0; idx < item_count; idx++) {
+        struct ptk_step step = {.text = text + off, .cap = text_cap - off};
+        step_item(engine, desk, job, idx, ids, &step);
+        ids += desk->steps[idx].ids_count;
+        off += desk->items[idx].count;
+        PTK_ASSERT(off <= text_cap);
+    }
+    engine->counters.ids += ids_count;
+    engine->counters.text_bytes += off;
+    return off;
+}
+
+/* As build_decode. */
+static size_t build_steps(const struct desk *desk, const struct job *job, size_t text_len)
+{
+    const size_t item_count = job->batch->prelude.item_count;
+    const size_t end = ptk_wire_steps_len(item_count) + text_len;
+    build_items(desk, job, PTK_ID_FORMAT_AUTO);
+    build_bytes(job->message + ptk_wire_items_len(item_count), (const uint8_t *)desk->states,
+                item_count * sizeof *desk->states);
+    memset(job->message + end, 0, ptk_align_up(end, 8) - end);
+    return ptk_align_up(end, 8);
+}
+
+static size_t handle_steps(struct ptk_engine *engine, struct desk *desk, const struct job *job)
+{
+    const size_t text_off = ptk_wire_steps_len(job->batch->prelude.item_count);
+    const size_t text_cap = job->message_cap / 8 * 8 - text_off; /* room for the padding */
+    const size_t text_len = step_items(engine, desk, job, job->message + text_off, text_cap);
+    return build_steps(desk, job, text_len);
+}
+
+/* What all batches have in common before their work: parses the message into `batch`. */
 static enum ptk_verdict prepare_batch(struct job *job, struct ptk_wire_batch_view *batch)
 {
     const enum ptk_verdict verdict = ptk_wire_batch_parse(job->request, batch);
@@ -474,7 +667,15 @@ static enum ptk_verdict prepare_batch(struct job *job, struct ptk_wire_batch_vie
     return PTK_VERDICT_OK;
 }
 
-/* Encode, count and decode; 0 and a verdict for a refusal. */
+/* The shortest message that answers a batch: its tables. */
+static size_t tables_len_min(const struct job *job)
+{
+    const size_t item_count = job->batch->prelude.item_count;
+    return job->request->header.op == PTK_WIRE_OP_DECODE_STEP ? ptk_wire_steps_len(item_count)
+                                                              : ptk_wire_items_len(item_count);
+}
+
+/* Encode, count, decode and decode_step; 0 and a verdict for a refusal. */
 static size_t handle_batch(struct ptk_engine *engine, struct job *job, enum ptk_verdict *verdict)
 {
     struct desk *desk = &engine->desks[0];
@@ -483,13 +684,13 @@ static size_t handle_batch(struct ptk_engine *engine, struct job *job, enum ptk_
     if (*verdict != PTK_VERDICT_OK) {
         return 0;
     }
-    const size_t items_len = ptk_wire_items_len(batch.prelude.item_count);
-    if (job->reply_len_max < PTK_WIRE_HEADER_LEN + items_len) {
+    const size_t tables_len = tables_len_min(job);
+    if (job->reply_len_max < PTK_WIRE_HEADER_LEN + tables_len) {
         *verdict = PTK_VERDICT_REPLY_TOO_LONG;
         return 0;
     }
     job->message_cap = ptk_min_size(job->message_cap, job->reply_len_max - PTK_WIRE_HEADER_LEN);
-    if (job->message_cap < items_len) {
+    if (job->message_cap < tables_len) {
         *verdict = PTK_VERDICT_REPLY_TOO_LONG;
         return 0;
     }
@@ -498,6 +699,8 @@ static size_t handle_batch(struct ptk_engine *engine, struct job *job, enum ptk_
         return handle_encode(engine, desk, job);
     case PTK_WIRE_OP_COUNT:
         return handle_count(engine, desk, job);
+    case PTK_WIRE_OP_DECODE_STEP:
+        return handle_steps(engine, desk, job);
     default:
         PTK_ASSERT(job->request->header.op == PTK_WIRE_OP_DECODE);
         return handle_decode(engine, desk, job);
@@ -522,6 +725,7 @@ static size_t handle_ping(const struct job *job, enum ptk_verdict *verdict)
     return request->message_len;
 }
 
+/* Info and settings, whose message is room for the reply. */
 static size_t handle_info(const struct ptk_engine *engine, struct job *job,
                           enum ptk_verdict *verdict)
 {
@@ -535,7 +739,8 @@ static size_t handle_info(const struct ptk_engine *engine, struct job *job,
         return 0;
     }
     job->message_cap = ptk_min_size(job->message_cap, request->message_len);
-    const size_t message_len = build_info(engine, job);
+    const size_t message_len = request->header.op == PTK_WIRE_OP_INFO ? build_info(engine, job)
+                                                                      : build_settings(job);
     if (message_len == 0) {
         *verdict = PTK_VERDICT_REPLY_TOO_LONG;
     }
@@ -587,7 +792,8 @@ size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, siz
         } else {
             job.slot = find_slot(engine, &request.header, &model_tag, verdict);
             if (job.slot != NULL) {
-                message_len = request.header.op == PTK_WIRE_OP_INFO
+                const uint32_t op = request.header.op;
+                message_len = op == PTK_WIRE_OP_INFO || op == PTK_WIRE_OP_SETTINGS
                                   ? handle_info(engine, &job, verdict)
                                   : handle_batch(engine, &job, verdict);
             }
@@ -613,26 +819,27 @@ static size_t run_long(struct ptk_engine *engine, struct desk *desk)
 {
     const struct job *job = &desk->job;
     const struct ptk_wire_request *prelude = &job->batch->prelude;
-    const size_t items_len = ptk_wire_items_len(prelude->item_count);
+    const size_t tables_len = tables_len_min(job);
+    /* The offsets, which text has not, are the largest array. */
+    const size_t text_cap = ptk_min_size(desk->ids_cap * sizeof *desk->offsets,
+                                         job->message_cap / 8 * 8 - tables_len);
     switch (job->request->header.op) {
     case PTK_WIRE_OP_ENCODE: {
-        const size_t cap = ptk_wire_encode_cap(prelude->item_count, job->message_cap,
-                                               job->id_format, prelude->outputs);
+        const size_t cap =
+            ptk_wire_encode_cap(tables_len, job->message_cap, job->id_format, prelude->outputs);
         desk->count = encode_items(engine, desk, job, ptk_min_size(cap, desk->ids_cap));
-        return ptk_wire_encode_layout(prelude->item_count, desk->count, job->id_format,
-                                      prelude->outputs)
-            .message_len;
+        return encode_layout(desk, job, desk->count).message_len;
     }
     case PTK_WIRE_OP_COUNT:
         count_items(engine, desk, job);
-        return items_len;
+        return tables_len;
+    case PTK_WIRE_OP_DECODE_STEP:
+        desk->count = step_items(engine, desk, job, (uint8_t *)desk->offsets, text_cap);
+        return ptk_align_up(tables_len + desk->count, 8);
     default:
         PTK_ASSERT(job->request->header.op == PTK_WIRE_OP_DECODE);
-        /* The offsets, which decode does not have, are the largest array. */
-        desk->count = decode_items(engine, desk, job, (uint8_t *)desk->offsets,
-                                   ptk_min_size(desk->ids_cap * sizeof *desk->offsets,
-                                                job->message_cap / 8 * 8 - items_len));
-        return ptk_align_up(items_len + desk->count, 8);
+        desk->count = decode_items(engine, desk, job, (uint8_t *)desk->offsets, text_cap);
+        return ptk_align_up(tables_len + desk->count, 8);
     }
 }
 
@@ -680,9 +887,12 @@ void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t
     case PTK_WIRE_OP_COUNT:
         build_items(desk, job, PTK_ID_FORMAT_AUTO);
         break;
+    case PTK_WIRE_OP_DECODE_STEP:
+        memcpy(message + tables_len_min(job), desk->offsets, desk->count);
+        (void)build_steps(desk, job, desk->count);
+        break;
     default:
-        memcpy(message + ptk_wire_items_len(job->batch->prelude.item_count), desk->offsets,
-               desk->count);
+        memcpy(message + tables_len_min(job), desk->offsets, desk->count);
         (void)build_decode(desk, job, desk->count);
         break;
     }

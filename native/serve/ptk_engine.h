@@ -48,6 +48,7 @@ struct ptk_engine_counters {
     uint64_t item_verdicts[PTK_VERDICT_VALUE_COUNT];
     uint64_t text_bytes; /* texts given to encode and count, texts made by decode */
     uint64_t ids;        /* ids made by encode, counted by count, given to decode */
+    uint64_t plain_hits; /* tokens in texts that ranges made ordinary */
     uint64_t cache_resets;
 };
 
@@ -84,7 +85,7 @@ uint64_t ptk_engine_epoch_seen(const struct ptk_engine *engine);
 size_t ptk_engine_handle(struct ptk_engine *engine, const uint8_t *datagram, size_t len,
                          uint8_t *reply, size_t reply_cap, enum ptk_verdict *verdict);
 
-/* A long message of encode, count or decode, complete and with the checksum it announces. */
+/* A long message of encode, count, decode or decode_step: complete, and its checksum verified. */
 struct ptk_engine_long {
     struct ptk_wire_header header; /* of any of its segments */
     const uint8_t *message;

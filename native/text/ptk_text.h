@@ -16,6 +16,13 @@ struct ptk_span {
     uint32_t end;
 };
 
+/* Bytes of a text where special tokens, or all added tokens, are ordinary text. */
+struct ptk_plain_range {
+    uint32_t begin;
+    uint32_t end;
+    bool all; /* not only special tokens */
+};
+
 /* Bytes a function may write into; owned by the caller, never grown. */
 struct ptk_text_buf {
     uint8_t *bytes;

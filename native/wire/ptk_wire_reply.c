@@ -40,11 +40,11 @@ size_t ptk_wire_answer_build(const struct ptk_wire_header *request, uint32_t mod
     return sizeof header + message_len;
 }
 
-struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t item_count, size_t ids_count,
+struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t tables_len, size_t ids_count,
                                                      uint32_t id_format, uint32_t outputs)
 {
     const size_t bytes_len = ptk_align_up(ids_count, 8);
-    struct ptk_wire_encode_layout layout = {.ids_off = ptk_wire_items_len(item_count)};
+    struct ptk_wire_encode_layout layout = {.ids_off = tables_len};
     size_t off = layout.ids_off + ptk_align_up(ids_count * ptk_wire_id_len(id_format), 8);
     layout.offsets_off = off;
     off += ptk_align_up(ids_count * ptk_wire_offset_len(outputs), 8);
@@ -56,18 +56,18 @@ struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t item_count, size_t i
     return layout;
 }
 
-size_t ptk_wire_encode_cap(size_t item_count, size_t message_cap, uint32_t id_format,
+size_t ptk_wire_encode_cap(size_t tables_len, size_t message_cap, uint32_t id_format,
                            uint32_t outputs)
 {
-    PTK_ASSERT(message_cap >= ptk_wire_items_len(item_count));
-    const size_t room = message_cap - ptk_wire_items_len(item_count);
+    PTK_ASSERT(message_cap >= tables_len);
+    const size_t room = message_cap - tables_len;
     const size_t id_len = ptk_wire_id_len(id_format) + ptk_wire_offset_len(outputs) +
                           ((outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) != 0 ? 1u : 0u) +
                           ((outputs & PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK) != 0 ? 1u : 0u);
     /* Each of at most four arrays has less than 8 bytes of padding: this ends after a few steps.
      */
     size_t cap = room / id_len;
-    while (ptk_wire_encode_layout(item_count, cap, id_format, outputs).message_len > message_cap) {
+    while (ptk_wire_encode_layout(tables_len, cap, id_format, outputs).message_len > message_cap) {
         cap--;
     }
     return cap;

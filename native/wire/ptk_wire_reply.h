@@ -49,15 +49,31 @@ static inline size_t ptk_wire_offset_len(uint32_t outputs)
     return (outputs & PTK_WIRE_OUTPUTS_OFFSETS_SHORT) != 0 ? 4 : 8;
 }
 
-/* ptk_wire_encode_layout places the arrays of `ids_count` ids in a format with fixed width. */
-struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t item_count, size_t ids_count,
+/* ptk_wire_windows_len: the same with the lengths of windows behind the item table. */
+static inline size_t ptk_wire_windows_len(size_t item_count, size_t window_count)
+{
+    return ptk_wire_items_len(item_count) + ptk_align_up(4 * window_count, 8);
+}
+
+/* ptk_wire_steps_len: the same with the states of steps behind the item table. */
+static inline size_t ptk_wire_steps_len(size_t item_count)
+{
+    return ptk_wire_items_len(item_count) +
+           ptk_align_up(item_count * sizeof(struct ptk_wire_step_state), 8);
+}
+
+/*
+ * ptk_wire_encode_layout places the arrays of `ids_count` ids in a format with fixed width behind
+ * tables of `tables_len` bytes, the prelude included.
+ */
+struct ptk_wire_encode_layout ptk_wire_encode_layout(size_t tables_len, size_t ids_count,
                                                      uint32_t id_format, uint32_t outputs);
 
 /*
  * ptk_wire_encode_cap: the most ids whose encode reply has a message of at most `message_cap`
- * bytes. message_cap holds at least the item table.
+ * bytes. message_cap holds at least the tables.
  */
-size_t ptk_wire_encode_cap(size_t item_count, size_t message_cap, uint32_t id_format,
+size_t ptk_wire_encode_cap(size_t tables_len, size_t message_cap, uint32_t id_format,
                            uint32_t outputs);
 
 #endif

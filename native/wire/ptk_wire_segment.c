@@ -29,9 +29,11 @@ static enum ptk_verdict check_request(struct ptk_wire_segment_view *view, size_t
     case PTK_WIRE_OP_ENCODE:
     case PTK_WIRE_OP_DECODE:
     case PTK_WIRE_OP_COUNT:
+    case PTK_WIRE_OP_DECODE_STEP:
         return PTK_VERDICT_OK;
     case PTK_WIRE_OP_PING:
     case PTK_WIRE_OP_INFO:
+    case PTK_WIRE_OP_SETTINGS:
         return PTK_VERDICT_BAD_OPTION;
     default:
         return header->op < PTK_WIRE_OP_VALUE_COUNT && header->op != 0 ? PTK_VERDICT_UNSUPPORTED

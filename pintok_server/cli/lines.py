@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pintok._codec import Outcome
+from pintok._codec import FileSettings, Outcome
+from pintok._exchange import encoding_of, stepped_of
 from pintok._options import join_surrogates
-from pintok._shape import encode_windows, pad
+from pintok._shape import pad
 from pintok._wire import VERDICT_TEXTS, Verdict
 from pintok.client import Client
-from pintok.encoding import Padding, ParseSpecial, Truncation
+from pintok.encoding import Encoding, Padding, ParseSpecial, Truncation
 from pintok.errors import RefusedError
-from pintok.stream import Work, stream_work
+from pintok.stream import Step, Stepped, StreamWindow
 from pintok_server._spec.image import ImageSource
 from pintok_server.cli.shape_fields import parse_padding, parse_truncation
 
@@ -286,6 +287,7 @@ class Backend:
     def __init__(self, engine: Tokenizer | Client) -> None:
         self._engine = engine
         self._source: int | None = None
+        self._settings: FileSettings | None = None
 
     def serve(self, operation: Operation, jobs: list[Job | Refusal]) -> list[dict[str, Any]]:
         """One object for each job, in order; a refusal becomes an object with `error`.
@@ -319,14 +321,30 @@ class Backend:
             self._source = engine.info().source if isinstance(engine, Client) else engine.source
         return self._source
 
+    def _as_file(self) -> FileSettings:
+        """What the model's own file sets; a server is asked once."""
+        if self._settings is None:
+            engine = self._engine
+            self._settings = (
+                engine.file_settings()
+                if isinstance(engine, Client)
+                else FileSettings(engine.truncation, engine.padding)
+            )
+        return self._settings
+
     def _serve_alike(self, operation: Operation, jobs: list[Job]) -> Iterator[dict[str, Any]]:
         """Answers to jobs with equal options: through a server they share datagrams."""
         options = jobs[0].options
         if options.truncation is not None or options.padding is not None:
-            yield from (_serve_shaped(self._engine, job) for job in jobs)
+            truncation, padding = options.truncation, options.padding
+            if truncation == "file":
+                truncation = self._as_file().truncation
+            if padding == "file":
+                padding = self._as_file().padding
+            yield from _serve_shaped(self._engine, jobs, truncation, padding)
             return
         if options.stream:
-            yield from _serve_streams(self._engine, self._model_source(), jobs)
+            yield from _serve_streams(self._engine, jobs)
             return
         if isinstance(self._engine, Client):
             for job, outcome in zip(jobs, _ask(self._engine, operation, jobs), strict=True):
@@ -361,98 +379,107 @@ def _ask(client: Client, operation: Operation, jobs: list[Job]) -> list[Outcome]
     return client.encode_each(texts, pairs=pairs or None, full=full, **options.encoding)
 
 
-def _serve_shaped(engine: Tokenizer | Client, job: Job) -> dict[str, Any]:
-    """The answer to an encode with truncation or padding, windows that overflow included."""
-    options = job.options
-    truncation, padding = options.truncation, options.padding
-    if isinstance(engine, Client):
-        if "file" in (truncation, padding):
-            return error_object(
-                Refusal("unsupported", "a server does not tell the settings of its model's file")
-            )
-    else:
-        truncation = engine.truncation if truncation == "file" else truncation
-        padding = engine.padding if padding == "file" else padding
-    assert truncation != "file"
-    assert padding != "file"
-    try:
-        arguments: dict[str, Any] = {"pair": job.pair, **options.encoding}
-        if isinstance(engine, Client) and truncation is not None:
-            arguments["truncation"] = truncation
-            full = encode_windows(engine.encode_full, job.text, **arguments)
-        else:
-            full = engine.encode_full(job.text, truncation=truncation, **arguments)
-        if padding is not None:
-            (full,) = pad([full], padding)
-    except RefusedError as refused:
-        return error_object(Refusal.of(refused.verdict))
-    answer = {name: getattr(full, name).tolist() for name in ["ids", *_extras(job)]}
-    if options.padding is not None:
-        answer["attention_mask"] = full.attention_mask.tolist()
-    if options.truncation is not None:
-        answer["overflowing"] = [window.ids.tolist() for window in full.overflowing]
-    return answer
-
-
-def _serve_streams(
-    engine: Tokenizer | Client, source: int, jobs: list[Job]
+def _serve_shaped(
+    engine: Tokenizer | Client,
+    jobs: list[Job],
+    truncation: Truncation | None,
+    padding: Padding | None,
 ) -> Iterator[dict[str, Any]]:
-    """Answers to streams: in every round each asks for one text at most, all together."""
+    """The answers to encodes with truncation or padding, windows that overflow included."""
     options = jobs[0].options
-    works = [_stream_work(engine, source, job) for job in jobs]
-    answers: list[dict[str, Any]] = [{}] * len(jobs)
-    windows: dict[int, list[int]] = {}  # what each unfinished stream asks for
-
-    def resume(place: int, outcome: Outcome | None) -> None:
-        work = works[place]
-        try:
-            if outcome is None:
-                windows[place] = next(work)
-            elif outcome.verdict == Verdict.OK:
-                windows[place] = work.send(outcome.text or "")
-            else:
-                work.throw(RefusedError(outcome.verdict))
-            return
-        except StopIteration as end:
-            chunks, flushed = end.value
-            answers[place] = {"chunks": chunks, "flush": flushed}
-        except RefusedError as refused:
-            answers[place] = error_object(Refusal(refused.code, str(refused)))
-        windows.pop(place, None)
-
-    for place in range(len(jobs)):
-        resume(place, None)
-    while windows:
-        asked = [Job(options, ids=np.array(ids, dtype=np.uint32)) for ids in windows.values()]
-        for place, outcome in zip(list(windows), _decode_each(engine, asked), strict=True):
-            resume(place, outcome)
-    yield from answers
+    for job, encoding in zip(jobs, _encode_windows(engine, jobs, truncation), strict=True):
+        if isinstance(encoding, Refusal):
+            yield error_object(encoding)
+            continue
+        full = encoding if padding is None else pad([encoding], padding)[0]
+        answer = {name: getattr(full, name).tolist() for name in ["ids", *_extras(job)]}
+        if options.padding is not None:
+            answer["attention_mask"] = full.attention_mask.tolist()
+        if options.truncation is not None:
+            answer["overflowing"] = [window.ids.tolist() for window in full.overflowing]
+        yield answer
 
 
-def _decode_each(engine: Tokenizer | Client, jobs: list[Job]) -> list[Outcome]:
-    """The texts of id lists with equal options, a refusal beside the others."""
+def _encode_windows(
+    engine: Tokenizer | Client, jobs: list[Job], truncation: Truncation | None
+) -> Iterator[Encoding | Refusal]:
+    """Every job's text as windows, or why not."""
+    options = jobs[0].options
     if isinstance(engine, Client):
-        return _ask(engine, "decode", jobs)
-    outcomes = []
+        pairs = [job.pair for job in jobs if job.pair is not None]
+        texts = [job.text for job in jobs]
+        for outcome in engine.encode_each(
+            texts, pairs=pairs or None, full=True, truncation=truncation, **options.encoding
+        ):
+            ok = outcome.verdict == Verdict.OK
+            yield encoding_of(outcome) if ok else Refusal.of(outcome.verdict)
+        return
     for job in jobs:
         try:
-            outcomes.append(_run(engine, "decode", job))
+            yield engine.encode_full(
+                job.text, pair=job.pair, truncation=truncation, **options.encoding
+            )
         except RefusedError as refused:
-            outcomes.append(Outcome(refused.verdict))
-    return outcomes
+            yield Refusal.of(refused.verdict)
 
 
-def _stream_work(
-    engine: Tokenizer | Client, source: int, job: Job
-) -> Work[tuple[list[str | None], str]]:
-    assert job.ids is not None
-    return stream_work(
-        engine,
-        job.ids.tolist(),
-        source=source,
-        skip_special_tokens=job.options.skip_special_tokens,
-        prefill=() if job.prefill is None else job.prefill.tolist(),
-    )
+@dataclasses.dataclass(slots=True)
+class _LineStream:
+    """A stream under way: its window, the ids that have not come yet, and the answer so far."""
+
+    window: StreamWindow
+    ids: Iterator[int]
+    chunks: list[str | None] = dataclasses.field(default_factory=list)
+    answer: dict[str, Any] | None = None
+
+    def next_step(self) -> Step:
+        token_id = next(self.ids, None)
+        return self.window.ask([] if token_id is None else [token_id], flush=token_id is None)
+
+    def take(self, step: Step, stepped: Stepped | Refusal) -> None:
+        if isinstance(stepped, Refusal):
+            self.answer = error_object(stepped)
+            return
+        text = self.window.accept(step, stepped)
+        if step.flush:
+            self.answer = {"chunks": self.chunks, "flush": text}
+        else:
+            self.chunks.append(text or None)
+
+
+def _serve_streams(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+    """Answers to streams: in every round each goes one id on, all together."""
+    skip = jobs[0].options.skip_special_tokens
+    streams = []
+    for job in jobs:
+        assert job.ids is not None
+        prefill = [] if job.prefill is None else job.prefill.tolist()
+        streams.append(_LineStream(StreamWindow(prefill), iter(job.ids.tolist())))
+    waiting = streams
+    while waiting:
+        steps = [stream.next_step() for stream in waiting]
+        for stream, step, stepped in zip(
+            waiting, steps, _take_steps(engine, steps, skip), strict=True
+        ):
+            stream.take(step, stepped)
+        waiting = [stream for stream in waiting if stream.answer is None]
+    yield from (stream.answer or {} for stream in streams)
+
+
+def _take_steps(
+    engine: Tokenizer | Client, steps: list[Step], skip: bool
+) -> Iterator[Stepped | Refusal]:
+    """One step of every stream, a refusal beside the others."""
+    if isinstance(engine, Client):
+        for outcome in engine.decode_steps_each(steps, skip_special_tokens=skip):
+            ok = outcome.verdict == Verdict.OK
+            yield stepped_of(outcome) if ok else Refusal.of(outcome.verdict)
+        return
+    for step in steps:
+        try:
+            yield engine.decode_steps([step], skip_special_tokens=skip)[0]
+        except RefusedError as refused:
+            yield Refusal.of(refused.verdict)
 
 
 def _run(tokenizer: Tokenizer, operation: Operation, job: Job) -> Outcome:

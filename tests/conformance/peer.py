@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Self
 
 HEADER = struct.Struct("<HBBIQHHHBBII")
-OPS = {"ping": 1, "info": 2, "encode": 3, "decode": 4, "count": 5}
+OPS = {"ping": 1, "info": 2, "encode": 3, "decode": 4, "count": 5, "decode_step": 6, "settings": 9}
 WIDTHS = {1: 2, 2: 3, 3: 4}
 VERDICTS = {
     name: number
@@ -97,6 +97,21 @@ def id_lists(
     prelude = struct.pack("<BBHHH", id_format, 0, options, len(items), reply_len_max)
     table = padded(struct.pack(f"<{len(items)}I", *map(len, items)))
     return prelude + table + padded(b"".join(i.to_bytes(width, "little") for j in items for i in j))
+
+
+def steps(
+    items: Sequence[tuple[Sequence[int], int, int, int]],
+    *,
+    id_format: int,
+    options: int = 0,
+    reply_len_max: int = 1472,
+) -> bytes:
+    """The message of a decode_step: ids, given, new and flags of each stream."""
+    width = WIDTHS[id_format]
+    prelude = struct.pack("<BBHHH", id_format, 0, options, len(items), reply_len_max)
+    table = b"".join(struct.pack("<4H", len(ids), *rest) for ids, *rest in items)
+    data = b"".join(i.to_bytes(width, "little") for ids, *_ in items for i in ids)
+    return prelude + table + padded(data)
 
 
 def patched(datagram: bytes, off: int, *values: int) -> bytes:
@@ -297,6 +312,48 @@ def read_texts(reply: Reply, item_count: int) -> list[tuple[int, str]]:
         answers.append((verdict, data[begin : begin + count].decode()))
         begin += count
     return answers
+
+
+def read_steps(reply: Reply, item_count: int) -> list[tuple[int, str, int, int]]:
+    """Verdict, text, dropped and given of each item of a decode_step answer."""
+    assert reply.verdict == 0
+    assert reply.message[:8] == struct.pack("<BBHI", 0, 0, item_count, 0)
+    table = read_table(reply.message, item_count)
+    states, off = take(reply.message, 8 + 8 * item_count, 4 * item_count)
+    data, off = take(reply.message, off, sum(count for count, _ in table))
+    assert off == len(reply.message)
+    answers, begin = [], 0
+    for (count, verdict), state in zip(table, struct.iter_unpack("<HH", states), strict=True):
+        answers.append((verdict, data[begin : begin + count].decode(), *state))
+        begin += count
+    return answers
+
+
+def read_windows(reply: Reply, item_count: int) -> list[list[list[int]]]:
+    """The ids of every window of every item of an encode answer with windows, ids alone."""
+    assert reply.verdict == 0
+    message = reply.message
+    id_format, outputs, count_there, reserved = struct.unpack_from("<BBHI", message)
+    assert (outputs, count_there, reserved) == (0, item_count, 0)
+    entries = list(struct.iter_unpack("<IBBH", message[8 : 8 + 8 * item_count]))
+    total = sum(windows for *_, windows in entries)
+    sizes, off = take(message, 8 + 8 * item_count, 4 * total)
+    lens = [size for (size,) in struct.iter_unpack("<I", sizes)]
+    width = WIDTHS[id_format]
+    data, off = take(message, off, width * sum(lens))
+    assert off == len(message)
+    ids = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
+    items, begin = [], 0
+    for count, verdict, hits, windows in entries:
+        assert verdict == hits == 0
+        assert sum(lens[:windows]) == count
+        item = []
+        for size in lens[:windows]:
+            item.append(ids[begin : begin + size])
+            begin += size
+        del lens[:windows]
+        items.append(item)
+    return items
 
 
 def read_table(message: bytes, item_count: int) -> list[tuple[int, int]]:

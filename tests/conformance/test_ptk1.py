@@ -21,8 +21,11 @@ from tests.conformance.peer import (
     read_counts,
     read_encoding,
     read_info,
+    read_steps,
     read_texts,
+    read_windows,
     request,
+    steps,
     texts,
 )
 
@@ -373,13 +376,103 @@ def test_truncation(client: Peer) -> None:
         assert client.verdict(request("encode", message)) == wanted
 
 
+def test_windows_cover_the_text(client: Peer, model: Info) -> None:
+    """Every window is a run of the uncut ids, and neighbours share as many as was asked for."""
+    plain = texts([[HELLO], [b"a"], [b""]], options=2 | 32 | 512)
+    whole = read_encoding(client.ask(encode(HELLO, b"a", b"", options=2)), 3)
+    for limit, stride, direction in ((4, 0, 0), (4, 2, 0), (4, 3, 1), (1000, 7, 0)):
+        truncation = struct.pack("<IIBB6x", limit, stride, 0, direction)
+        reply = client.ask(request("encode", plain[:8] + truncation + plain[8:]))
+        for windows, full in zip(read_windows(reply, 3), whole, strict=True):
+            step, ids = limit - stride, full.ids
+            begins = range(0, max(len(ids) - stride, 1), step)
+            if direction == 0:
+                wanted = [ids[at : at + limit] for at in begins]
+            else:
+                ends = [len(ids) - at for at in begins]
+                wanted = [ids[max(end - limit, 0) : end] for end in ends]
+            assert windows == wanted
+    unbounded = texts([[HELLO]], options=2 | 512)
+    assert client.verdict(request("encode", unbounded)) == "bad_option"
+
+
+def test_steps_give_the_text_bit_by_bit(client: Peer) -> None:
+    """Whatever the server's model: the chunks and the flush are the text, and windows stay small.
+
+    Many streams share each datagram; none knows of the others.
+    """
+    streams = [read_encoding(client.ask(encode(t.encode(), options=2)), 1)[0].ids for t in MANY]
+    windows: list[list[int]] = [[] for _ in streams]
+    given = [0] * len(streams)
+    chunks = [""] * len(streams)
+    rounds = max(map(len, streams)) + 1
+    for number in range(rounds):
+        asked = []
+        for place, ids in enumerate(streams):
+            new = ids[number : number + 1]
+            flush = number == rounds - 1
+            windows[place] += new
+            asked.append((windows[place], given[place], len(new), int(flush)))
+        reply = client.ask(request("decode_step", steps(asked, id_format=3)))
+        for place, (verdict, text, dropped, kept) in enumerate(read_steps(reply, len(streams))):
+            assert verdict == 0
+            windows[place] = windows[place][dropped:]
+            given[place] = kept
+            chunks[place] += text
+            assert len(windows[place]) <= 16
+    wanted = read_texts(client.ask(request("decode", id_lists(streams, id_format=3))), len(MANY))
+    assert chunks == [text for _, text in wanted]
+    assert windows == [[] for _ in streams]
+
+
+def test_steps_that_contradict_themselves_are_refused(client: Peer) -> None:
+    good = request("decode_step", steps([([65, 66], 1, 1, 0)], id_format=3))
+    assert client.verdict(good) == "ok"
+    assert client.verdict(patched(good, 42, 2)) == "bad_length"
+    assert client.verdict(patched(good, 44, 2)) == "bad_length"
+    assert client.verdict(patched(good, 40, 3)) == "bad_length"
+    assert client.verdict(patched(good, 46, 2)) == "bad_flags"
+    assert client.verdict(patched(good, 32, 0)) == "bad_option"
+    assert client.verdict(patched(good, 34, 1)) == "bad_option"
+
+
+def test_ranges_without_tokens_change_nothing(client: Peer) -> None:
+    """Ordinary text is ordinary text; what cannot be a range is refused."""
+    plain = texts([[HELLO], [b"abc"]], options=2 | 1024)
+
+    def asked(counts: tuple[int, int], *ranges: tuple[int, int]) -> bytes:
+        table = struct.pack("<II", *counts)
+        packed = b"".join(struct.pack("<II", *each) for each in ranges)
+        return request("encode", plain[:16] + table + packed + plain[16:])
+
+    def words(begin: int, size: int, every: int = 0) -> tuple[int, int]:
+        return begin, size << 1 | every
+
+    wanted = read_encoding(client.ask(encode(HELLO, b"abc", options=2)), 2)
+    for ranges in ((), (words(0, len(HELLO)),), (words(1, 3), words(4, 2, 1))):
+        reply = client.ask(asked((len(ranges), 0), *ranges))
+        assert [a.ids for a in read_encoding(reply, 2)] == [a.ids for a in wanted]
+    for bad in ((words(0, 0),), (words(2, 2), words(3, 1)), (words(len(HELLO), 1),)):
+        assert client.verdict(asked((len(bad), 0), *bad)) == "bad_length"
+    assert client.verdict(asked((0, 1), words(0, 4))) == "bad_length"
+    assert client.verdict(asked((5000, 0))) == "bad_items"
+    assert client.verdict(asked((1, 0))) == "bad_length"
+
+
+def test_settings_are_as_long_as_they_are(client: Peer) -> None:
+    reply = client.ask(request("settings", bytes(40)))
+    assert reply.verdict == 0 and len(reply.message) == 40 and not any(reply.message[28:])
+    assert client.verdict(request("settings", bytes(32))) == "reply_too_long"
+    assert client.verdict(request("settings", bytes(39))) == "bad_length"
+    assert client.verdict(request("settings", b"\1" + bytes(39))) == "bad_flags"
+
+
 def test_what_is_defined_but_not_offered_is_refused_by_name(client: Peer) -> None:
     """Or it works; a third way does not exist. Segments, extensions and later operations."""
     good = encode(HELLO)
     cookie = patched(good[:32] + bytes(16) + good[32:], 3, 1)
     for datagram in (
         patched(good, 18, 0xB0, 4),
-        patched(good, 22, 6),
         patched(good, 22, 7),
         patched(good, 22, 8),
         patched(good, 2, 0x14),

@@ -80,7 +80,9 @@ static void check_same(const struct ptk_encode_request *request,
         CHECK(memcmp(ids, expected->ids, cap * sizeof *ids) == 0);
     }
     size_t count = 0;
-    CHECK(ptk_tokenizer_count(tokenizer, work, used_cache, request, &count) == PTK_VERDICT_OK);
+    size_t hits;
+    CHECK(ptk_tokenizer_count(tokenizer, work, used_cache, request, &count, &hits) ==
+          PTK_VERDICT_OK);
     CHECK(count == cap);
     if (cap > 0) {
         out.cap = cap - 1;

@@ -5,7 +5,9 @@
  * that the linker does not take the real ones. The id of byte b is base + b; base + 256 begins and
  * base + 257 ends a text when special tokens are added. A text with a byte 0xFF is invalid, options
  * bos and eos are unsupported, normalizing the byte 'X' would exceed the work's limit, and any id
- * that is none of these decodes to nothing.
+ * that is none of these decodes to nothing. A byte '|' in a range of ordinary text is a hit.
+ * Windows are cut from all ids of an item. A step gives the text of the ids behind the context,
+ * unless the last one is '~': that waits.
  */
 #ifndef PTK_BYTE_TOKENIZER_H
 #define PTK_BYTE_TOKENIZER_H
@@ -75,6 +77,20 @@ static enum ptk_verdict byte_check(const struct ptk_work *work, const uint8_t *t
     return memchr(text, 0xFF, len) != NULL ? PTK_VERDICT_BAD_UTF8 : PTK_VERDICT_OK;
 }
 
+/* Bytes '|' of the item in ranges of ordinary text. */
+static size_t byte_hits(const struct ptk_encode_request *request)
+{
+    size_t hits = 0;
+    for (size_t i = 0; i < request->plain_count; i++) {
+        for (size_t pos = request->plain[i].begin; pos < request->plain[i].end; pos++) {
+            const uint8_t byte = pos < request->text_len ? request->text[pos]
+                                                         : request->pair[pos - request->text_len];
+            hits += byte == '|';
+        }
+    }
+    return hits;
+}
+
 enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
                                       struct ptk_cache *cache,
                                       const struct ptk_encode_request *request,
@@ -116,16 +132,71 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     if (request->truncation != NULL && out->len > request->truncation->max_length) {
         out->len = request->truncation->max_length;
     }
+    out->hits = byte_hits(request);
     return PTK_VERDICT_OK;
+}
+
+enum ptk_verdict ptk_tokenizer_encode_windows(const struct ptk_tokenizer *tokenizer,
+                                              struct ptk_work *work, struct ptk_cache *cache,
+                                              const struct ptk_encode_request *request,
+                                              struct ptk_windows *windows, struct ptk_encoding *out)
+{
+    const size_t max = request->truncation->max_length;
+    const size_t stride = request->truncation->stride;
+    struct ptk_encode_request uncut = *request;
+    struct ptk_encoding *whole = &windows->whole;
+    uncut.truncation = NULL;
+    /* Types and mask are made in the result's own arrays: there is room for the whole text. */
+    whole->type_ids = out->type_ids;
+    whole->special_tokens_mask = out->special_tokens_mask;
+    whole->cap = ptk_min_size(whole->cap, out->cap);
+    const enum ptk_verdict verdict = ptk_tokenizer_encode(tokenizer, work, cache, &uncut, whole);
+    if (verdict != PTK_VERDICT_OK) {
+        return verdict;
+    }
+    if (whole->len > max && stride >= max) {
+        return PTK_VERDICT_BAD_OPTION;
+    }
+    out->len = 0;
+    out->hits = whole->hits;
+    windows->count = 0;
+    for (size_t begin = 0;; begin += max - stride) {
+        const size_t len = ptk_min_size(whole->len - begin, max);
+        if (windows->count == windows->cap || len > out->cap - out->len) {
+            return PTK_VERDICT_REPLY_TOO_LONG;
+        }
+        for (size_t i = 0; i < len; i++) {
+            out->ids[out->len + i] = whole->ids[begin + i];
+            if (out->offsets != NULL) {
+                out->offsets[out->len + i] = whole->offsets[begin + i];
+            }
+            /* Only windows of one text are tested with these: all types are 0. */
+            if (out->type_ids != NULL) {
+                out->type_ids[out->len + i] = 0;
+            }
+            if (out->special_tokens_mask != NULL) {
+                out->special_tokens_mask[out->len + i] =
+                    whole->ids[begin + i] - tokenizer->base >= 256;
+            }
+        }
+        out->len += len;
+        windows->lens[windows->count] = (uint32_t)len;
+        windows->count++;
+        if (begin + len == whole->len) {
+            return PTK_VERDICT_OK;
+        }
+    }
 }
 
 enum ptk_verdict ptk_tokenizer_count(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
                                      struct ptk_cache *cache,
-                                     const struct ptk_encode_request *request, size_t *count)
+                                     const struct ptk_encode_request *request, size_t *count,
+                                     size_t *hits)
 {
     struct ptk_encoding out = {.cap = SIZE_MAX};
     enum ptk_verdict verdict = ptk_tokenizer_encode(tokenizer, work, cache, request, &out);
     *count = out.len;
+    *hits = out.hits;
     return verdict;
 }
 
@@ -152,6 +223,26 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
         *text_len += len;
     }
     return PTK_VERDICT_OK;
+}
+
+enum ptk_verdict ptk_tokenizer_step(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,
+                                    const struct ptk_step_request *request, struct ptk_step *out)
+{
+    const size_t before = request->ids_count - request->new_count;
+    const size_t given = request->given_count > 0 ? request->given_count : before;
+    const bool waits = request->ids_count > 0 &&
+                       request->ids[request->ids_count - 1] == tokenizer->base + '~' &&
+                       !request->flush;
+    out->text_len = 0;
+    out->dropped_count = 0;
+    out->given_count = given;
+    if (waits) {
+        return PTK_VERDICT_OK;
+    }
+    out->dropped_count = request->flush ? request->ids_count : given;
+    out->given_count = request->ids_count - out->dropped_count;
+    return ptk_tokenizer_decode(tokenizer, work, request->ids + given, request->ids_count - given,
+                                request->options, out->text, out->cap, &out->text_len);
 }
 
 /* Three models whose ids need two, three and four bytes, in slots 0, 1 and 2. */

@@ -263,10 +263,10 @@ static void test_each_field_is_checked(void)
         {PTK_WIRE_OP_ENCODE, 20, 2, 4, PTK_VERDICT_UNKNOWN_MODEL},
         {PTK_WIRE_OP_ENCODE, 20, 2, UINT16_MAX, PTK_VERDICT_UNKNOWN_MODEL},
         {PTK_WIRE_OP_ENCODE, 22, 1, 0, PTK_VERDICT_BAD_OP},
-        {PTK_WIRE_OP_ENCODE, 22, 1, PTK_WIRE_OP_DECODE_STEP, PTK_VERDICT_UNSUPPORTED},
+        {PTK_WIRE_OP_ENCODE, 22, 1, PTK_WIRE_OP_SETTINGS, PTK_VERDICT_BAD_FLAGS}, /* no zeros */
         {PTK_WIRE_OP_ENCODE, 22, 1, PTK_WIRE_OP_PREFIX_PUT, PTK_VERDICT_UNSUPPORTED},
         {PTK_WIRE_OP_ENCODE, 22, 1, PTK_WIRE_OP_PREFIX_DROP, PTK_VERDICT_UNSUPPORTED},
-        {PTK_WIRE_OP_ENCODE, 22, 1, 9, PTK_VERDICT_BAD_OP},
+        {PTK_WIRE_OP_ENCODE, 22, 1, 10, PTK_VERDICT_BAD_OP},
         {PTK_WIRE_OP_ENCODE, 22, 1, 255, PTK_VERDICT_BAD_OP},
         {PTK_WIRE_OP_ENCODE, 23, 1, 1, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 24, 4, 0x11111111, PTK_VERDICT_OK},
@@ -278,7 +278,8 @@ static void test_each_field_is_checked(void)
         {PTK_WIRE_OP_ENCODE, 33, 1, 0x80, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 33, 1, PTK_WIRE_OUTPUTS_OFFSETS_SHORT, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_ENCODE, 33, 1, 0x0F, PTK_VERDICT_OK},
-        {PTK_WIRE_OP_ENCODE, 34, 2, 0x200, PTK_VERDICT_BAD_FLAGS},
+        {PTK_WIRE_OP_ENCODE, 34, 2, 0x800, PTK_VERDICT_BAD_FLAGS},
+        {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_OVERFLOW, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_ENCODE, 34, 2, 0x8000, PTK_VERDICT_BAD_FLAGS},
         {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_ENCODE, 34, 2, PTK_WIRE_OPTIONS_OFFSETS_CHARS, PTK_VERDICT_BAD_OPTION},
@@ -298,12 +299,14 @@ static void test_each_field_is_checked(void)
         {PTK_WIRE_OP_COUNT, 32, 1, PTK_ID_FORMAT_U16, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_COUNT, 33, 1, 1, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_COUNT, 34, 2, PTK_WIRE_OPTIONS_OFFSETS_CHARS, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_COUNT, 34, 2, PTK_WIRE_OPTIONS_OVERFLOW, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_DECODE, 32, 1, PTK_ID_FORMAT_AUTO, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_DECODE, 32, 1, PTK_ID_FORMAT_RANK_VARINT, PTK_VERDICT_UNSUPPORTED},
         {PTK_WIRE_OP_DECODE, 32, 1, PTK_ID_FORMAT_U32, PTK_VERDICT_BAD_LENGTH},
         {PTK_WIRE_OP_DECODE, 33, 1, 1, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_DECODE, 34, 2, PTK_WIRE_OPTIONS_PAIR, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_DECODE, 34, 2, PTK_WIRE_OPTIONS_TRUNCATION, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_DECODE, 34, 2, PTK_WIRE_OPTIONS_RANGES, PTK_VERDICT_BAD_OPTION},
         {PTK_WIRE_OP_DECODE, 40, 4, 0x80000000u, PTK_VERDICT_BAD_LENGTH}, /* doubled: 2^32 */
     };
     for (size_t i = 0; i < PTK_ARRAY_LEN(edits); i++) {
@@ -379,13 +382,195 @@ static void test_truncation_is_checked(void)
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_OPTION);
     truncation->direction = 0;
     truncation->stride = 1;
-    CHECK(verdict_of(&request) == PTK_VERDICT_UNSUPPORTED);
+    CHECK(verdict_of(&request) == PTK_VERDICT_OK);
     truncation->stride = 0;
     truncation->reserved[5] = 1;
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_FLAGS);
 }
 
-/* --- ping and info --------------------------------------------------------------------------- */
+/* --- windows, steps, ranges ------------------------------------------------------------------ */
+
+/* An encode of "abcdefgh" cut to windows of three ids, of which `stride` are shared. */
+static void make_windows(struct buffer *request, uint32_t stride)
+{
+    make_header(request, PTK_WIRE_OP_ENCODE, 8 + 16 + 8 + 8);
+    *prelude_of(request) = (struct ptk_wire_request){
+        .options = PTK_WIRE_OPTIONS_TRUNCATION | PTK_WIRE_OPTIONS_OVERFLOW,
+        .item_count = 1,
+        .reply_len_max = UINT16_MAX};
+    struct ptk_wire_truncation *truncation = (void *)(request->bytes + 40);
+    truncation->max_length = 3;
+    truncation->stride = stride;
+    ptk_store_u32(request->bytes + 56, 8);
+    memcpy(request->bytes + 64, "abcdefgh", 8);
+}
+
+static void test_windows_come_with_their_lengths(void)
+{
+    static struct buffer request, reply;
+    make_windows(&request, 1);
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    /* abc cde efg gh */
+    CHECK(item_of(&reply, 0).count == 11);
+    CHECK(item_of(&reply, 0).window_count == 4);
+    static const uint32_t lens[] = {3, 3, 3, 2};
+    for (size_t i = 0; i < PTK_ARRAY_LEN(lens); i++) {
+        CHECK(ptk_load_u32(reply.bytes + 48 + 4 * i) == lens[i]);
+    }
+    CHECK(ptk_load_u16(reply.bytes + 64) == 'a' && ptk_load_u16(reply.bytes + 64 + 20) == 'h');
+    CHECK(reply.len == 32 + 16 + 16 + 24);
+    /* One byte less than all windows take refuses the item. */
+    CHECK(handle(&request, reply.len - 1, &reply) == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 0).verdict == PTK_VERDICT_REPLY_TOO_LONG);
+    CHECK(item_of(&reply, 0).window_count == 0 && item_of(&reply, 0).count == 0);
+    CHECK(reply.len == 48);
+    make_windows(&request, 3);
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 0).verdict == PTK_VERDICT_BAD_OPTION);
+}
+
+/* Two streams: the first waits behind '~', the second ends. */
+static void make_steps(struct buffer *request)
+{
+    static const struct ptk_wire_step steps[] = {
+        {.ids_count = 3, .given_count = 1, .new_count = 1},
+        {.ids_count = 2, .given_count = 0, .new_count = 0, .flags = PTK_WIRE_STEP_FLAGS_FLUSH},
+    };
+    static const uint16_t ids[] = {'a', 'b', '~', 'c', 'd'};
+    make_header(request, PTK_WIRE_OP_DECODE_STEP, 8 + sizeof steps + 16);
+    *prelude_of(request) = (struct ptk_wire_request){
+        .id_format = PTK_ID_FORMAT_U16, .item_count = 2, .reply_len_max = UINT16_MAX};
+    memcpy(request->bytes + 40, steps, sizeof steps);
+    memcpy(request->bytes + 40 + sizeof steps, ids, sizeof ids);
+}
+
+static void test_steps_of_many_streams_share_a_datagram(void)
+{
+    static struct buffer request, reply;
+    make_steps(&request);
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 0).count == 0 && item_of(&reply, 0).verdict == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 1).count == 0);
+    struct ptk_wire_step_state states[2];
+    memcpy(states, reply.bytes + 56, sizeof states);
+    CHECK(states[0].dropped_count == 0 && states[0].given_count == 1);
+    CHECK(states[1].dropped_count == 2 && states[1].given_count == 0);
+    request.bytes[60] = '!'; /* the last id of the first stream waits no longer */
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 0).count == 2 && memcmp(reply.bytes + 64, "b!", 2) == 0);
+    memcpy(states, reply.bytes + 56, sizeof states);
+    CHECK(states[0].dropped_count == 1 && states[0].given_count == 2);
+    CHECK(reply.len == 72);
+    /* The text does not fit: the window stays as it was. */
+    CHECK(handle(&request, 71, &reply) == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 0).verdict == PTK_VERDICT_REPLY_TOO_LONG);
+    memcpy(states, reply.bytes + 56, sizeof states);
+    CHECK(states[0].dropped_count == 0 && states[0].given_count == 0);
+    CHECK(handle(&request, 63, &reply) == PTK_VERDICT_REPLY_TOO_LONG);
+}
+
+static void test_steps_are_checked(void)
+{
+    static struct buffer request;
+    static const struct edit edits[] = {
+        {PTK_WIRE_OP_DECODE_STEP, 32, 1, PTK_ID_FORMAT_AUTO, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_DECODE_STEP, 33, 1, 1, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_DECODE_STEP, 34, 2, PTK_WIRE_OPTIONS_PAIR, PTK_VERDICT_BAD_OPTION},
+        {PTK_WIRE_OP_DECODE_STEP, 34, 2, PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS, PTK_VERDICT_OK},
+        {PTK_WIRE_OP_DECODE_STEP, 40, 2, 4, PTK_VERDICT_OK}, /* of zeros in the padding */
+        {PTK_WIRE_OP_DECODE_STEP, 40, 2, 7, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_DECODE_STEP, 42, 2, 3, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_DECODE_STEP, 44, 2, 3, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_DECODE_STEP, 44, 2, UINT16_MAX, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_DECODE_STEP, 46, 2, 2, PTK_VERDICT_BAD_FLAGS},
+        {PTK_WIRE_OP_DECODE_STEP, 54, 2, 0x8000, PTK_VERDICT_BAD_FLAGS},
+    };
+    for (size_t i = 0; i < PTK_ARRAY_LEN(edits); i++) {
+        const struct edit *edit = &edits[i];
+        make_steps(&request);
+        memcpy(request.bytes + edit->off, &edit->value, edit->len);
+        const enum ptk_verdict verdict = verdict_of(&request);
+        if (verdict != edit->verdict) {
+            fprintf(stderr, "edit %zu: verdict %d instead of %d\n", i, verdict, edit->verdict);
+            abort();
+        }
+    }
+}
+
+/* A count of "a|b|" and "|c" as a pair, with two ranges. */
+static void make_ranges(struct buffer *request)
+{
+    static const struct ptk_wire_range ranges[] = {
+        {.begin = 1, .len_all = 1 << 1}, {.begin = 3, .len_all = 2 << 1 | 1}};
+    make_header(request, PTK_WIRE_OP_COUNT, 8 + 8 + 8 + sizeof ranges + 8);
+    *prelude_of(request) = (struct ptk_wire_request){
+        .options = PTK_WIRE_OPTIONS_PAIR | PTK_WIRE_OPTIONS_RANGES |
+                   PTK_WIRE_OPTIONS_PARSE_SPECIAL,
+        .item_count = 1,
+        .reply_len_max = UINT16_MAX};
+    ptk_store_u32(request->bytes + 40, 4);
+    ptk_store_u32(request->bytes + 44, 2);
+    ptk_store_u32(request->bytes + 48, 2);
+    memcpy(request->bytes + 56, ranges, sizeof ranges);
+    memcpy(request->bytes + 72, "a|b||c", 6);
+}
+
+static void test_ranges_are_checked_and_hits_counted(void)
+{
+    static struct buffer request, reply;
+    static const struct edit edits[] = {
+        {PTK_WIRE_OP_COUNT, 48, 4, 1, PTK_VERDICT_BAD_LENGTH}, /* the other is then text */
+        {PTK_WIRE_OP_COUNT, 48, 4, 3, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_COUNT, 48, 4, PTK_WIRE_RANGES_MAX + 1, PTK_VERDICT_BAD_ITEMS},
+        {PTK_WIRE_OP_COUNT, 48, 4, UINT32_MAX, PTK_VERDICT_BAD_ITEMS},
+        {PTK_WIRE_OP_COUNT, 52, 4, 1, PTK_VERDICT_BAD_FLAGS},
+        {PTK_WIRE_OP_COUNT, 60, 4, 0, PTK_VERDICT_BAD_LENGTH},      /* an empty range */
+        {PTK_WIRE_OP_COUNT, 60, 4, 3 << 1, PTK_VERDICT_BAD_LENGTH}, /* they overlap */
+        {PTK_WIRE_OP_COUNT, 64, 4, 5, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_COUNT, 64, 4, UINT32_MAX, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_COUNT, 68, 4, 3 << 1, PTK_VERDICT_OK},
+        {PTK_WIRE_OP_COUNT, 68, 4, 4 << 1, PTK_VERDICT_BAD_LENGTH},
+        {PTK_WIRE_OP_COUNT, 68, 4, UINT32_MAX, PTK_VERDICT_BAD_LENGTH},
+    };
+    make_ranges(&request);
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    CHECK(item_of(&reply, 0).count == 6 && item_of(&reply, 0).hits == 3);
+    for (size_t i = 0; i < PTK_ARRAY_LEN(edits); i++) {
+        const struct edit *edit = &edits[i];
+        make_ranges(&request);
+        memcpy(request.bytes + edit->off, &edit->value, edit->len);
+        const enum ptk_verdict verdict = verdict_of(&request);
+        if (verdict != edit->verdict) {
+            fprintf(stderr, "edit %zu: verdict %d instead of %d\n", i, verdict, edit->verdict);
+            abort();
+        }
+    }
+    const uint64_t before = ptk_engine_counters(engine)->plain_hits;
+    make_ranges(&request);
+    CHECK(verdict_of(&request) == PTK_VERDICT_OK);
+    CHECK(ptk_engine_counters(engine)->plain_hits == before + 9); /* handled three times */
+}
+
+/* More hits than a byte counts are 255. */
+static void test_hits_are_counted_to_255(void)
+{
+    static struct buffer request, reply;
+    for (size_t hits = 254; hits <= 257; hits++) {
+        const size_t text_len = 264;
+        make_header(&request, PTK_WIRE_OP_COUNT, 8 + 8 + 8 + 8 + text_len);
+        *prelude_of(&request) = (struct ptk_wire_request){
+            .options = PTK_WIRE_OPTIONS_RANGES, .item_count = 1, .reply_len_max = UINT16_MAX};
+        ptk_store_u32(request.bytes + 40, (uint32_t)text_len);
+        ptk_store_u32(request.bytes + 48, 1);
+        ptk_store_u32(request.bytes + 60, (uint32_t)text_len << 1);
+        memset(request.bytes + 64, 'a', text_len);
+        memset(request.bytes + 64, '|', hits);
+        CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+        CHECK(item_of(&reply, 0).hits == ptk_min_size(hits, 255));
+    }
+}
+
+/* --- ping, info and settings ----------------------------------------------------------------- */
 
 static void test_ping_answers_any_length_up_to_the_limit(void)
 {
@@ -426,6 +611,41 @@ static void test_info_never_outgrows_its_request(void)
     CHECK(verdict_of(&request) == PTK_VERDICT_BAD_FLAGS);
 }
 
+static void test_settings_never_outgrow_their_request(void)
+{
+    static struct buffer request, reply;
+    struct ptk_wire_settings settings;
+    make_header(&request, PTK_WIRE_OP_SETTINGS, sizeof settings);
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    CHECK(reply.len == request.len);
+    memcpy(&settings, reply.bytes + 32, sizeof settings);
+    CHECK(settings.flags == 0);
+    models.configs[0].flags = PTK_IMAGE_FLAGS_HAS_TRUNCATION | PTK_IMAGE_FLAGS_HAS_PADDING;
+    models.configs[0].truncation_max = 9;
+    models.configs[0].truncation_stride = 2;
+    models.configs[0].truncation_kind = 1 | 1 << 8;
+    models.configs[0].padding_kind = 1 | 1 << 8;
+    models.configs[0].padding_len = 12;
+    models.configs[0].padding_id = 3;
+    models.configs[0].padding_type_id = 1;
+    CHECK(handle(&request, DATAGRAM_LEN_MAX, &reply) == PTK_VERDICT_OK);
+    memcpy(&settings, reply.bytes + 32, sizeof settings);
+    CHECK(settings.flags == (PTK_WIRE_SETTINGS_FLAGS_TRUNCATION | PTK_WIRE_SETTINGS_FLAGS_PADDING |
+                             PTK_WIRE_SETTINGS_FLAGS_PADDING_FIXED));
+    CHECK(settings.truncation_max == 9 && settings.truncation_stride == 2);
+    CHECK(settings.truncation_strategy == 1 && settings.truncation_direction == 1);
+    CHECK(settings.padding_direction == 1 && settings.padding_len == 12);
+    CHECK(settings.padding_id == 3 && settings.padding_type_id == 1);
+    models.configs[0].flags = 0;
+    make_header(&request, PTK_WIRE_OP_SETTINGS, sizeof settings - 8);
+    CHECK(verdict_of(&request) == PTK_VERDICT_REPLY_TOO_LONG);
+    make_header(&request, PTK_WIRE_OP_SETTINGS, sizeof settings + 1);
+    CHECK(verdict_of(&request) == PTK_VERDICT_BAD_LENGTH);
+    make_header(&request, PTK_WIRE_OP_SETTINGS, sizeof settings);
+    header_of(&request)->model_id = 3;
+    CHECK(verdict_of(&request) == PTK_VERDICT_UNKNOWN_MODEL);
+}
+
 /* --- items ----------------------------------------------------------------------------------- */
 
 /* The longest reply that fits is given, one id more is refused in its item. */
@@ -441,7 +661,8 @@ static void test_reply_limits_hold_to_the_byte(void)
             for (size_t text_len = 0; text_len < 40; text_len++) {
                 const uint32_t id_format = PTK_ID_FORMAT_U16 + model_id;
                 const size_t wanted =
-                    32 + ptk_wire_encode_layout(1, text_len, id_format, outputs).message_len;
+                    32 + ptk_wire_encode_layout(ptk_wire_items_len(1), text_len, id_format, outputs)
+                             .message_len;
                 make_batch(&request, PTK_WIRE_OP_ENCODE, text_len);
                 header_of(&request)->model_id = (uint16_t)model_id;
                 prelude_of(&request)->outputs = (uint8_t)outputs;
@@ -757,8 +978,14 @@ int main(void)
     test_extensions_are_unsupported();
     test_checksums_are_verified_and_returned();
     test_truncation_is_checked();
+    test_windows_come_with_their_lengths();
+    test_steps_of_many_streams_share_a_datagram();
+    test_steps_are_checked();
+    test_ranges_are_checked_and_hits_counted();
+    test_hits_are_counted_to_255();
     test_ping_answers_any_length_up_to_the_limit();
     test_info_never_outgrows_its_request();
+    test_settings_never_outgrow_their_request();
     test_reply_limits_hold_to_the_byte();
     test_reply_len_max_zero_means_no_longer_than_the_request();
     test_items_that_do_not_fit_do_not_stop_the_others();

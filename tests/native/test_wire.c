@@ -101,10 +101,10 @@ static void test_encode_cap_is_exact(void)
                 for (size_t room = 0; room < 300; room++) {
                     const size_t message_cap = table_len + room;
                     const size_t cap =
-                        ptk_wire_encode_cap(item_count, message_cap, id_format, outputs);
-                    CHECK(ptk_wire_encode_layout(item_count, cap, id_format, outputs).message_len <=
+                        ptk_wire_encode_cap(table_len, message_cap, id_format, outputs);
+                    CHECK(ptk_wire_encode_layout(table_len, cap, id_format, outputs).message_len <=
                           message_cap);
-                    CHECK(ptk_wire_encode_layout(item_count, cap + 1, id_format, outputs)
+                    CHECK(ptk_wire_encode_layout(table_len, cap + 1, id_format, outputs)
                               .message_len > message_cap);
                 }
             }

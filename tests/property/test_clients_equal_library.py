@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pintok import AsyncClient, Client, RefusedError, Truncation
+from pintok import AsyncClient, Client, RefusedError, Truncation, step_streams
 from tests.datapath_process import HOST, PROGRAM, datapath
 
 pytest.importorskip("pintok._native", reason="the native core is not built")
@@ -74,10 +74,65 @@ def test_one_text(
     assert np.array_equal(client.encode(text, pair=pair, truncation=truncation, **chosen), ids)
     assert client.count(text, pair=pair, **chosen) == tokenizer.count(text, pair=pair, **chosen)
     assert client.decode(ids) == tokenizer.decode(ids)
-    wanted = tokenizer.encode_full(text, pair=pair, truncation=truncation, **chosen)
-    answer = client.encode_full(text, pair=pair, truncation=truncation, **chosen)
+    whole = {"pair": pair, "truncation": truncation, "overflowing": False, **chosen}
+    wanted = tokenizer.encode_full(text, **whole)
+    answer = client.encode_full(text, **whole)
     for name in ("ids", "offsets", "type_ids", "special_tokens_mask"):
         assert np.array_equal(getattr(answer, name), getattr(wanted, name)), name
+
+
+@MODULE_FIXTURES
+@given(
+    st.text(alphabet, max_size=30),
+    st.one_of(st.none(), st.text(alphabet, max_size=8)),
+    options,
+    st.builds(
+        Truncation,
+        st.integers(6, 20),
+        st.integers(0, 2),
+        direction=st.sampled_from(["left", "right"]),
+        strategy=st.sampled_from(["longest_first", "only_first", "only_second"]),
+    ),
+)
+def test_windows(
+    client: Client,
+    tokenizer: Any,
+    text: str,
+    pair: str | None,
+    chosen: dict[str, Any],
+    truncation: Truncation,
+) -> None:
+    """Every array of every window, or the same refusal."""
+    whole = {"pair": pair, "truncation": truncation, **chosen}
+    try:
+        wanted = tokenizer.encode_full(text, **whole)
+    except RefusedError as refused:
+        with pytest.raises(RefusedError) as info:
+            client.encode_full(text, **whole)
+        assert info.value.code == refused.code
+        return
+    windows = [wanted, *wanted.overflowing]
+    assume(sum(8 * len(window) + 8 for window in windows) < 1200)  # They share a datagram.
+    answer = client.encode_full(text, **whole)
+    for mine, theirs in zip([answer, *answer.overflowing], windows, strict=True):
+        for name in ("ids", "offsets", "type_ids", "special_tokens_mask"):
+            assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
+
+
+@MODULE_FIXTURES
+@given(st.lists(st.lists(st.integers(0, 9000), max_size=12), min_size=1, max_size=40))
+def test_streams(client: Client, tokenizer: Any, batch: list[list[int]]) -> None:
+    """Streams of any ids, all of them in each datagram, chunk by chunk and to the flush."""
+    here = [tokenizer.decode_stream() for _ in batch]
+    there = [client.decode_stream() for _ in batch]
+    for number in range(max(map(len, batch))):
+        going = [place for place, ids in enumerate(batch) if number < len(ids)]
+        new = [batch[place][number] for place in going]
+        chunks = step_streams([there[place] for place in going], new)
+        assert chunks == [
+            here[place].step(token_id) for place, token_id in zip(going, new, strict=True)
+        ]
+    assert [stream.flush() for stream in there] == [stream.flush() for stream in here]
 
 
 @MODULE_FIXTURES

@@ -27,6 +27,7 @@ class Model:
     tag: int = 0x11111111
     name: str = "byte-level"
     source: int = 0
+    settings: bytes = bytes(40)
 
     @property
     def id_format(self) -> int:
@@ -78,6 +79,8 @@ class ByteEngine:
             return self._reply(fields, 12, model.tag, b"")
         if op == 2:
             return self._reply(fields, 0, model.tag, self._info(model))
+        if op == 9:
+            return self._reply(fields, 0, model.tag, model.settings)
         verdict, answer = self._batch(op, model, message)
         return self._reply(fields, verdict, model.tag, answer)
 
@@ -93,7 +96,7 @@ class ByteEngine:
         limit = self.datagram_len_max
         ids = (model.base + 258, 258, 256, 257, NONE, NONE)
         ends = (80, len(name), max(self.models) + 1, model.source)
-        head = (bytes(range(32)), *ids, limit - 32, limit, 0b111110, formats, *ends)
+        head = (bytes(range(32)), *ids, limit - 32, limit, 0b1001111110, formats, *ends)
         return struct.pack("<32s10I4H", *head) + padded(name)
 
     def _batch(self, op: int, model: Model, message: bytes) -> tuple[int, bytes]:
@@ -103,14 +106,24 @@ class ByteEngine:
         off = 8
         limit = None
         if options & 32:
-            limit = struct.unpack_from("<I", message, off)[0]
+            limit = struct.unpack_from("<II", message, off)
             off += 16
         lens_count = item_count * (2 if options & 4 else 1)
-        lengths = struct.unpack_from(f"<{lens_count}I", message, off)
-        off += 4 * lens_count + 7 & ~7
         room = min(reply_len_max or len(message) + 32, self.datagram_len_max) - 32
         if room < 8 + 8 * item_count:
             return 14, b""
+        if op == 6:
+            return 0, step(model, id_format, options, item_count, message[8:], room)
+        lengths = struct.unpack_from(f"<{lens_count}I", message, off)
+        off += 4 * lens_count + 7 & ~7
+        ranges: list[list[tuple[int, int]]] = [[] for _ in range(item_count)]
+        if options & 1024:
+            counts = struct.unpack_from(f"<{item_count}I", message, off)
+            off += 4 * item_count + 7 & ~7
+            for item, count in enumerate(counts):
+                for _ in range(count):
+                    ranges[item].append(struct.unpack_from("<II", message, off))
+                    off += 8
         if op == 4:
             return 0, decode(model, id_format, options, lengths, message[off:], room)
         texts = []
@@ -120,7 +133,44 @@ class ByteEngine:
         pairs = 2 if options & 4 else 1
         items = [texts[i : i + pairs] for i in range(0, len(texts), pairs)]
         id_format = id_format or model.id_format
-        return 0, encode(model, op, id_format, outputs, options, items, limit, room)
+        return 0, encode(model, op, id_format, outputs, options, items, ranges, limit, room)
+
+
+def step(
+    model: Model, id_format: int, options: int, item_count: int, data: bytes, room: int
+) -> bytes:
+    """Steps: what stands behind the context is given unless it ends in '~'."""
+    width, off, table, states, texts = WIDTHS[id_format], 8 * item_count, b"", b"", b""
+    tables_len = 8 + 8 * item_count + (4 * item_count + 7 & ~7)
+    for item in range(item_count):
+        count, given, new, flags = struct.unpack_from("<4H", data, 8 * item)
+        ids = [
+            int.from_bytes(data[off + width * i : off + width * (i + 1)], "little") - model.base
+            for i in range(count)
+        ]
+        off += width * count
+        given = given or count - new
+        if ids and ids[-1] == ord("~") and not flags & 1:
+            table += struct.pack("<IB3x", 0, 0)
+            states += struct.pack("<HH", 0, given)
+            continue
+        text = shown(ids[given:], options)
+        dropped = count if flags & 1 else given
+        fits = tables_len + len(padded(texts + text)) <= room
+        table += struct.pack("<IB3x", len(text) if fits else 0, 0 if fits else 14)
+        states += struct.pack("<HH", dropped, count - dropped) if fits else bytes(4)
+        texts += text if fits else b""
+    return struct.pack("<BBHI", 0, 0, item_count, 0) + table + padded(states) + padded(texts)
+
+
+def shown(units: list[int], options: int) -> bytes:
+    text = b""
+    for unit in units:
+        if 0 <= unit < 256:
+            text += bytes([unit])
+        elif unit in (256, 257) and not options & 128:
+            text += (b"<s>", b"</s>")[unit - 256]
+    return text
 
 
 def decode(
@@ -128,14 +178,11 @@ def decode(
 ) -> bytes:
     width, off, table, texts = WIDTHS[id_format], 0, b"", b""
     for length in lengths:
-        text = b""
+        units = []
         for _ in range(length):
-            unit = int.from_bytes(data[off : off + width], "little") - model.base
+            units.append(int.from_bytes(data[off : off + width], "little") - model.base)
             off += width
-            if 0 <= unit < 256:
-                text += bytes([unit])
-            elif unit in (256, 257) and not options & 128:
-                text += (b"<s>", b"</s>")[unit - 256]
+        text = shown(units, options)
         fits = 8 + 8 * len(lengths) + len(padded(texts + text)) <= room
         table += struct.pack("<IB3x", len(text) if fits else 0, 0 if fits else 14)
         texts += text if fits else b""
@@ -149,33 +196,60 @@ def encode(
     outputs: int,
     options: int,
     items: list[list[bytes]],
-    limit: int | None,
+    ranges: list[list[tuple[int, int]]],
+    limit: tuple[int, int] | None,
     room: int,
 ) -> bytes:
     table = b""
+    lens: list[int] = []
     rows: list[tuple[int, int, int, int, int]] = []  # id, begin, end, type, special
-    for texts in items:
+    for texts, plain in zip(items, ranges, strict=True):
         verdict, mine = 0, []
+        whole = b"".join(texts)
+        hits = sum(whole[at : at + (size >> 1)].count(b"|") for at, size in plain)
+        windows: list[int] = []
         if options & 1:
             mine.append((256, 0, 0, 0, 1))
         for kind, text in enumerate(texts):
             mine += [(byte, i, i + 1, kind, 0) for i, byte in enumerate(text)]
         if options & 1:
             mine.append((257, 0, 0, len(texts) - 1, 1))
-        mine = mine[:limit]
+        if limit is not None and options & 512:
+            mine, windows = cut(mine, *limit)
+        elif limit is not None:
+            mine = mine[: limit[0]]
         if any(0xFF in text for text in texts):
-            verdict, mine = 10, []
+            verdict, mine, windows = 10, [], []
         elif (
             op == 3
-            and len(layout(model, id_format, outputs, rows + mine)) + 8 + 8 * len(items) > room
+            and len(layout(model, id_format, outputs, rows + mine))
+            + 8
+            + 8 * len(items)
+            + (4 * len(lens + windows) + 7 & ~7)
+            > room
         ):
-            verdict, mine = 14, []
-        table += struct.pack("<IB3x", len(mine), verdict)
+            verdict, mine, windows = 14, [], []
+        table += struct.pack("<IBBH", len(mine), verdict, 0 if verdict else hits, len(windows))
         rows += mine if op == 3 else []
+        lens += windows
     if op == 5:
         return struct.pack("<BBHI", 0, 0, len(items), 0) + table
     head = struct.pack("<BBHI", id_format, outputs, len(items), 0)
-    return head + table + layout(model, id_format, outputs, rows)
+    sizes = padded(struct.pack(f"<{len(lens)}I", *lens))
+    return head + table + sizes + layout(model, id_format, outputs, rows)
+
+
+Row = tuple[int, int, int, int, int]
+
+
+def cut(rows: list[Row], size: int, stride: int) -> tuple[list[Row], list[int]]:
+    """Windows of all rows, one after another, and their lengths."""
+    windows = [rows[:size]]
+    begin = 0
+    while begin + size < len(rows):
+        begin += size - stride
+        windows.append(rows[begin : begin + size])
+    return [row for window in windows for row in window], [len(window) for window in windows]
 
 
 def layout(

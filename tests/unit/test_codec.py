@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pintok import _codec, _exchange, _wire
 from pintok._codec import Call, Target
 from pintok._wire import IdFormat, Verdict, WireOp, WireOptions
+from pintok.encoding import PlainRange
+from pintok.stream import Step
 from tests.unit import packets
 from tests.unit.byte_server import ByteEngine
 
@@ -50,17 +52,25 @@ def build(request: dict[str, Any]) -> bytes:
         return _codec.build_message(call.op, target, request_id, bytes.fromhex(request["message"]))
     if call.op == WireOp.INFO:
         return _codec.build_info(target, request_id)
-    if call.op == WireOp.DECODE:
+    if call.op == WireOp.SETTINGS:
+        return _codec.build_settings(target, request_id)
+    if call.op == WireOp.DECODE_STEP:
+        steps = [Step(ids, *rest) for ids, *rest in request["items"]]
+        _, items = _exchange.step_items(steps, call.options)
+    elif call.op == WireOp.DECODE:
         items = [
             _exchange.Item((len(ids),), _codec.build_ids(np.array(ids, np.uint32), call.id_format))
             for ids in request["items"]
         ]
     else:
+        ranges = request.get("ranges", [()] * len(request["items"]))
         items = [
             _exchange.Item(
-                tuple(len(as_bytes(text)) for text in texts), b"".join(map(as_bytes, texts))
+                tuple(len(as_bytes(text)) for text in texts),
+                b"".join(map(as_bytes, texts)),
+                _exchange.range_bytes([PlainRange(*each) for each in plain]),
             )
-            for texts in request["items"]
+            for texts, plain in zip(request["items"], ranges, strict=True)
         ]
     part = _exchange.Part(call, tuple(range(len(items))), tuple(items))
     return part.datagram(target, request_id)
@@ -90,7 +100,12 @@ def test_replies_are_parsed_to_what_was_meant(packet: packets.Packet) -> None:
         for name in ("name", "ids_end", "bos_id", "eos_id", "pad_id"):
             assert getattr(info, name) == packet.result[name]
         assert info.fingerprint == bytes(range(32)).hex()
-        assert info.ops == {"ping", "info", "encode", "decode", "count"}
+        assert info.ops == {
+            "ping", "info", "encode", "decode", "count", "decode_step", "settings"
+        }  # fmt: skip
+        return
+    if call.op == WireOp.SETTINGS:
+        assert _codec.parse_settings(reply) == _codec.FileSettings(None, None)
         return
     outcomes = _codec.parse_batch(reply.message, call, len(packet.call["items"]))
     for outcome, wanted in zip(outcomes, packet.result["items"], strict=True):
@@ -101,6 +116,9 @@ def test_replies_are_parsed_to_what_was_meant(packet: packets.Packet) -> None:
         if "count" in wanted:
             assert outcome.count == wanted["count"]
         assert outcome.text == wanted.get("text")
+        assert list(outcome.windows) == wanted.get("windows", [])
+        for name in ("hits", "dropped_count", "given_count"):
+            assert getattr(outcome, name) == wanted.get(name, 0)
 
 
 @pytest.mark.parametrize("packet", ANSWERED, ids=lambda packet: packet.name)
@@ -238,4 +256,7 @@ def test_replies_cut_at_every_byte_are_not_taken(packet: packets.Packet) -> None
         parsed = _codec.parse_reply(reply, call.op)
         assert parsed is not None
         with pytest.raises(_codec.MalformedReply):
-            _codec.parse_batch(parsed.message, call, len(packet.call["items"]))
+            if call.op == WireOp.SETTINGS:
+                _codec.parse_settings(parsed)
+            else:
+                _codec.parse_batch(parsed.message, call, len(packet.call["items"]))

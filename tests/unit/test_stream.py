@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
+import vocab_models
 
 from pintok._wire import Verdict
 from pintok.errors import RefusedError
-from pintok.stream import DecodeStream, stream_work
+from pintok.stream import DecodeStream, StreamWindow, step_streams
 from pintok.tokenizer import Tokenizer
 from pintok_server.cli.lines import Backend, Job, Options, Refusal, parse_line
 
@@ -84,33 +84,27 @@ def test_bad_lines_are_refused(line: dict[str, Any], code: str, hint: str) -> No
     assert refusal.code == code and hint in refusal.message
 
 
-class Remote:
-    """Decodes as a server does, which gives no bytes of tokens."""
-
-    def __init__(self, tokenizer: Tokenizer, source: int) -> None:
-        self._tokenizer = tokenizer
-        self._source = source
-
-    def info(self) -> Any:
-        return type("Info", (), {"source": self._source})
-
-    def decode(self, ids: Any, *, skip_special_tokens: bool = False) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-
-
-def test_a_stream_over_a_server_gives_the_same_chunks(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("".join(TEXTS)).tolist()
-    here = DecodeStream(tokenizer)
-    there = DecodeStream(Remote(tokenizer, tokenizer.source))  # type: ignore[arg-type]
-    assert [here.step(i) for i in ids] == [there.step(i) for i in ids]
-    assert here.flush() == there.flush()
+def test_many_streams_go_on_together(tokenizer: Tokenizer) -> None:
+    """Each with its own ids, as it would alone."""
+    ids = [tokenizer.encode(text).tolist() for text in TEXTS if text]
+    alone = [DecodeStream(tokenizer) for _ in ids]
+    wanted = [[stream.step(i) for i in some[:4]] for stream, some in zip(alone, ids, strict=True)]
+    together = [DecodeStream(tokenizer) for _ in ids]
+    rounds = [step_streams(together, [some[n] for some in ids]) for n in range(3)]
+    assert [list(chunks) for chunks in zip(*rounds, strict=True)] == [some[:3] for some in wanted]
+    with pytest.raises(ValueError, match="twice"):
+        step_streams([together[0], together[0]], [1, 1])
+    with pytest.raises(ValueError, match="differ"):
+        step_streams([together[0], DecodeStream(tokenizer, skip_special_tokens=False)], [1, 1])
+    assert step_streams([], []) == []
 
 
-@pytest.mark.parametrize("source", [2, 3])
-def test_what_a_server_cannot_stream_is_refused(tokenizer: Tokenizer, source: int) -> None:
-    with pytest.raises(RefusedError, match="bytes of tokens") as refused:
-        DecodeStream(Remote(tokenizer, source))  # type: ignore[arg-type]
-    assert refused.value.verdict == Verdict.UNSUPPORTED
+def test_ids_that_come_together_are_one_step(tokenizer: Tokenizer) -> None:
+    """Speculative decoding takes several ids on at once."""
+    ids = tokenizer.encode("Grüße, 世界 😀!").tolist()
+    stream = DecodeStream(tokenizer)
+    assert (stream.step(ids[:5]) or "") + (stream.step(ids[5:]) or "") == "Grüße, 世界 😀!"
+    assert stream.flush() == ""
 
 
 def test_a_refused_stream_leaves_the_others_alone(
@@ -118,14 +112,14 @@ def test_a_refused_stream_leaves_the_others_alone(
 ) -> None:
     """One window that the engine refuses is one line with an error."""
     poison = int(tokenizer.encode("z")[0])
-    decode = Tokenizer.decode
+    decode_steps = Tokenizer.decode_steps
 
-    def decode_some(self: Tokenizer, ids: Any, *, skip_special_tokens: bool = False) -> str:
-        if poison in np.asarray(ids):
+    def decode_some(self: Tokenizer, steps: Any, *, skip_special_tokens: bool = True) -> Any:
+        if any(poison in step.ids for step in steps):
             raise RefusedError(Verdict.TEXT_TOO_LONG)
-        return decode(self, ids, skip_special_tokens=skip_special_tokens)
+        return decode_steps(self, steps, skip_special_tokens=skip_special_tokens)
 
-    monkeypatch.setattr(Tokenizer, "decode", decode_some)
+    monkeypatch.setattr(Tokenizer, "decode_steps", decode_some)
     good = tokenizer.encode("a b").tolist()
     lines = [{"ids": [*good, poison], "stream": True}, {"ids": good, "stream": True}]
     refused, served = serve(tokenizer, lines)
@@ -133,18 +127,53 @@ def test_a_refused_stream_leaves_the_others_alone(
     assert served == {"chunks": ["a", " b"], "flush": ""}
 
 
-def test_questions_of_a_stream_stay_small(tokenizer: Tokenizer) -> None:
-    """A long stream must not send all of its past with every id."""
-    ids = tokenizer.encode("word " * 500).tolist()
-    work = stream_work(tokenizer, ids, source=tokenizer.source, skip_special_tokens=True)
-    longest = 0
-    question = next(work)
-    while True:
-        longest = max(longest, len(question))
-        try:
-            question = work.send(tokenizer.decode(question))
-        except StopIteration as end:
-            chunks, flushed = end.value
-            break
-    assert "".join(chunk or "" for chunk in chunks) + flushed == "word " * 500
+def test_windows_of_a_stream_stay_small(tokenizer: Tokenizer) -> None:
+    """A long stream must not carry all of its past with every id."""
+    window = StreamWindow([])
+    text, longest = "", 0
+    for token_id in tokenizer.encode("word " * 500).tolist():
+        step = window.ask([token_id])
+        longest = max(longest, len(step.ids))
+        text += window.accept(step, tokenizer.decode_steps([step])[0])
+    assert text == "word " * 500
     assert longest <= 4
+
+
+def test_what_never_completes_is_given_in_the_end(tokenizer: Tokenizer) -> None:
+    """Bytes without a character must not hold a stream back, nor make its steps ever longer."""
+    byte = tokenizer.encode("😀").tolist()[0]
+    window = StreamWindow([])
+    given, longest = "", 0
+    for _ in range(1000):
+        step = window.ask([byte])
+        longest = max(longest, len(step.ids))
+        given += window.accept(step, tokenizer.decode_steps([step])[0])
+    assert len(given) >= 700 and set(given) == {"\ufffd"}
+    assert longest <= 520
+
+
+BYTE_TOKENS = {f"<0x{byte:02X}>": byte for byte in range(256)}
+
+
+@pytest.fixture(scope="module")
+def fallback(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A model whose decoder reads runs of byte tokens: there the reference may raise."""
+    root = vocab_models.byte_level(
+        pre_tokenizer=None,
+        decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+    )
+    root["model"] |= {"vocab": {**BYTE_TOKENS, "x": 256, "y": 257}, "merges": [],
+                      "byte_fallback": True}  # fmt: skip
+    root["added_tokens"] = []
+    return Tokenizer.from_file(vocab_models.write(tmp_path_factory.mktemp("fallback"), root))
+
+
+def test_where_the_reference_raises_the_stream_goes_on(fallback: Tokenizer) -> None:
+    """A given byte turns out to belong to a run that is no character: it cannot be taken back."""
+    ids = [256, 0x41, 0xFF, 256, 257]
+    stream = DecodeStream(fallback)
+    assert [stream.step(i) for i in ids] == ["x", "A", None, "\ufffdx", "y"]
+    assert stream.flush() == ""
+    stream = DecodeStream(fallback)
+    assert [stream.step(i) for i in (0x41, 0xE4)] == ["A", None]
+    assert stream.flush() == "\ufffd"
