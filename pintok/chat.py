@@ -1,9 +1,9 @@
 """Chat templates: a list of messages to the text that a model was trained to read.
 
 A template is untrusted code out of a model's repository. It runs in jinja2's immutable sandbox,
-sees nothing but plain JSON values, and renders exactly what `transformers` renders (5.x): trimmed
-blocks, loop controls, `generation` blocks, `raise_exception`, `strftime_now`, JSON without HTML
-escapes.
+sees nothing but plain JSON values, is held to the limits of `_template_limits.py`, and renders
+exactly what `transformers` renders (5.x): trimmed blocks, loop controls, `generation` blocks,
+`raise_exception`, `strftime_now`, JSON without HTML escapes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
-import jinja2.sandbox
 import jinja2.utils
 
+from pintok import _template_limits
 from pintok.encoding import Ids
 from pintok.errors import PinTokError
 
@@ -115,8 +115,9 @@ class ChatTemplate:
         try:
             chat = [_with_reasoning(_plain(message)) for message in messages]
             field = _mark_final_message(chat, source) if continue_final_message else None
-            rendered = _compile(source).render(
-                **{
+            rendered = _template_limits.render(
+                _compile(source),
+                {
                     **self.special_tokens,
                     **_plain(variables),
                     "messages": chat,
@@ -124,7 +125,7 @@ class ChatTemplate:
                     "documents": _plain(documents),
                     "add_generation_prompt": add_generation_prompt,
                     "strftime_now": _clock(now),
-                }
+                },
             )
         except ChatTemplateError:
             raise
@@ -265,13 +266,14 @@ class _Generation(jinja2.ext.Extension):
 
 @functools.lru_cache(maxsize=64)
 def _compile(source: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    environment = _template_limits.BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
     environment.globals["dict"] = _Dict()
     environment.globals["namespace"] = _Namespace
+    environment.guard_filters()
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
