@@ -35,20 +35,30 @@ UNITS = {
     "marks in two orders": "\u0323\u0301",
     "contractions": "'s",
 }
-# One of each family, where the reference data is there.
+# One of each family and of each normalizer, where the reference data is there: (tokenizer, source).
 MODELS = (
-    "gpt2",
-    "llama-3",
-    "o200k_base",
-    "qwen2.5",
-    "deepseek-v3",
-    "gpt-neox-20b",
-    "falcon-7b",
-    "llama-2",
-    "gemma-3",
-    "bert-base-uncased",
-    "t5-small",
-    "xlm-roberta-metaspace",
+    ("gpt2", "hf"),
+    ("llama-3", "hf"),
+    ("o200k_base", "hf"),
+    ("qwen2.5", "hf"),
+    ("deepseek-v3", "hf"),
+    ("gpt-neox-20b", "hf"),
+    ("falcon-7b", "hf"),
+    ("clip-vit-base-patch32", "hf"),
+    ("lab-bpe-prefix-suffix", "hf"),
+    ("llama-2", "hf"),
+    ("gemma-3", "hf"),
+    ("bert-base-uncased", "hf"),
+    ("lab-wordlevel", "hf"),
+    ("t5-small", "hf"),
+    ("xlm-roberta-metaspace", "hf"),
+    ("ms-nmt-unigram", "hf"),
+    ("lab-unigram-bytefallback", "hf"),
+    ("kimi-k2", "tiktoken"),
+    ("mistral-tekken-v3", "tekken"),
+    ("llama-2", "spm"),
+    ("chatglm-6b", "spm"),
+    ("xlnet-base-cased", "spm"),
 )
 
 pytestmark = [
@@ -85,11 +95,11 @@ def test_hostile_text_costs_linear_work(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.skipif(DATA is None, reason="no reference data: set PINTOK_TEST_DATA")
-@pytest.mark.parametrize("model", MODELS)
-def test_every_family_is_linear(model: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("model", "source"), MODELS, ids=map(".".join, MODELS))
+def test_every_family_is_linear(model: str, source: str, tmp_path: pathlib.Path) -> None:
     """Merging, lattices, greedy matching and normalizers of real models."""
     assert DATA is not None
-    source = cases.model_path(DATA / "tokenizers" / model, "hf")
-    image = pathlib.Path(vocab.load_image(str(source)).path)
+    path = cases.model_path(DATA / "tokenizers" / model, source)
+    image = pathlib.Path(vocab.load_image(str(path)).path)
     units = ["letters", "spaces", "emoji", "marks in two orders"]
     check_linear(image, 1 << 15, tmp_path, units)
