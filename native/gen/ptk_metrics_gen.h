@@ -414,13 +414,15 @@ enum ptk_process_counter {
     /* Times that a process has taken the place of a running one, this one included: all
      * counters go on. */
     PTK_PROCESS_TAKE_OVERS = 20,
+    /* Time that the workers stood still at the last take-over, in nanoseconds. */
+    PTK_PROCESS_TAKE_OVER_GAP_NS = 21,
     /* Receive queues that the interface has; 0 when none is named. */
-    PTK_PROCESS_QUEUES = 21,
+    PTK_PROCESS_QUEUES = 22,
     /* Times that their number changed while serving. */
-    PTK_PROCESS_QUEUE_CHANGES = 22,
+    PTK_PROCESS_QUEUE_CHANGES = 23,
     /* 1 when the main thread may only do what housekeeping needs (seccomp). */
-    PTK_PROCESS_SANDBOXED = 23,
-    PTK_PROCESS_COUNTER_COUNT = 24,
+    PTK_PROCESS_SANDBOXED = 24,
+    PTK_PROCESS_COUNTER_COUNT = 25,
 };
 
 enum ptk_worker_counter {

@@ -435,6 +435,7 @@ static void publish_modes(struct ptk_server *server)
     ptk_stats_store(&process[PTK_PROCESS_LESSER_MODES], server->lesser_modes);
     ptk_stats_store(&process[PTK_PROCESS_COMMANDS], server->commands);
     ptk_stats_store(&process[PTK_PROCESS_TAKE_OVERS], server->take_overs);
+    ptk_stats_store(&process[PTK_PROCESS_TAKE_OVER_GAP_NS], server->take_over_gap_ns);
 }
 
 /* The main thread, and workers without a core of their own, keep off the workers' cores if they
@@ -621,6 +622,10 @@ int ptk_server_start(struct ptk_server **out, const struct ptk_server_config *co
     __atomic_store_n(&server->segment.process[PTK_PROCESS_STATE], PTK_PROCESS_STATE_READY,
                      __ATOMIC_RELEASE);
     publish_files(server);
+    if (ptk_server_inherits(server)) {
+        ptk_server_tell("the workers stood still for %llu us",
+                        (unsigned long long)(server->take_over_gap_ns / 1000));
+    }
     ptk_server_heir_close(server);
     static const char *const MODES[] = PTK_XDP_MODE_NAMES;
     ptk_server_tell(

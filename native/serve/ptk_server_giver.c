@@ -350,6 +350,7 @@ static bool stand_still(struct ptk_server *server)
     struct ptk_server_giver *giver = &server->giver;
     struct ptk_handover_block *block = (void *)giver->block_memory.base;
     struct ptk_err err = {.code = 0, .text = ""};
+    block->still_at_ns = ptk_clock_ns();
     if (!ptk_server_hold_all(server)) {
         (void)ptk_err_set(&err, -ETIMEDOUT, "hand-over: the workers did not come to a stop");
         refuse(server, &err);

@@ -135,6 +135,7 @@ struct ptk_handover_block {
     uint64_t link_changes;
     uint64_t queue_changes;
     uint64_t take_overs;
+    uint64_t still_at_ns; /* CLOCK_MONOTONIC: when the workers were asked to stand still */
     uint64_t steer[PTK_HANDOVER_STEER_CAP]; /* what earlier programs have counted */
     struct ptk_handover_worker workers[];
 };

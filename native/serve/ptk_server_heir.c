@@ -282,6 +282,7 @@ int ptk_server_heir_take(struct ptk_server *server, struct ptk_err *err)
         return code;
     }
     ptk_server_ask_all(server, PTK_WORKER_HOLD_NO);
+    server->take_over_gap_ns = ptk_clock_ns() - heir->block->still_at_ns;
     /* Serving. From here on nothing may end this process any more, nor its parent's end. */
     server->serves = true;
     (void)prctl(PR_SET_PDEATHSIG, 0);

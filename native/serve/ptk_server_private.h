@@ -110,6 +110,7 @@ struct ptk_server {
     uint64_t commands;
     uint64_t sample_at_ns; /* when the kernel's counters are read next */
     uint64_t take_overs;
+    uint64_t take_over_gap_ns;
     bool draining;
     bool serves; /* rings, frames and sockets are this process's to work on */
     struct ptk_server_giver giver;

@@ -306,6 +306,7 @@ PROCESS_COUNTERS: Final = (
     ('commands', 'Mailbox commands carried out or refused.'),
     ('lesser_modes', 'Lesser modes named at start: 0 means everything wished for was obtained.'),
     ('take_overs', 'Times that a process has taken the place of a running one, this one included: all counters go on.'),
+    ('take_over_gap_ns', 'Time that the workers stood still at the last take-over, in nanoseconds.'),
     ('queues', 'Receive queues that the interface has; 0 when none is named.'),
     ('queue_changes', 'Times that their number changed while serving.'),
     ('sandboxed', '1 when the main thread may only do what housekeeping needs (seccomp).'),

@@ -121,6 +121,12 @@ def _process_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     for name, doc in spec.PROCESS_COUNTERS:
         if name in {"link_changes", "queue_changes", "commands", "take_overs"}:
             yield CounterMetricFamily(f"pintok_datapath_{name}", doc, value=process.get(name, 0))
+        elif name == "take_over_gap_ns":
+            yield GaugeMetricFamily(
+                "pintok_datapath_take_over_gap_seconds",
+                "Time that the workers stood still at the last take-over.",
+                value=process.get(name, 0) / 1e9,
+            )
         elif name == "mtu":
             yield GaugeMetricFamily("pintok_datapath_mtu_bytes", doc, value=process.get(name, 0))
         elif name not in _SPECIAL and name not in _INFO_ENUMS and name not in _INFO_FLAGS:

@@ -86,6 +86,8 @@ def test_three_in_a_row_under_load(link: Link, folder: pathlib.Path, path: str) 
         flood.stopping.set()
         flood.join(30.0)
         figures = steady.finish()
+        gap_us = seen.process["take_over_gap_ns"] / 1000
+        print(f"\nstood still at the last take-over: {gap_us:.0f} us")
         print(f"\n{path}: flood of {flood.sent}: {figures}")
         lost = set(range(flood.sent)) - flood.answered
         assert not lost, f"{len(lost)} of {flood.sent}, first {min(lost)}"

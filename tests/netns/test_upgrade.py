@@ -62,6 +62,7 @@ class Asking:
     link: Link
     expected: list[list[int]]
     retries: int = 40
+    texts: list[str] = dataclasses.field(default_factory=lambda: TEXTS)
     latencies_s: list[float] = dataclasses.field(default_factory=list)
     wrong: list[object] = dataclasses.field(default_factory=list)
     unanswered: list[PinTokError] = dataclasses.field(default_factory=list)
@@ -81,12 +82,12 @@ class Asking:
             self.link.inside(self.link.client),
             Client(SERVER4, timeout=10, retries=self.retries) as client,
         ):
-            for number in itertools.cycle(range(len(TEXTS))):
+            for number in itertools.cycle(range(len(self.texts))):
                 if self.stopping.is_set():
                     return
                 started = time.perf_counter()
                 try:
-                    ids = client.encode(TEXTS[number]).tolist()
+                    ids = client.encode(self.texts[number]).tolist()
                 except RefusedError as error:
                     self.wrong.append(error)
                     continue
@@ -121,7 +122,13 @@ def test_three_upgrades_in_a_row(
     the control process is the same process with the new program."""
     server = instance.start()
     pids = [server.ready["pid"]]
-    with Asking(link, expected, retries=0) as asking:
+    # Long messages that are under way are asked for again, by the client itself.
+    texts = [f"{number} " + "long prompts in segments, naïve 😀. " * 3000 for number in range(5)]
+    ids = [tokenizer.encode(text).tolist() for text in texts]
+    with (
+        Asking(link, ids, texts=texts) as long,
+        Asking(link, expected, retries=0) as asking,
+    ):
         asking.more()
         for count in range(1, 4):
             before = total(link, server, "pintok_worker_requests_total")
@@ -135,7 +142,9 @@ def test_three_upgrades_in_a_row(
             assert total(link, server, "pintok_worker_requests_total") > before
             assert total(link, server, "pintok_datapath_take_overs_total") == count
             asking.more()
+        long.more(3)
     asking.check("three upgrades")
+    long.check("three upgrades, texts of 110 KB")
     assert len(set(pids)) == 4
     assert len(server.event("restart")) == 0
     assert total(link, server, "pintok_worker_frames_missing") == 0
