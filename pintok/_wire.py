@@ -146,20 +146,24 @@ class Verdict(enum.IntEnum):
     BUSY = 17
     # No state for this request: send it again from the start.
     UNKNOWN_REQUEST = 18
-    # The address must be validated: repeat with the cookie.
+    # The address must be validated: repeat with the wire_cookie that this refusal carries, if the
+    # request had room for it; otherwise ask for one by a ping with a wire_cookie of zeros.
     CHALLENGE = 19
-    # The cookie is wrong or too old.
+    # The cookie is wrong or too old. The refusal carries a fresh one.
     BAD_COOKIE = 20
-    # The MAC is wrong, or its key is unknown.
+    # The MAC is wrong, its key is unknown, or there is none where the server asks for one.
     BAD_KEY = 21
-    # The source is over its limit.
+    # The source address or its network is over its limit of packets, bytes or work. Not always
+    # answered.
     RATE_LIMITED = 22
-    # The source address is not in an allowed network.
+    # The source address is not in an allowed network. Never answered.
     NOT_ALLOWED = 23
     # No stored prefix with this handle.
     UNKNOWN_PREFIX = 24
     # An id list in rank_varint is malformed.
     BAD_ID = 25
+    # A datagram with this MAC was answered before, or its sequence number is too old.
+    REPLAYED = 26
 
 
 VERDICT_TEXTS: Final[dict[int, str]] = {
@@ -189,6 +193,7 @@ VERDICT_TEXTS: Final[dict[int, str]] = {
     23: 'the source address is not allowed',
     24: 'there is no stored prefix with this handle',
     25: 'the id list is malformed',
+    26: 'the datagram was sent before',
 }
 
 
@@ -329,7 +334,9 @@ WIRE_HEADER_OFFSETS: Final = {
 }
 
 
-# Extension: proof that the client receives at its address.
+# Extension of requests, segments, pulls: proof that the client receives at its address. And of
+# refusals with challenge and bad_cookie: the cookie to repeat in every datagram from then on,
+# until it is refused.
 WIRE_COOKIE: Final = struct.Struct("<IIQ")
 WIRE_COOKIE_FIELDS: Final = (
     "epoch",
@@ -343,17 +350,18 @@ WIRE_COOKIE_OFFSETS: Final = {
 }
 
 
-# Extension: authentication by a tenant's key.
+# Extension of requests, segments, pulls and cancels: authentication by a tenant's key. Replies
+# carry none.
 WIRE_MAC: Final = struct.Struct("<IIQ16s")
 WIRE_MAC_FIELDS: Final = (
     "key_id",
-    "reserved",
+    "sender",
     "sequence",
     "mac",
 )
 WIRE_MAC_OFFSETS: Final = {
     "key_id": 0,
-    "reserved": 4,
+    "sender": 4,
     "sequence": 8,
     "mac": 16,
 }

@@ -9,7 +9,8 @@
  *
  * "Certainly ours" is the destination port and one of the destination addresses in the map. The
  * program does not look into the payload: what is no request of ours is refused, and counted, in
- * one place, the poller. It drops nothing. Every way out has a counter.
+ * one place, the poller. It drops only what comes from outside the list of networks, where there is
+ * one. Every way out has a counter.
  *
  * A VLAN tag that the network card has taken out of the frame (rx-vlan-offload) cannot be seen
  * here, and the reply would leave without it. So the address of a VLAN interface belongs into the
@@ -27,7 +28,7 @@
 #include <bpf/bpf_helpers.h>
 
 /* Set before the program is loaded; the verifier treats it as a constant. Network order. */
-const volatile __be16 ptk_port_be = 0;
+const volatile struct ptk_steer_settings ptk_settings = {0};
 
 /* One slot a receive queue: the AF_XDP socket that takes its packets. */
 struct {
@@ -44,6 +45,15 @@ struct {
     __type(key, struct ptk_steer_address);
     __type(value, __u8);
 } ptk_addresses SEC(".maps");
+
+/* Networks that may send to us, if settings.listed. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, PTK_STEER_NETWORKS_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct ptk_steer_network);
+    __type(value, __u8);
+} ptk_networks SEC(".maps");
 
 /* Packets by enum ptk_steer_reason, one copy a CPU. */
 struct {
@@ -84,11 +94,13 @@ int ptk_steer(struct xdp_md *ctx)
     const void *cursor = (const void *)(long)ctx->data;
     const struct ethhdr *eth = cursor;
     struct ptk_steer_address address = {0};
+    struct ptk_steer_network source = {0};
     __u64 ip_off; /* bytes before the IP header */
     __u64 ip_len; /* bytes the IP header announces, from its first byte */
     __u64 ip_header_len;
     __be16 protocol;
 
+    source.prefix_len = 128; /* Set here: an initializer would stand beside the settings. */
     cursor = eth + 1;
     if (cursor > end) {
         return pass(PTK_STEER_REASON_PASS_SHORT); /* no whole Ethernet header */
@@ -130,6 +142,8 @@ int ptk_steer(struct xdp_md *ctx)
         ip_header_len = sizeof *ip;
         address.words[2] = bpf_htonl(0xFFFF);
         address.words[3] = ip->daddr;
+        source.words[2] = address.words[2];
+        source.words[3] = ip->saddr;
     } else if (protocol == bpf_htons(ETH_P_IPV6)) {
         const struct ipv6hdr *ip = cursor;
         cursor = ip + 1;
@@ -157,6 +171,7 @@ int ptk_steer(struct xdp_md *ctx)
         ip_len = sizeof *ip + (__u64)bpf_ntohs(ip->payload_len);
         ip_header_len = sizeof *ip;
         __builtin_memcpy(address.words, &ip->daddr, sizeof address.words);
+        __builtin_memcpy(source.words, &ip->saddr, sizeof source.words);
         if (address.words[0] == 0 && address.words[1] == 0 &&
             address.words[2] == bpf_htonl(0xFFFF)) {
             return pass(PTK_STEER_REASON_PASS_ADDRESS); /* an IPv4 entry must not match IPv6 */
@@ -170,11 +185,15 @@ int ptk_steer(struct xdp_md *ctx)
     if (cursor > end) {
         return pass(PTK_STEER_REASON_PASS_SHORT); /* no whole UDP header */
     }
-    if (udp->dest != ptk_port_be) {
+    if (udp->dest != ptk_settings.port_be) {
         return pass(PTK_STEER_REASON_PASS_PORT); /* another service */
     }
     if (!bpf_map_lookup_elem(&ptk_addresses, &address)) {
         return pass(PTK_STEER_REASON_PASS_ADDRESS); /* another host, multicast, broadcast */
+    }
+    if (ptk_settings.listed && !bpf_map_lookup_elem(&ptk_networks, &source)) {
+        count(PTK_STEER_REASON_DROP_NOT_ALLOWED);
+        return XDP_DROP; /* the operator has said who may send here */
     }
     /* All lengths agree and the frame holds them; it may be longer (Ethernet padding). */
     if (ip_header_len + bpf_ntohs(udp->len) != ip_len || bpf_ntohs(udp->len) < sizeof *udp ||

@@ -13,6 +13,21 @@
 /* Destination addresses that are served. */
 #define PTK_STEER_ADDRESSES_MAX 256
 
+/* Networks in the list of those that may send. */
+#define PTK_STEER_NETWORKS_MAX 64
+
+/* What is set before the program is loaded. */
+struct ptk_steer_settings {
+    __u16 port_be;
+    __u16 listed; /* 1: only sources in the map of networks are let in */
+};
+
+/* A network, as key of the map: the length counts from the first bit of the 16 bytes. */
+struct ptk_steer_network {
+    __u32 prefix_len;
+    __u32 words[4];
+};
+
 /*
  * A destination address, network order. IPv4 is written as IPv4-mapped IPv6 (::ffff:a.b.c.d), so
  * that one map holds both families and no IPv6 packet can match an IPv4 entry: the program refuses
@@ -38,6 +53,7 @@ enum ptk_steer_reason {
     PTK_STEER_REASON_PASS_LENGTH,
     PTK_STEER_REASON_PASS_PORT,
     PTK_STEER_REASON_PASS_ADDRESS,
+    PTK_STEER_REASON_DROP_NOT_ALLOWED,
     PTK_STEER_REASON_COUNT,
 };
 

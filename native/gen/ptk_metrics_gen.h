@@ -13,7 +13,7 @@
 #define PTK_STATS_VERSION 1u
 /* Words reserved in a worker for its counters: room to add some without moving anything. */
 #define PTK_STATS_COUNTER_CAP 64u
-/* Words reserved in a worker for its counts by verdict (verdict is a byte; 26 are defined). */
+/* Words reserved in a worker for its counts by verdict (verdict is a byte; 27 are defined). */
 #define PTK_STATS_VERDICT_CAP 64u
 /* Buckets of service time. Bucket i < 23 counts replies that took at most 2^i microseconds and
  * more than 2^(i-1); the last one counts the rest. */
@@ -137,7 +137,9 @@ enum ptk_mailbox_command {
     PTK_MAILBOX_COMMAND_UNLOAD = 2,
     /* As SIGTERM. */
     PTK_MAILBOX_COMMAND_DRAIN = 3,
-    PTK_MAILBOX_COMMAND_VALUE_COUNT = 4,
+    /* Replace the keys of tenants by those in the file at `path`. */
+    PTK_MAILBOX_COMMAND_KEYS = 4,
+    PTK_MAILBOX_COMMAND_VALUE_COUNT = 5,
 };
 
 /* The name of each mailbox_command; NULL where no value is defined. */
@@ -147,6 +149,7 @@ enum ptk_mailbox_command {
         [1] = "load", \
         [2] = "unload", \
         [3] = "drain", \
+        [4] = "keys", \
     }
 
 /* Beginning of the segment. Written by the main thread of the datapath. */
@@ -521,7 +524,11 @@ enum ptk_worker_counter {
     PTK_WORKER_BULK_EVICTED = 45,
     /* Times that a long message was suspended for others. */
     PTK_WORKER_SLICES = 46,
-    PTK_WORKER_COUNTER_COUNT = 47,
+    /* Datagrams with a good cookie. */
+    PTK_WORKER_VALIDATED = 47,
+    /* Datagrams with a good MAC. */
+    PTK_WORKER_KEYED = 48,
+    PTK_WORKER_COUNTER_COUNT = 49,
 };
 
 enum ptk_worker_gauge_counter {
@@ -596,7 +603,9 @@ enum ptk_steer_counter {
     PTK_STEER_PASS_PORT = 9,
     /* Another destination address: to the kernel. */
     PTK_STEER_PASS_ADDRESS = 10,
-    PTK_STEER_COUNTER_COUNT = 11,
+    /* Source in none of the allowed networks: dropped. */
+    PTK_STEER_DROP_NOT_ALLOWED = 11,
+    PTK_STEER_COUNTER_COUNT = 12,
 };
 
 #endif

@@ -175,21 +175,25 @@ enum ptk_verdict {
     PTK_VERDICT_BUSY = 17,
     /* No state for this request: send it again from the start. */
     PTK_VERDICT_UNKNOWN_REQUEST = 18,
-    /* The address must be validated: repeat with the cookie. */
+    /* The address must be validated: repeat with the wire_cookie that this refusal carries, if
+     * the request had room for it; otherwise ask for one by a ping with a wire_cookie of zeros. */
     PTK_VERDICT_CHALLENGE = 19,
-    /* The cookie is wrong or too old. */
+    /* The cookie is wrong or too old. The refusal carries a fresh one. */
     PTK_VERDICT_BAD_COOKIE = 20,
-    /* The MAC is wrong, or its key is unknown. */
+    /* The MAC is wrong, its key is unknown, or there is none where the server asks for one. */
     PTK_VERDICT_BAD_KEY = 21,
-    /* The source is over its limit. */
+    /* The source address or its network is over its limit of packets, bytes or work. Not always
+     * answered. */
     PTK_VERDICT_RATE_LIMITED = 22,
-    /* The source address is not in an allowed network. */
+    /* The source address is not in an allowed network. Never answered. */
     PTK_VERDICT_NOT_ALLOWED = 23,
     /* No stored prefix with this handle. */
     PTK_VERDICT_UNKNOWN_PREFIX = 24,
     /* An id list in rank_varint is malformed. */
     PTK_VERDICT_BAD_ID = 25,
-    PTK_VERDICT_VALUE_COUNT = 26,
+    /* A datagram with this MAC was answered before, or its sequence number is too old. */
+    PTK_VERDICT_REPLAYED = 26,
+    PTK_VERDICT_VALUE_COUNT = 27,
 };
 
 /* The name of each verdict; NULL where no value is defined. */
@@ -221,6 +225,7 @@ enum ptk_verdict {
         [23] = "not_allowed", \
         [24] = "unknown_prefix", \
         [25] = "bad_id", \
+        [26] = "replayed", \
     }
 
 /* Where a message in segments is; in the window of a need. */
@@ -382,13 +387,17 @@ _Static_assert(offsetof(struct ptk_wire_header, verdict) == 23, "ptk_wire_header
 _Static_assert(offsetof(struct ptk_wire_header, model_tag) == 24, "ptk_wire_header.model_tag");
 _Static_assert(offsetof(struct ptk_wire_header, message_crc) == 28, "ptk_wire_header.message_crc");
 
-/* Extension: proof that the client receives at its address. */
+/* Extension of requests, segments, pulls: proof that the client receives at its address. And of
+ * refusals with challenge and bad_cookie: the cookie to repeat in every datagram from then on,
+ * until it is refused. */
 struct ptk_wire_cookie {
-    /* Which secret. */
+    /* Which secret of the server; it changes about once a minute, and the one before is good
+     * too. */
     uint32_t epoch;
-    /* Chosen by the client. */
+    /* The low half of the request_id that was refused. */
     uint32_t nonce;
-    /* SipHash-2-4 over addresses, epoch and nonce. */
+    /* SipHash-2-4 over source address and port, epoch and nonce. Only the server can make or
+     * check it. */
     uint64_t mac;
 };
 _Static_assert(sizeof(struct ptk_wire_cookie) == 16, "ptk_wire_cookie size");
@@ -396,20 +405,24 @@ _Static_assert(offsetof(struct ptk_wire_cookie, epoch) == 0, "ptk_wire_cookie.ep
 _Static_assert(offsetof(struct ptk_wire_cookie, nonce) == 4, "ptk_wire_cookie.nonce");
 _Static_assert(offsetof(struct ptk_wire_cookie, mac) == 8, "ptk_wire_cookie.mac");
 
-/* Extension: authentication by a tenant's key. */
+/* Extension of requests, segments, pulls and cancels: authentication by a tenant's key. Replies
+ * carry none. */
 struct ptk_wire_mac {
     /* Which key. */
     uint32_t key_id;
-    /* Zero. */
-    uint32_t reserved;
-    /* Grows with every datagram of this key and sender. */
+    /* Random number of whoever counts the sequence, new with each count. */
+    uint32_t sender;
+    /* Grows with every datagram of this key and sender, also with one that repeats a message.
+     * Begins at the clock in microseconds since 1970, so that a server which has forgotten the
+     * sender can tell new from old. */
     uint64_t sequence;
-    /* Over header, extensions with this field zero, and payload. */
+    /* BLAKE2b (RFC 7693) keyed with the 32 bytes of the key, 16 bytes of output, over the whole
+     * datagram with this field zero. */
     uint8_t mac[16];
 };
 _Static_assert(sizeof(struct ptk_wire_mac) == 32, "ptk_wire_mac size");
 _Static_assert(offsetof(struct ptk_wire_mac, key_id) == 0, "ptk_wire_mac.key_id");
-_Static_assert(offsetof(struct ptk_wire_mac, reserved) == 4, "ptk_wire_mac.reserved");
+_Static_assert(offsetof(struct ptk_wire_mac, sender) == 4, "ptk_wire_mac.sender");
 _Static_assert(offsetof(struct ptk_wire_mac, sequence) == 8, "ptk_wire_mac.sequence");
 _Static_assert(offsetof(struct ptk_wire_mac, mac) == 16, "ptk_wire_mac.mac");
 

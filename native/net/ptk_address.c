@@ -123,3 +123,55 @@ bool ptk_port_answerable(uint16_t port)
         return true;
     }
 }
+
+void ptk_address_clear_tail(struct ptk_address *address, uint32_t prefix_len)
+{
+    for (uint32_t bit = prefix_len; bit < 128; bit++) {
+        address->bytes[bit / 8] &= (uint8_t) ~(0x80u >> bit % 8);
+    }
+}
+
+int ptk_network_parse(const char *text, struct ptk_network *network, struct ptk_err *err)
+{
+    char address[PTK_ADDRESS_TEXT_CAP];
+    const char *slash = strchr(text, '/');
+    const size_t len = slash != NULL ? (size_t)(slash - text) : strlen(text);
+    if (len >= sizeof address) {
+        return ptk_err_set(err, -EINVAL, "%.60s: not a network such as 192.0.2.0/24", text);
+    }
+    memcpy(address, text, len);
+    address[len] = '\0';
+    const int code = ptk_address_parse(address, &network->address, err);
+    if (code != 0) {
+        return code;
+    }
+    const uint32_t bits = ptk_address_is_ipv4(&network->address) ? 32 : 128;
+    uint32_t prefix_len = bits;
+    if (slash != NULL) {
+        const char *digits = slash + 1;
+        prefix_len = 0;
+        for (size_t i = 0; digits[i] != '\0' || i == 0; i++) {
+            if (digits[i] < '0' || digits[i] > '9' || i == 3) {
+                return ptk_err_set(err, -EINVAL, "%.60s: not a network such as 192.0.2.0/24", text);
+            }
+            prefix_len = prefix_len * 10 + (uint32_t)(digits[i] - '0');
+        }
+        if (prefix_len > bits) {
+            return ptk_err_set(err, -EINVAL, "%.60s: a prefix has 0 to %u bits", text, bits);
+        }
+    }
+    network->prefix_len = 128 - bits + prefix_len;
+    ptk_address_clear_tail(&network->address, network->prefix_len);
+    return 0;
+}
+
+bool ptk_network_has(const struct ptk_network *network, const struct ptk_address *address)
+{
+    const uint32_t whole = network->prefix_len / 8;
+    const uint32_t rest = network->prefix_len % 8;
+    if (memcmp(network->address.bytes, address->bytes, whole) != 0) {
+        return false;
+    }
+    return rest == 0 || ((network->address.bytes[whole] ^ address->bytes[whole]) &
+                         (0xFF00u >> rest & 0xFFu)) == 0;
+}

@@ -71,6 +71,24 @@ int ptk_address_set_add(struct ptk_address_set *set, const struct ptk_address *a
 
 bool ptk_address_set_has(const struct ptk_address_set *set, const struct ptk_address *address);
 
+/* Most networks in the list of those that are allowed; the XDP program's map has the same room. */
+#define PTK_NETWORKS_MAX 64u
+
+/* A network: the first prefix_len bits of the 16 bytes, so 96 and more for IPv4; others are 0. */
+struct ptk_network {
+    struct ptk_address address;
+    uint32_t prefix_len;
+};
+
+/* ptk_network_parse reads "192.0.2.0/24", "2001:db8::/32" or a single address; -EINVAL names the
+ * text. Bits behind the prefix are cleared. */
+int ptk_network_parse(const char *text, struct ptk_network *network, struct ptk_err *err);
+
+bool ptk_network_has(const struct ptk_network *network, const struct ptk_address *address);
+
+/* ptk_address_clear_tail clears all bits from `prefix_len` on. */
+void ptk_address_clear_tail(struct ptk_address *address, uint32_t prefix_len);
+
 /*
  * ptk_port_answerable: false for UDP source ports that no client uses and an attacker likes: 0, and
  * the services that answer whatever they are sent, with which an answer of ours would begin a loop.

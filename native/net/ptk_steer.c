@@ -30,12 +30,14 @@ SAME(PASS_FRAGMENT);
 SAME(PASS_LENGTH);
 SAME(PASS_PORT);
 SAME(PASS_ADDRESS);
+SAME(DROP_NOT_ALLOWED);
 _Static_assert((int)PTK_STEER_REASON_COUNT == (int)PTK_STEER_COUNTER_COUNT,
                "spec/metrics.toml and bpf/ptk_steer_shared.h differ in length");
 _Static_assert(sizeof(struct ptk_steer_address) == sizeof(struct ptk_address),
                "one form of address");
 _Static_assert(PTK_STEER_ADDRESSES_MAX == PTK_ADDRESSES_MAX,
                "the map holds every address of a set");
+_Static_assert(PTK_STEER_NETWORKS_MAX == PTK_NETWORKS_MAX, "the map holds every network of a list");
 
 /* The last line libbpf wanted to print: the kernel's own reason, for our sentence. Set-up runs in
  * one thread, and libbpf's print hook has no argument of ours. */
@@ -63,8 +65,11 @@ static int load(struct ptk_steer *steer, const struct ptk_steer_config *config, 
                            strerror(errno));
     }
     struct bpf_map *rodata = bpf_object__find_map_by_name(steer->object, ".rodata");
-    const uint16_t port_be = __builtin_bswap16(config->port);
-    if (rodata == NULL || bpf_map__set_initial_value(rodata, &port_be, sizeof port_be) != 0) {
+    const struct ptk_steer_settings settings = {
+        .port_be = __builtin_bswap16(config->port),
+        .listed = config->network_count > 0,
+    };
+    if (rodata == NULL || bpf_map__set_initial_value(rodata, &settings, sizeof settings) != 0) {
         return ptk_err_set(err, -EINVAL, "XDP program %s: not the program of this server",
                            config->object_path);
     }
@@ -99,6 +104,23 @@ static int add_addresses(const struct ptk_steer *steer, const struct ptk_address
         const int code = bpf_map_update_elem(fd, &addresses->slots[i], &present, BPF_ANY);
         if (code != 0) {
             return ptk_err_set(err, code, "XDP program: address map: %s", strerror(-code));
+        }
+    }
+    return 0;
+}
+
+static int add_networks(const struct ptk_steer *steer, const struct ptk_network *networks,
+                        uint32_t count, struct ptk_err *err)
+{
+    const int fd = bpf_object__find_map_fd_by_name(steer->object, "ptk_networks");
+    const uint8_t present = 1;
+    for (uint32_t i = 0; i < count; i++) {
+        struct ptk_steer_network key = {.prefix_len = networks[i].prefix_len};
+        _Static_assert(sizeof key.words == sizeof networks[i].address.bytes, "one form of address");
+        memcpy(key.words, networks[i].address.bytes, sizeof key.words);
+        const int code = bpf_map_update_elem(fd, &key, &present, BPF_ANY);
+        if (code != 0) {
+            return ptk_err_set(err, code, "XDP program: network map: %s", strerror(-code));
         }
     }
     return 0;
@@ -212,7 +234,11 @@ static int prepare(struct ptk_steer *steer, const struct ptk_steer_config *confi
     const int code = steer->cpu_counters != NULL
                          ? load(steer, config, sockets_fd, err)
                          : ptk_err_set(err, -ENOMEM, "XDP program: no memory for its counters");
-    return code == 0 ? add_addresses(steer, config->addresses, err) : code;
+    if (code != 0) {
+        return code;
+    }
+    const int added = add_addresses(steer, config->addresses, err);
+    return added == 0 ? add_networks(steer, config->networks, config->network_count, err) : added;
 }
 
 int ptk_steer_attach(struct ptk_steer *steer, const struct ptk_steer_config *config,

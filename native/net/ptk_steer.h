@@ -20,7 +20,9 @@ struct ptk_steer_config {
     uint32_t interface_index;
     uint16_t port;                           /* host order */
     const struct ptk_address_set *addresses; /* at least one */
-    enum ptk_xdp_mode mode;                  /* NONE: the driver first, then the generic hook */
+    const struct ptk_network *networks;      /* those that may send; none: all may */
+    uint32_t network_count;
+    enum ptk_xdp_mode mode; /* NONE: the driver first, then the generic hook */
 };
 
 struct ptk_steer {

@@ -66,6 +66,8 @@ struct ptk_bulk {
     uint64_t nested[PTK_ENGINE_LONG_DESKS];   /* cycles of others inside each */
     uint64_t cycles_per_kib;                  /* of work, as it was lately */
     uint64_t last_completed_at;
+    uint64_t last_cycles; /* of the message worked on last, */
+    uint32_t last_idx;    /* and its slot */
 };
 
 /* --- memory ---------------------------------------------------------------------------------- */
@@ -648,7 +650,9 @@ bool ptk_bulk_work(struct ptk_bulk *bulk, struct ptk_engine *engine, struct ptk_
     const uint64_t now = ptk_cycles();
     bulk->depth--;
     PTK_ASSERT(bulk->depth == desk_idx);
-    learn_rate(bulk, slot->header.message_len, now - begun_at - bulk->nested[desk_idx]);
+    bulk->last_cycles = now - begun_at - bulk->nested[desk_idx];
+    bulk->last_idx = slot_idx;
+    learn_rate(bulk, slot->header.message_len, bulk->last_cycles);
     if (desk_idx > 0) {
         bulk->nested[desk_idx - 1] += now - begun_at;
     }
@@ -679,6 +683,15 @@ uint32_t ptk_bulk_queued(const struct ptk_bulk *bulk)
 uint32_t ptk_bulk_depth(const struct ptk_bulk *bulk)
 {
     return bulk->depth;
+}
+
+uint64_t ptk_bulk_last_work(const struct ptk_bulk *bulk, struct ptk_address *source,
+                            uint16_t *source_port)
+{
+    /* The slot may be free by now; what it says of its source stays until the next one. */
+    *source = bulk->slots[bulk->last_idx].source;
+    *source_port = bulk->slots[bulk->last_idx].source_port;
+    return bulk->last_cycles;
 }
 
 uint64_t ptk_bulk_begun_at(const struct ptk_bulk *bulk)

@@ -81,7 +81,7 @@ struct ptk_bulk_packet {
     size_t len;
     struct ptk_address source;
     uint16_t source_port;
-    bool validated;    /* the source has shown that it receives at its address */
+    bool validated;    /* the source has shown that it receives at its address: the worker's word */
     size_t link_max;   /* largest datagram the link carries back */
     const void *route; /* kept for later replies */
     size_t route_len;  /* at most PTK_BULK_ROUTE_CAP */
@@ -123,6 +123,10 @@ uint32_t ptk_bulk_queued(const struct ptk_bulk *bulk);
 
 /* Messages in work: not 0 inside a pause. */
 uint32_t ptk_bulk_depth(const struct ptk_bulk *bulk);
+
+/* Whose the message was that ptk_bulk_work worked on last, and the cycles it took. */
+uint64_t ptk_bulk_last_work(const struct ptk_bulk *bulk, struct ptk_address *source,
+                            uint16_t *source_port);
 
 /* When the last reply's request was complete (cycles): from there its service time counts. */
 uint64_t ptk_bulk_begun_at(const struct ptk_bulk *bulk);

@@ -25,6 +25,7 @@
 
 #define MODEL_SLOTS_DEFAULT      8u
 #define DRAIN_TIMEOUT_MS_DEFAULT 5000u
+#define STRANGER_PERCENT_DEFAULT 50u
 
 const char PTK_DATAPATH_USAGE[] =
     "usage: ptk-datapath --cores LIST [--iface NAME] [options]\n"
@@ -50,6 +51,13 @@ const char PTK_DATAPATH_USAGE[] =
     "  --cache BYTES           piece cache of each slot and worker, a power of two (1048576)\n"
     "  --message-len-max BYTES longest message in segments, up to 16777216 (1048576)\n"
     "  --arena BYTES           memory of each worker for these (16 of the longest)\n"
+    "  --validate on|off       challenge sources without a cookie (off)\n"
+    "  --stranger-percent N    share of each worker's time for them (50)\n"
+    "  --limit-address P,B,W   packets, bytes, microseconds of work a second for one source\n"
+    "  --limit-network P,B,W   the same for its network; 0: no limit (0,0,0)\n"
+    "  --allow NETWORK         network that may send; repeatable (all)\n"
+    "  --keys PATH             keys of tenants\n"
+    "  --require-key on|off    refuse requests without a key's code (off)\n"
     "  --stats PATH            statistics segment to write\n"
     "  --mailbox PATH          mailbox to read commands from\n"
     "  --hand-over PATH        socket by which another process may take over\n"
@@ -78,6 +86,13 @@ enum option_id {
     OPTION_CACHE,
     OPTION_MESSAGE_LEN_MAX,
     OPTION_ARENA,
+    OPTION_VALIDATE,
+    OPTION_STRANGER_PERCENT,
+    OPTION_LIMIT_ADDRESS,
+    OPTION_LIMIT_NETWORK,
+    OPTION_ALLOW,
+    OPTION_KEYS,
+    OPTION_REQUIRE_KEY,
     OPTION_STATS,
     OPTION_MAILBOX,
     OPTION_HAND_OVER,
@@ -106,6 +121,13 @@ static const struct option OPTIONS[] = {
     {"cache", required_argument, NULL, OPTION_CACHE},
     {"message-len-max", required_argument, NULL, OPTION_MESSAGE_LEN_MAX},
     {"arena", required_argument, NULL, OPTION_ARENA},
+    {"validate", required_argument, NULL, OPTION_VALIDATE},
+    {"stranger-percent", required_argument, NULL, OPTION_STRANGER_PERCENT},
+    {"limit-address", required_argument, NULL, OPTION_LIMIT_ADDRESS},
+    {"limit-network", required_argument, NULL, OPTION_LIMIT_NETWORK},
+    {"allow", required_argument, NULL, OPTION_ALLOW},
+    {"keys", required_argument, NULL, OPTION_KEYS},
+    {"require-key", required_argument, NULL, OPTION_REQUIRE_KEY},
     {"stats", required_argument, NULL, OPTION_STATS},
     {"mailbox", required_argument, NULL, OPTION_MAILBOX},
     {"hand-over", required_argument, NULL, OPTION_HAND_OVER},
@@ -115,6 +137,7 @@ static const struct option OPTIONS[] = {
     {NULL, 0, NULL, 0},
 };
 
+static const char *const SWITCHES[] = {"off", "on"};
 static const char *const PATHS[] = {"auto", "xdp", "socket"};
 static const char *const XDP_MODES[] = {"auto", "drv", "skb"};
 static const char *const ZEROCOPIES[] = {"auto", "require", "off"};
@@ -217,6 +240,35 @@ static int parse_model(const char *value, struct ptk_server_config *config, stru
     return 0;
 }
 
+/* PACKETS,BYTES,MICROSECONDS */
+static int parse_rate(const char *option, char *value, struct ptk_guard_rate *rate,
+                      struct ptk_err *err)
+{
+    uint32_t *const parts[] = {&rate->packets, &rate->bytes, &rate->work_us};
+    char *rest = value;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(parts); i++) {
+        const char *word = strsep(&rest, ",");
+        if (word == NULL) {
+            return ptk_err_set(err, -EINVAL, "--%s: must be three numbers with commas", option);
+        }
+        const int code = number(option, word, 0, UINT32_MAX, parts[i], err);
+        if (code != 0) {
+            return code;
+        }
+    }
+    return rest == NULL ? 0
+                        : ptk_err_set(err, -EINVAL, "--%s: has more than three numbers", option);
+}
+
+static int parse_allow(const char *value, struct ptk_guard_limits *guard, struct ptk_err *err)
+{
+    if (guard->network_count == PTK_NETWORKS_MAX) {
+        return ptk_err_set(err, -EINVAL, "--allow %s: at most %u networks", value,
+                           PTK_NETWORKS_MAX);
+    }
+    return ptk_network_parse(value, &guard->networks[guard->network_count++], err);
+}
+
 static int parse_one(int id, char *value, struct ptk_server_config *config, struct ptk_err *err)
 {
     uint32_t chosen = 0;
@@ -281,6 +333,25 @@ static int parse_one(int id, char *value, struct ptk_server_config *config, stru
         code = number("arena", value, 2 * MESSAGE_LEN_MAX_MIN, 1u << 31, &chosen, err);
         config->arena_len = chosen;
         return code;
+    case OPTION_VALIDATE:
+        code = choose("validate", value, SWITCHES, PTK_ARRAY_LEN(SWITCHES), &chosen, err);
+        config->guard.validate = chosen == 1;
+        return code;
+    case OPTION_STRANGER_PERCENT:
+        return number("stranger-percent", value, 1, 100, &config->guard.stranger_percent, err);
+    case OPTION_LIMIT_ADDRESS:
+        return parse_rate("limit-address", value, &config->guard.address, err);
+    case OPTION_LIMIT_NETWORK:
+        return parse_rate("limit-network", value, &config->guard.network, err);
+    case OPTION_ALLOW:
+        return parse_allow(value, &config->guard, err);
+    case OPTION_KEYS:
+        config->keys_path = value;
+        return 0;
+    case OPTION_REQUIRE_KEY:
+        code = choose("require-key", value, SWITCHES, PTK_ARRAY_LEN(SWITCHES), &chosen, err);
+        config->guard.require_key = chosen == 1;
+        return code;
     case OPTION_STATS:
         config->stats_path = value;
         return 0;
@@ -314,6 +385,9 @@ static int verify(const struct ptk_server_config *config, struct ptk_err *err)
                                config->images[i].slot, config->model_slots);
         }
     }
+    if (config->guard.require_key && config->keys_path == NULL) {
+        return ptk_err_set(err, -EINVAL, "--require-key on: there are no keys (--keys)");
+    }
     const uint32_t needs_xdp = PTK_REQUIRE_XDP | PTK_REQUIRE_DRV | PTK_REQUIRE_ZEROCOPY;
     if (config->path == PTK_DATAPATH_PATH_SOCKET && (config->require & needs_xdp) != 0) {
         return ptk_err_set(err, -EINVAL,
@@ -338,6 +412,7 @@ int ptk_datapath_options_parse(int argc, char **argv, struct ptk_server_config *
     config->cache_len = CACHE_LEN_DEFAULT;
     config->message_len_max = MESSAGE_LEN_MAX_DEFAULT;
     config->drain_timeout_ms = DRAIN_TIMEOUT_MS_DEFAULT;
+    config->guard.stranger_percent = STRANGER_PERCENT_DEFAULT;
     optind = 1;
     opterr = 0;
     for (;;) {

@@ -2,6 +2,7 @@
 #include "serve/ptk_datapath_worker.h"
 
 #include "base/ptk_sandbox.h"
+#include "wire/ptk_wire_extensions.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -86,6 +87,16 @@ static void publish_bulk(struct ptk_worker *worker, uint64_t verdicts[PTK_VERDIC
     }
 }
 
+static void publish_guard(struct ptk_worker *worker, uint64_t verdicts[PTK_VERDICT_VALUE_COUNT])
+{
+    const struct ptk_guard_counters *guard = ptk_guard_counters(worker->config.guard);
+    worker->counters[PTK_WORKER_VALIDATED] = guard->validated;
+    worker->counters[PTK_WORKER_KEYED] = guard->keyed;
+    for (uint32_t i = 0; i < PTK_VERDICT_VALUE_COUNT; i++) {
+        verdicts[i] += guard->verdicts[i];
+    }
+}
+
 void ptk_worker_publish(struct ptk_worker *worker)
 {
     struct ptk_stats_worker *stats = worker->config.stats;
@@ -96,6 +107,7 @@ void ptk_worker_publish(struct ptk_worker *worker)
     uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];
     memcpy(verdicts, engine->verdicts, sizeof verdicts);
     publish_bulk(worker, verdicts);
+    publish_guard(worker, verdicts);
     ptk_stats_publish(stats->counters, worker->counters, PTK_WORKER_COUNTER_COUNT);
     ptk_stats_publish(stats->gauges, worker->gauges, PTK_WORKER_GAUGE_COUNTER_COUNT);
     ptk_stats_publish(stats->latency, worker->latency, PTK_STATS_LATENCY_BUCKETS);
@@ -153,28 +165,123 @@ enum ptk_worker_turn ptk_worker_loop_end(struct ptk_worker *worker, uint64_t sta
     return PTK_WORKER_TURN_GO;
 }
 
-size_t ptk_worker_handle(struct ptk_worker *worker, const uint8_t *datagram, size_t len,
-                         uint8_t *reply, size_t reply_cap)
+static void count_request(struct ptk_worker *worker, size_t len)
 {
-    enum ptk_verdict verdict = PTK_VERDICT_OK;
     worker->counters[PTK_WORKER_REQUESTS]++;
     worker->counters[PTK_WORKER_REQUEST_BYTES] += len;
-    const size_t reply_len =
-        ptk_engine_handle(worker->config.engine, datagram, len, reply, reply_cap, &verdict);
-    PTK_DCHECK(reply_len <= reply_cap);
-    if (reply_len == 0) {
-        worker->counters[PTK_WORKER_SILENT]++;
+}
+
+static size_t count_silence(struct ptk_worker *worker, size_t reply_len)
+{
+    worker->counters[PTK_WORKER_SILENT] += reply_len == 0;
+    return reply_len;
+}
+
+/* The answer to a datagram that the guard refuses. */
+static size_t refuse(struct ptk_worker *worker, const struct ptk_guard_source *source,
+                     const struct ptk_guard_pass *pass, const uint8_t *datagram, size_t len,
+                     uint8_t *reply)
+{
+    struct ptk_wire_header header;
+    if (pass->silent || len < sizeof header) {
+        return 0;
+    }
+    memcpy(&header, datagram, sizeof header);
+    return ptk_guard_refuse(worker->config.guard, source, &header, len, pass->verdict, reply);
+}
+
+/* The longest reply that a datagram asks for. */
+static size_t asked_len(const uint8_t *datagram, size_t len)
+{
+    const uint32_t op = datagram[offsetof(struct ptk_wire_header, op)];
+    const size_t off = PTK_WIRE_HEADER_LEN + ptk_wire_extensions_len(datagram[3]) +
+                       offsetof(struct ptk_wire_request, reply_len_max);
+    if (op == PTK_WIRE_OP_PING || op == PTK_WIRE_OP_INFO || off + 2 > len) {
+        return len;
+    }
+    const uint32_t stated = ptk_load_u16(datagram + off);
+    return stated != 0 ? stated : len;
+}
+
+/* Did the last request leave something out because the reply had no room? */
+static uint64_t too_long_count(const struct ptk_worker *worker)
+{
+    const struct ptk_engine_counters *engine = ptk_engine_counters(worker->config.engine);
+    return engine->verdicts[PTK_VERDICT_REPLY_TOO_LONG] +
+           engine->item_verdicts[PTK_VERDICT_REPLY_TOO_LONG];
+}
+
+/* A stranger's datagram: its reply is no longer than it, or a challenge. */
+static size_t handle_stranger(struct ptk_worker *worker, const struct ptk_guard_source *source,
+                              const uint8_t *datagram, size_t len, uint8_t *reply, size_t reply_cap)
+{
+    enum ptk_verdict verdict = PTK_VERDICT_OK;
+    struct ptk_wire_header header;
+    if (len < sizeof header) {
+        return ptk_engine_handle(worker->config.engine, datagram, len, reply, reply_cap, &verdict);
+    }
+    memcpy(&header, datagram, sizeof header); /* The reply may be built over it. */
+    const bool wants_more = ptk_min_size(asked_len(datagram, len), reply_cap) > len;
+    const uint64_t before = too_long_count(worker);
+    const size_t reply_len = ptk_engine_handle(worker->config.engine, datagram, len, reply,
+                                               ptk_min_size(reply_cap, len), &verdict);
+    if (wants_more && too_long_count(worker) != before) {
+        return ptk_guard_challenge(worker->config.guard, source, &header, len, reply);
     }
     return reply_len;
+}
+
+size_t ptk_worker_handle(struct ptk_worker *worker, const struct ptk_guard_source *source,
+                         const uint8_t *datagram, size_t len, uint8_t *reply, size_t reply_cap)
+{
+    count_request(worker, len);
+    const struct ptk_guard_pass pass = ptk_guard_admit(worker->config.guard, source, datagram, len);
+    if (PTK_UNLIKELY(pass.verdict != PTK_VERDICT_OK)) {
+        return count_silence(worker, refuse(worker, source, &pass, datagram, len, reply));
+    }
+    size_t reply_len;
+    if (pass.validated) {
+        enum ptk_verdict verdict = PTK_VERDICT_OK;
+        reply_len =
+            ptk_engine_handle(worker->config.engine, datagram, len, reply, reply_cap, &verdict);
+    } else {
+        reply_len = handle_stranger(worker, source, datagram, len, reply, reply_cap);
+        PTK_DCHECK(reply_len <= len);
+    }
+    PTK_DCHECK(reply_len <= reply_cap);
+    if (pass.charged) {
+        ptk_guard_charge(worker->config.guard, source, pass.validated, ptk_cycles() - source->now);
+    }
+    return count_silence(worker, reply_len);
 }
 
 size_t ptk_worker_receive(struct ptk_worker *worker, const struct ptk_bulk_packet *packet,
                           uint8_t *reply)
 {
-    worker->counters[PTK_WORKER_REQUESTS]++;
-    worker->counters[PTK_WORKER_REQUEST_BYTES] += packet->len;
-    const size_t reply_len = ptk_bulk_receive(worker->config.bulk, packet, reply);
+    struct ptk_guard *guard = worker->config.guard;
+    const struct ptk_guard_source source = {
+        .address = packet->source, .port = packet->source_port, .now = packet->now};
+    count_request(worker, packet->len);
+    const struct ptk_guard_pass pass =
+        ptk_guard_admit(guard, &source, packet->datagram, packet->len);
+    if (PTK_UNLIKELY(pass.verdict != PTK_VERDICT_OK)) {
+        const size_t refusal_len =
+            refuse(worker, &source, &pass, packet->datagram, packet->len, reply);
+        return count_silence(worker, refusal_len);
+    }
+    if (PTK_UNLIKELY(!pass.validated)) { /* A message would be kept. */
+        struct ptk_wire_header header;
+        memcpy(&header, packet->datagram, sizeof header);
+        return count_silence(worker,
+                             ptk_guard_challenge(guard, &source, &header, packet->len, reply));
+    }
+    struct ptk_bulk_packet admitted = *packet;
+    admitted.validated = true;
+    const size_t reply_len = ptk_bulk_receive(worker->config.bulk, &admitted, reply);
     PTK_DCHECK(reply_len <= packet->len);
+    if (pass.charged) {
+        ptk_guard_charge(guard, &source, true, ptk_cycles() - source.now);
+    }
     return reply_len;
 }
 
@@ -191,6 +298,14 @@ static void pause_run(void *self)
     }
 }
 
+/* The work on a long message is its source's. */
+static void charge_work(struct ptk_worker *worker)
+{
+    struct ptk_guard_source source = {.now = 0};
+    const uint64_t cycles = ptk_bulk_last_work(worker->config.bulk, &source.address, &source.port);
+    ptk_guard_charge(worker->config.guard, &source, true, cycles);
+}
+
 bool ptk_worker_work(struct ptk_worker *worker)
 {
     const uint32_t cycles_per_us = worker->config.cycles_per_us;
@@ -201,6 +316,7 @@ bool ptk_worker_work(struct ptk_worker *worker)
     if (!ptk_bulk_work(bulk, worker->config.engine, &pause)) {
         return false;
     }
+    charge_work(worker);
     worker->config.driver.push(worker->config.driver.self);
     ptk_worker_latency(worker, ptk_bulk_begun_at(bulk), ptk_cycles(), 1);
     worker->counters[PTK_WORKER_SLICES] += pause.slices;

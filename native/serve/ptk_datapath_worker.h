@@ -19,6 +19,7 @@
 #include "gen/ptk_metrics_gen.h"
 #include "serve/ptk_bulk.h"
 #include "serve/ptk_engine.h"
+#include "serve/ptk_guard.h"
 
 /* Counters are published this often while there is work, and before every sleep. */
 #define PTK_WORKER_PUBLISH_US 1000u
@@ -72,6 +73,7 @@ struct ptk_worker_config {
     uint32_t quiet_us; /* told to stop and without packets for this long, stop */
     struct ptk_engine *engine;
     struct ptk_bulk *bulk;          /* long messages */
+    struct ptk_guard *guard;        /* who may have what */
     struct ptk_stats_worker *stats; /* in the segment; zeroed */
     bool starts_held;               /* before its first loop */
     struct ptk_worker_driver driver;
@@ -139,6 +141,7 @@ static inline int ptk_worker_sleep_ms(const struct ptk_worker *worker)
 static inline void ptk_worker_loop_begin(struct ptk_worker *worker)
 {
     worker->counters[PTK_WORKER_LOOPS]++;
+    ptk_guard_refresh(worker->config.guard);
     if (PTK_LIKELY(ptk_bulk_depth(worker->config.bulk) == 0)) {
         worker->epoch++;
         ptk_engine_refresh(worker->config.engine);
@@ -162,11 +165,15 @@ static inline void ptk_worker_latency(struct ptk_worker *worker, uint64_t start,
     worker->latency[ptk_stats_latency_bucket(elapsed_ns, PTK_STATS_LATENCY_BUCKETS)] += count;
 }
 
-/* Gives one datagram to the engine and counts it. As ptk_engine_handle. */
-size_t ptk_worker_handle(struct ptk_worker *worker, const uint8_t *datagram, size_t len,
-                         uint8_t *reply, size_t reply_cap);
+/*
+ * ptk_worker_handle asks the guard, gives one datagram to the engine and counts it. As
+ * ptk_engine_handle, but that a stranger gets no reply that is longer than its request.
+ */
+size_t ptk_worker_handle(struct ptk_worker *worker, const struct ptk_guard_source *source,
+                         const uint8_t *datagram, size_t len, uint8_t *reply, size_t reply_cap);
 
-/* Gives a datagram that ptk_wire_is_segmented to the bulk and counts it. As ptk_bulk_receive. */
+/* ptk_worker_receive asks the guard and gives a datagram that ptk_wire_is_segmented to the bulk,
+ * those of strangers not. As ptk_bulk_receive. */
 size_t ptk_worker_receive(struct ptk_worker *worker, const struct ptk_bulk_packet *packet,
                           uint8_t *reply);
 

@@ -707,6 +707,18 @@ static size_t handle_batch(struct ptk_engine *engine, struct job *job, enum ptk_
     }
 }
 
+/* Copies forwards, to where nothing of the source is overwritten before it is read. */
+static void move_down(uint8_t *to, const uint8_t *from, size_t len)
+{
+    size_t pos = 0;
+    for (; pos + 8 <= len; pos += 8) {
+        ptk_store_u64(to + pos, ptk_load_u64(from + pos));
+    }
+    for (; pos < len; pos++) {
+        to[pos] = from[pos];
+    }
+}
+
 static size_t handle_ping(const struct job *job, enum ptk_verdict *verdict)
 {
     const struct ptk_wire_request_view *request = job->request;
@@ -718,9 +730,9 @@ static size_t handle_ping(const struct job *job, enum ptk_verdict *verdict)
         *verdict = PTK_VERDICT_REPLY_TOO_LONG;
         return 0;
     }
-    /* In place the message is already where it belongs. */
+    /* In place the message is where it belongs, or behind that by the extensions. */
     if (request->message != job->message) {
-        memcpy(job->message, request->message, request->message_len);
+        move_down(job->message, request->message, request->message_len);
     }
     return request->message_len;
 }

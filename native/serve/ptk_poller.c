@@ -226,28 +226,51 @@ static size_t link_payload_max(const struct ptk_poller *poller, const struct ptk
     return poller->mtu - (view->payload_off - view->ip_off);
 }
 
+/* Who sent the packet. */
+static struct ptk_guard_source source_of(const uint8_t *packet, const struct ptk_frame_view *view)
+{
+    const uint8_t *ip = packet + view->ip_off;
+    const uint8_t *udp = packet + view->payload_off - PTK_FRAME_UDP_LEN;
+    return (struct ptk_guard_source){
+        .address = view->ipv6 ? ptk_address_from_ipv6(ip + 8) : ptk_address_from_ipv4(ip + 12),
+        .port = (uint16_t)(udp[0] << 8 | udp[1]),
+        .now = ptk_cycles(),
+    };
+}
+
 /* A datagram of a long message: the answer is built at `reply`, what else it causes is sent. */
 static size_t receive_bulk(struct ptk_poller *poller, const uint8_t *packet,
                            const struct ptk_frame_view *view, uint8_t *reply)
 {
     struct route route = {.view = *view};
     memcpy(route.headers, packet, view->payload_off);
-    const uint8_t *ip = packet + view->ip_off;
-    const uint8_t *udp = packet + view->payload_off - PTK_FRAME_UDP_LEN;
+    const struct ptk_guard_source source = source_of(packet, view);
     const struct ptk_bulk_packet input = {
         .datagram = packet + view->payload_off,
         .len = view->payload_len,
-        .source = view->ipv6 ? ptk_address_from_ipv6(ip + 8) : ptk_address_from_ipv4(ip + 12),
-        .source_port = (uint16_t)(udp[0] << 8 | udp[1]),
-        .validated = true,
+        .source = source.address,
+        .source_port = source.port,
         .link_max = link_payload_max(poller, view),
         .route = &route,
         .route_len = sizeof route,
-        .now = ptk_cycles(),
+        .now = source.now,
     };
     const size_t reply_len = ptk_worker_receive(&poller->worker, &input, reply);
     push(poller);
     return reply_len;
+}
+
+/* A datagram of either kind; its reply is built at `reply`, where `reply_cap` bytes have room. */
+static size_t handle(struct ptk_poller *poller, const uint8_t *packet,
+                     const struct ptk_frame_view *view, uint8_t *reply, size_t reply_cap)
+{
+    const uint8_t *payload = packet + view->payload_off;
+    if (PTK_UNLIKELY(ptk_wire_is_segmented(payload, view->payload_len))) {
+        return receive_bulk(poller, packet, view, reply);
+    }
+    const struct ptk_guard_source source = source_of(packet, view);
+    return ptk_worker_handle(&poller->worker, &source, payload, view->payload_len, reply,
+                             reply_cap);
 }
 
 /*
@@ -261,12 +284,8 @@ static size_t reply_linear(struct ptk_poller *poller, const uint8_t *packet, siz
     if (!admit(poller, packet, len, &view)) {
         return 0;
     }
-    const uint8_t *payload = packet + view.payload_off;
-    uint8_t *reply = poller->linear_reply + view.payload_off;
-    *payload_len = PTK_UNLIKELY(ptk_wire_is_segmented(payload, view.payload_len))
-                       ? receive_bulk(poller, packet, &view, reply)
-                       : ptk_worker_handle(&poller->worker, payload, view.payload_len, reply,
-                                           link_payload_max(poller, &view));
+    *payload_len = handle(poller, packet, &view, poller->linear_reply + view.payload_off,
+                          link_payload_max(poller, &view));
     if (*payload_len == 0) {
         return 0;
     }
@@ -287,11 +306,7 @@ static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t 
     }
     const size_t room = PTK_FRAME_LEN - (address & (PTK_FRAME_LEN - 1)) - view.payload_off;
     const size_t reply_cap = ptk_min_size(room, link_payload_max(poller, &view));
-    uint8_t *payload = packet + view.payload_off;
-    const size_t reply_len =
-        PTK_UNLIKELY(ptk_wire_is_segmented(payload, view.payload_len))
-            ? receive_bulk(poller, packet, &view, payload)
-            : ptk_worker_handle(&poller->worker, payload, view.payload_len, payload, reply_cap);
+    const size_t reply_len = handle(poller, packet, &view, packet + view.payload_off, reply_cap);
     if (reply_len == 0) {
         return false;
     }

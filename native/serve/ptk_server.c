@@ -5,6 +5,7 @@
 #include "base/ptk_sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +29,9 @@
 
 /* The smallest MTU that carries a refusal behind the largest headers; IPv6 itself asks for 1280. */
 #define MTU_MIN (PTK_ENGINE_REPLY_CAP_MIN + PTK_FRAME_IPV6_LEN + PTK_FRAME_UDP_LEN)
+
+/* A file of as many keys as there can be, and what shows that it is longer. */
+#define KEYS_FILE_CAP (PTK_GUARD_KEYS_MAX * 80u)
 
 /* Longest messages that the arena of a worker holds by default: requests, and their replies. */
 #define ARENA_MESSAGES 16u
@@ -72,14 +77,16 @@ void ptk_server_note_pages(struct ptk_server *server, const struct ptk_huge *mem
 
 int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory, size_t extra_len,
                              struct ptk_engine **engine, struct ptk_bulk **bulk,
-                             struct ptk_err *err)
+                             struct ptk_guard **guard, struct ptk_err *err)
 {
     const size_t engine_off = ptk_align_up(extra_len, PTK_CACHE_LINE);
     const size_t bulk_off =
         engine_off + ptk_align_up(ptk_engine_len(&server->engine_limits), PTK_CACHE_LINE);
     const int numa_node = server->iface.index != 0 ? server->iface.numa_node : PTK_NUMA_NODE_ANY;
-    const int code = ptk_huge_map(memory, bulk_off + ptk_bulk_len(&server->bulk_limits), numa_node,
-                                  requires(server, PTK_REQUIRE_HUGEPAGES), err);
+    const size_t guard_off =
+        bulk_off + ptk_align_up(ptk_bulk_len(&server->bulk_limits), PTK_CACHE_LINE);
+    const int code = ptk_huge_map(memory, guard_off + ptk_guard_len(&server->guard_limits),
+                                  numa_node, requires(server, PTK_REQUIRE_HUGEPAGES), err);
     if (code != 0) {
         return code;
     }
@@ -87,7 +94,54 @@ int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory,
     *engine =
         ptk_engine_init(memory->base + engine_off, &server->engine_limits, &server->models.table);
     *bulk = ptk_bulk_init(memory->base + bulk_off, &server->bulk_limits);
+    *guard = ptk_guard_init(memory->base + guard_off, &server->guard_limits, &server->guard_shared);
     return 0;
+}
+
+/* Reads the keys of tenants and gives them to all guards. */
+static int load_keys(struct ptk_server *server, const char *path, struct ptk_err *err)
+{
+    char text[KEYS_FILE_CAP];
+    struct ptk_guard_key keys[PTK_GUARD_KEYS_MAX];
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0) {
+        return ptk_err_set(err, -errno, "keys %s: %s", path, strerror(errno));
+    }
+    size_t len = 0;
+    ssize_t got = 1;
+    while (got > 0 && len < sizeof text) {
+        got = read(fd, text + len, sizeof text - len);
+        len += got > 0 ? (size_t)got : 0;
+    }
+    const int read_errno = errno;
+    (void)close(fd); /* Only read from. */
+    int code = 0;
+    if (got < 0) {
+        code = ptk_err_set(err, -read_errno, "keys %s: %s", path, strerror(read_errno));
+    } else if (len == sizeof text) {
+        code =
+            ptk_err_set(err, -EFBIG, "keys %s: longer than %u keys are", path, PTK_GUARD_KEYS_MAX);
+    } else {
+        code = ptk_guard_keys_parse(text, len, keys, err);
+    }
+    if (code >= 0) {
+        ptk_guard_shared_keys(&server->guard_shared, keys, (uint32_t)code);
+        code = 0;
+    }
+    explicit_bzero(text, sizeof text);
+    explicit_bzero(keys, sizeof keys);
+    return code;
+}
+
+/* The secret of this process, and the keys of tenants, before any guard is made. */
+static int open_guards(struct ptk_server *server, struct ptk_err *err)
+{
+    struct ptk_siphash_key master;
+    if (getrandom(&master, sizeof master, 0) != (ssize_t)sizeof master) {
+        return ptk_err_set(err, -errno, "no random numbers: %s", strerror(errno));
+    }
+    ptk_guard_shared_init(&server->guard_shared, master, ptk_clock_ns());
+    return server->config.keys_path != NULL ? load_keys(server, server->config.keys_path, err) : 0;
 }
 
 /* Interface, links, addresses: what the network is. */
@@ -175,6 +229,8 @@ static int decide_policies(struct ptk_server *server, struct ptk_err *err)
     server->engine_limits.models_cap = config->model_slots;
     server->engine_limits.cache_len = config->cache_len;
     server->engine_limits.message_len_max = config->message_len_max;
+    server->guard_limits = config->guard;
+    server->guard_limits.cycles_per_us = server->cycles_per_us;
     server->bulk_limits = (struct ptk_bulk_limits){
         .message_len_max = config->message_len_max,
         .arena_len = config->arena_len != 0 ? config->arena_len
@@ -256,7 +312,7 @@ static int open_sockets(struct ptk_server *server, struct ptk_err *err)
         const struct ptk_cpu_list *cores = &server->config.cores;
         const size_t buffers_len = ptk_align_up(ptk_socket_memory_len(), PTK_CACHE_LINE);
         int code = ptk_server_worker_memory(server, &entry->memory, buffers_len, &entry->engine,
-                                            &entry->bulk, err);
+                                            &entry->bulk, &entry->guard, err);
         if (code != 0) {
             return code;
         }
@@ -269,6 +325,7 @@ static int open_sockets(struct ptk_server *server, struct ptk_err *err)
             .quiet_us = 0,
             .engine = entry->engine,
             .bulk = entry->bulk,
+            .guard = entry->guard,
             .stats = &server->segment.workers[core],
             .starts_held = ptk_server_inherits(server),
         };
@@ -540,6 +597,9 @@ static int start(struct ptk_server *server, struct ptk_err *err)
         code = decide_policies(server, err);
     }
     if (code == 0) {
+        code = open_guards(server, err);
+    }
+    if (code == 0) {
         server->link_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         ptk_server_models_init(&server->models, server->config.model_slots, server->iface.numa_node,
                                requires(server, PTK_REQUIRE_HUGEPAGES));
@@ -689,6 +749,9 @@ static bool obey(struct ptk_server *server, const struct ptk_mailbox *command)
         break;
     case PTK_MAILBOX_COMMAND_DRAIN:
         break;
+    case PTK_MAILBOX_COMMAND_KEYS:
+        code = load_keys(server, (const char *)command->path, &err);
+        break;
     case PTK_MAILBOX_COMMAND_NONE:
     case PTK_MAILBOX_COMMAND_VALUE_COUNT:
     default:
@@ -729,6 +792,7 @@ bool ptk_server_keep(struct ptk_server *server)
         drain = obey(server, &command);
     }
     reap_models(server);
+    ptk_guard_shared_turn(&server->guard_shared, now_ns);
     ptk_stats_store(&server->segment.process[PTK_PROCESS_HEARTBEAT_NS], now_ns);
     return !drain;
 }

@@ -21,6 +21,7 @@
 #include "gen/ptk_metrics_gen.h"
 #include "net/ptk_frame.h"
 #include "net/ptk_xsk.h"
+#include "serve/ptk_guard.h"
 #include "serve/ptk_models.h"
 
 /* What --require can name: without it, a refusal to start. */
@@ -55,15 +56,17 @@ struct ptk_server_config {
     enum ptk_xdp_mode xdp_mode;  /* NONE: the driver's hook if it can be had */
     enum ptk_zerocopy zerocopy;
     enum ptk_idle idle;
-    bool checksum_off;        /* trust the network card */
-    bool checksum_strict;     /* take no partial checksums of virtual drivers */
-    uint32_t require;         /* PTK_REQUIRE_* */
-    uint32_t ring_len;        /* entries of the receive and transmit ring, a power of two */
-    uint32_t frame_count;     /* frames a queue; 0: what the rings need */
-    uint32_t model_slots;     /* 1 to PTK_MODELS_CAP */
-    size_t cache_len;         /* piece cache of each slot and worker, a power of two */
-    uint32_t message_len_max; /* longest message in segments */
-    size_t arena_len;         /* memory of each worker for these; 0: 16 of them */
+    bool checksum_off;             /* trust the network card */
+    bool checksum_strict;          /* take no partial checksums of virtual drivers */
+    uint32_t require;              /* PTK_REQUIRE_* */
+    uint32_t ring_len;             /* entries of the receive and transmit ring, a power of two */
+    uint32_t frame_count;          /* frames a queue; 0: what the rings need */
+    uint32_t model_slots;          /* 1 to PTK_MODELS_CAP */
+    size_t cache_len;              /* piece cache of each slot and worker, a power of two */
+    uint32_t message_len_max;      /* longest message in segments */
+    size_t arena_len;              /* memory of each worker for these; 0: 16 of them */
+    struct ptk_guard_limits guard; /* but cycles_per_us */
+    const char *keys_path;         /* of tenants, for ptk_guard_keys_parse; NULL: none */
     uint32_t drain_timeout_ms;
     const char *stats_path;     /* NULL: nobody looks */
     const char *mailbox_path;   /* NULL: no commands */

@@ -29,6 +29,7 @@ struct ptk_server_queue {
     struct ptk_poller poller;
     struct ptk_engine *engine;
     struct ptk_bulk *bulk;
+    struct ptk_guard *guard;
     pthread_t thread;
     bool running;
 };
@@ -39,6 +40,7 @@ struct ptk_server_socket {
     struct ptk_socket socket;
     struct ptk_engine *engine;
     struct ptk_bulk *bulk;
+    struct ptk_guard *guard;
     pthread_t thread;
     bool running;
 };
@@ -90,6 +92,8 @@ struct ptk_server {
     enum ptk_frame_checksum checksum;
     struct ptk_engine_limits engine_limits;
     struct ptk_bulk_limits bulk_limits;
+    struct ptk_guard_limits guard_limits;
+    struct ptk_guard_shared guard_shared;
     struct ptk_steer steer;
     uint32_t queue_count;
     struct ptk_server_queue *queues;
@@ -137,6 +141,7 @@ void ptk_server_note_pages(struct ptk_server *server, const struct ptk_huge *mem
  */
 int ptk_server_worker_memory(struct ptk_server *server, struct ptk_huge *memory, size_t extra_len,
                              struct ptk_engine **engine, struct ptk_bulk **bulk,
+                             struct ptk_guard **guard,
                              struct ptk_err *err);
 
 /* ptk_server_xdp_open attaches the program and opens a socket on every queue; ptk_server_xdp_close

@@ -120,7 +120,7 @@ static int open_queue(struct ptk_server *server, uint32_t i, struct ptk_err *err
         ptk_server_note_pages(server, &queue->frames);
         code = ptk_server_worker_memory(server, &queue->memory,
                                         ptk_poller_memory_len(ptk_server_xdp_frame_count(server)),
-                                        &queue->engine, &queue->bulk, err);
+                                        &queue->engine, &queue->bulk, &queue->guard, err);
     }
     if (code != 0) {
         return code;
@@ -176,6 +176,8 @@ int ptk_server_xdp_open(struct ptk_server *server, struct ptk_err *err)
         .interface_index = server->iface.index,
         .port = server->config.port,
         .addresses = &server->addresses,
+        .networks = server->config.guard.networks,
+        .network_count = server->config.guard.network_count,
         .mode = (server->config.require & PTK_REQUIRE_DRV) != 0 ? PTK_XDP_MODE_DRV
                                                                 : server->config.xdp_mode,
     };
@@ -214,6 +216,7 @@ static void start_poller(struct ptk_server *server, uint32_t i)
                    .quiet_us = 5000,
                    .engine = queue->engine,
                    .bulk = queue->bulk,
+                   .guard = queue->guard,
                    .stats = &server->segment.workers[i],
                    .starts_held = ptk_server_inherits(server)},
         .rx = queue->xsk.rx,

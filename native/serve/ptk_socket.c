@@ -359,7 +359,6 @@ static size_t receive_bulk(struct ptk_socket *sockets, uint32_t idx, size_t len,
         .len = len,
         .source = ends->source,
         .source_port = ends->source_port,
-        .validated = true,
         .link_max = link_max,
         .route = &route,
         .route_len = sizeof route,
@@ -368,6 +367,19 @@ static size_t receive_bulk(struct ptk_socket *sockets, uint32_t idx, size_t len,
     const size_t reply_len = ptk_worker_receive(&sockets->worker, &packet, buffers->datagrams[idx]);
     push(sockets);
     return reply_len;
+}
+
+/* A datagram of either kind; its reply is built in place. */
+static size_t handle(struct ptk_socket *sockets, uint32_t idx, size_t len, const struct ends *ends,
+                     size_t link_max)
+{
+    uint8_t *datagram = sockets->buffers->datagrams[idx];
+    if (PTK_UNLIKELY(ptk_wire_is_segmented(datagram, len))) {
+        return receive_bulk(sockets, idx, len, ends, link_max);
+    }
+    const struct ptk_guard_source source = {
+        .address = ends->source, .port = ends->source_port, .now = ptk_cycles()};
+    return ptk_worker_handle(&sockets->worker, &source, datagram, len, datagram, link_max);
 }
 
 /* One batch of one socket. Returns the datagrams received. */
@@ -402,10 +414,7 @@ static uint32_t step(struct ptk_socket *sockets, bool ipv6)
         const size_t headers_len = ipv6 ? 48 : 28;
         const size_t mtu = ptk_socket_mtu(sockets->scope, ends.interface_index);
         const size_t link_max = ptk_min_size(mtu - headers_len, PTK_ENGINE_DATAGRAM_LEN_MAX);
-        const size_t reply_len = PTK_UNLIKELY(ptk_wire_is_segmented(buffers->datagrams[i], len))
-                                     ? receive_bulk(sockets, i, len, &ends, link_max)
-                                     : ptk_worker_handle(&sockets->worker, buffers->datagrams[i],
-                                                         len, buffers->datagrams[i], link_max);
+        const size_t reply_len = handle(sockets, i, len, &ends, link_max);
         if (reply_len > 0) {
             prepare_reply(buffers, i, reply_count, &ends, reply_len);
             reply_count++;

@@ -2,6 +2,7 @@
 #include "wire/ptk_wire_request.h"
 
 #include "wire/ptk_crc32c.h"
+#include "wire/ptk_wire_extensions.h"
 #include "wire/ptk_wire_ids.h"
 
 /* Options that a request of each operation may set. */
@@ -14,8 +15,6 @@
     (ENCODE_OPTIONS & ~(PTK_WIRE_OPTIONS_OFFSETS_CHARS | PTK_WIRE_OPTIONS_OVERFLOW))
 #define DECODE_OPTIONS PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS
 
-#define EXTENSION_FLAGS (PTK_WIRE_FLAGS_COOKIE | PTK_WIRE_FLAGS_MAC | PTK_WIRE_FLAGS_PREFIX)
-
 bool ptk_wire_is_zero(const uint8_t *bytes, size_t len)
 {
     uint64_t seen = 0;
@@ -26,13 +25,6 @@ bool ptk_wire_is_zero(const uint8_t *bytes, size_t len)
         seen |= *bytes;
     }
     return seen == 0;
-}
-
-static size_t extensions_len(uint32_t flags)
-{
-    return ((flags & PTK_WIRE_FLAGS_COOKIE) != 0 ? sizeof(struct ptk_wire_cookie) : 0) +
-           ((flags & PTK_WIRE_FLAGS_MAC) != 0 ? sizeof(struct ptk_wire_mac) : 0) +
-           ((flags & PTK_WIRE_FLAGS_PREFIX) != 0 ? sizeof(struct ptk_wire_prefix) : 0);
 }
 
 /* Flags, reserved fields and lengths of a header of a request of this version. */
@@ -48,7 +40,8 @@ static enum ptk_verdict check_header(const struct ptk_wire_header *header, size_
         return PTK_VERDICT_BAD_LENGTH;
     }
     const size_t rest_len = len - sizeof *header;
-    if (rest_len < extensions_len(header->flags)) {
+    const size_t extensions_len = ptk_wire_extensions_len(header->flags);
+    if (rest_len < extensions_len) {
         return PTK_VERDICT_BAD_LENGTH;
     }
     if (header->segment_len != 0) {
@@ -57,10 +50,11 @@ static enum ptk_verdict check_header(const struct ptk_wire_header *header, size_
     if (header->segment_idx != 0 || (header->flags & PTK_WIRE_FLAGS_LAST_FLIGHT) != 0) {
         return PTK_VERDICT_BAD_FLAGS;
     }
-    if (rest_len - extensions_len(header->flags) != header->message_len) {
+    if (rest_len - extensions_len != header->message_len) {
         return PTK_VERDICT_BAD_LENGTH;
     }
-    return (header->flags & EXTENSION_FLAGS) != 0 ? PTK_VERDICT_UNSUPPORTED : PTK_VERDICT_OK;
+    const uint32_t unknown = PTK_WIRE_EXTENSIONS_ALL & ~PTK_WIRE_EXTENSIONS_KNOWN;
+    return (header->flags & unknown) != 0 ? PTK_VERDICT_UNSUPPORTED : PTK_VERDICT_OK;
 }
 
 static enum ptk_verdict check_op(uint32_t op)
@@ -107,7 +101,7 @@ enum ptk_verdict ptk_wire_request_parse(const uint8_t *datagram, size_t len,
     if (verdict != PTK_VERDICT_OK) {
         return verdict;
     }
-    view->message = datagram + sizeof *header;
+    view->message = datagram + sizeof *header + ptk_wire_extensions_len(header->flags);
     view->message_len = header->message_len;
     if ((header->flags & PTK_WIRE_FLAGS_CRC) != 0 &&
         ptk_crc32c(view->message, view->message_len) != header->message_crc) {

@@ -1,9 +1,8 @@
 /* Checks in the order that native/gen/WIRE.md promises. */
 #include "wire/ptk_wire_segment.h"
 
+#include "wire/ptk_wire_extensions.h"
 #include "wire/ptk_wire_request.h"
-
-#define EXTENSION_FLAGS (PTK_WIRE_FLAGS_COOKIE | PTK_WIRE_FLAGS_MAC | PTK_WIRE_FLAGS_PREFIX)
 
 _Static_assert(PTK_WIRE_SEGMENTS_MAX <= UINT16_MAX + 1, "segment_idx names every segment");
 
@@ -84,16 +83,22 @@ enum ptk_verdict ptk_wire_segment_parse(const uint8_t *datagram, size_t len,
     struct ptk_wire_header *header = &view->header;
     memcpy(header, datagram, sizeof *header);
     view->type = (enum ptk_wire_type)(header->version_type & 0xFu);
-    view->data = datagram + sizeof *header;
-    view->data_len = len - sizeof *header;
+    view->data = datagram;
+    view->data_len = 0;
     view->grant = 0;
     if ((header->flags & ~PTK_WIRE_FLAGS_MASK) != 0 || header->verdict != 0 ||
         ((header->flags & PTK_WIRE_FLAGS_CRC) == 0 && header->message_crc != 0)) {
         return PTK_VERDICT_BAD_FLAGS;
     }
-    if ((header->flags & EXTENSION_FLAGS) != 0) {
+    const size_t begin = sizeof *header + ptk_wire_extensions_len(header->flags);
+    if (len < begin) {
+        return PTK_VERDICT_BAD_LENGTH;
+    }
+    if ((header->flags & PTK_WIRE_EXTENSIONS_ALL & ~PTK_WIRE_EXTENSIONS_KNOWN) != 0) {
         return PTK_VERDICT_UNSUPPORTED;
     }
+    view->data = datagram + begin;
+    view->data_len = len - begin;
     switch (view->type) {
     case PTK_WIRE_TYPE_PULL:
         return check_pull(view, view->data_len);

@@ -19,7 +19,7 @@ MAILBOX_MAGIC: Final = 'PTKMAILB'
 STATS_VERSION: Final = 1
 # Words reserved in a worker for its counters: room to add some without moving anything.
 STATS_COUNTER_CAP: Final = 64
-# Words reserved in a worker for its counts by verdict (verdict is a byte; 26 are defined).
+# Words reserved in a worker for its counts by verdict (verdict is a byte; 27 are defined).
 STATS_VERDICT_CAP: Final = 64
 # Buckets of service time. Bucket i < 23 counts replies that took at most 2^i microseconds and
 # more than 2^(i-1); the last one counts the rest.
@@ -105,6 +105,8 @@ class MailboxCommand(enum.IntEnum):
     UNLOAD = 2
     # As SIGTERM.
     DRAIN = 3
+    # Replace the keys of tenants by those in the file at `path`.
+    KEYS = 4
 
 
 # Beginning of the segment. Written by the main thread of the datapath.
@@ -362,6 +364,8 @@ WORKER_COUNTERS: Final = (
     ('bulk_cancelled', 'Of these: released by their client before there was an answer.'),
     ('bulk_evicted', 'Of these: forgotten to make room, after a second without progress.'),
     ('slices', 'Times that a long message was suspended for others.'),
+    ('validated', 'Datagrams with a good cookie.'),
+    ('keyed', 'Datagrams with a good MAC.'),
 )
 
 
@@ -408,4 +412,5 @@ STEER_COUNTERS: Final = (
     ('pass_length', 'IP and UDP length contradict each other or the frame: to the kernel.'),
     ('pass_port', 'Another port: to the kernel.'),
     ('pass_address', 'Another destination address: to the kernel.'),
+    ('drop_not_allowed', 'Source in none of the allowed networks: dropped.'),
 )

@@ -1,7 +1,7 @@
 """`pintok-server`: serve models, and look after servers that run.
 
     pintok-server --cores 2-5 --iface eth0 --model NAME_OR_PATH
-    pintok-server models | status | top | doctor | upgrade | drain
+    pintok-server models | keys | status | top | doctor | upgrade | drain
 
 Without a command it serves. This file only reads options and prints; what they do stands in
 `control`.
@@ -32,6 +32,7 @@ from pintok_server.control.config import (
 )
 from pintok_server.control.drain import drain as end_server
 from pintok_server.control.images import list_summaries
+from pintok_server.control.keys import make_key, reload_keys
 from pintok_server.control.log import Log
 from pintok_server.control.memory import format_len
 from pintok_server.control.models import (
@@ -326,6 +327,28 @@ def unload_command(name: str, instance: str | None, runtime_dir: str | None) -> 
     """Take the model NAME out of a running server."""
     unloaded = unload_model(find_run_dir(instance, runtime_dir=runtime_dir), name)
     click.echo(f"model {unloaded.name} is gone from slot {unloaded.slot}")
+
+
+@main.group()
+def keys() -> None:
+    """Keys of tenants: make one, give a running server those of its file."""
+
+
+@keys.command("make")
+@click.argument("number", type=click.IntRange(0, (1 << 32) - 1))
+@command_errors
+def make_command(number: int) -> None:
+    """Print a new key with this NUMBER, as a line for the file of --keys and for its tenant."""
+    click.echo(make_key(number))
+
+
+@keys.command("reload")
+@_instance_options
+@command_errors
+def reload_command(instance: str | None, runtime_dir: str | None) -> None:
+    """Let a running server read its file of keys again: new ones hold, others end, at once."""
+    path, ids = reload_keys(find_run_dir(instance, runtime_dir=runtime_dir))
+    click.echo(f"{path}: {len(ids)} keys: {', '.join(map(str, ids)) or 'none'}")
 
 
 if __name__ == "__main__":

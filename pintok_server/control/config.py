@@ -35,6 +35,9 @@ FILE_LEN_MAX = 1 << 20
 # Nesting that no valid file reaches; the YAML reader would recurse as deep as the file says.
 FILE_DEPTH_MAX = 16
 
+# Networks that the datapath's list holds.
+NETWORKS_MAX = 64
+
 # Endings of vocabulary files: what stands before them names the model.
 _FILE_SUFFIXES = {".json", ".tiktoken", ".model", ".txt", ".ptk"}
 
@@ -82,6 +85,13 @@ class Settings:
     cache: int
     message_len_max: int
     arena: int | None
+    address_validation: str
+    stranger_percent: int
+    limit_address: tuple[int, ...]
+    limit_network: tuple[int, ...]
+    allow: tuple[str, ...]
+    keys: str | None
+    require_key: str
     ring: int
     frames: int | None
     http: HttpAddress | None
@@ -209,6 +219,31 @@ def parse_addresses(value: object) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"{describe(text)} is not an IPv4 or IPv6 address") from None
     return tuple(dict.fromkeys(addresses))
+
+
+def parse_networks(value: object) -> tuple[str, ...]:
+    networks = []
+    for text in parse_strings(value):
+        try:
+            networks.append(str(ipaddress.ip_network(text, strict=False)))
+        except ValueError:
+            raise ValueError(f"{describe(text)} is not a network such as 192.0.2.0/24") from None
+    if len(networks) > NETWORKS_MAX:
+        raise ValueError(f"{len(networks)} networks; the list holds {NETWORKS_MAX}")
+    return tuple(dict.fromkeys(networks))
+
+
+def parse_rate(value: object) -> tuple[int, ...]:
+    """Packets, bytes and microseconds of work a second; 0: no limit.
+
+    >>> parse_rate("1000,2000000,0")
+    (1000, 2000000, 0)
+    """
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError(f"{describe(value)} is not PACKETS,BYTES,MICROSECONDS a second")
+    return tuple(parse_int(part, low=0, high=(1 << 32) - 1) for part in value)
 
 
 def parse_choice(*choices: str) -> Callable[[object], str]:
@@ -417,6 +452,37 @@ SETTINGS: tuple[Setting, ...] = (
         "Memory of each poller for long messages under way. Default: 16 of the longest.",
     ),
     Setting(
+        "address_validation", parse_choice("on", "off"), "off", "on|off",
+        "Challenge sources that have not shown that they receive at their address: no reply "
+        "longer than its request, no state, a share of time.",
+    ),
+    Setting(
+        "stranger_percent", functools.partial(parse_int, low=1, high=100), 50, "N",
+        "Share of each poller's time for sources that are not validated, in percent.",
+    ),
+    Setting(
+        "limit_address", parse_rate, (0, 0, 0), "P,B,W",
+        "Most packets, bytes and microseconds of work a second for one IPv4 address or IPv6 /64, "
+        "on each poller; 0: no limit. Default: 0,0,0.",
+    ),
+    Setting(
+        "limit_network", parse_rate, (0, 0, 0), "P,B,W",
+        "The same for an IPv4 /24 or IPv6 /48. Default: 0,0,0.",
+    ),
+    Setting(
+        "allow", parse_networks, (), "NETWORK",
+        "Network that may send, as 192.0.2.0/24; may be repeated. Default: all.",
+        repeatable=True,
+    ),
+    Setting(
+        "keys", parse_text, None, "FILE",
+        "Keys of tenants, one a line: a number and 64 hexadecimal digits. See: keys make.",
+    ),
+    Setting(
+        "require_key", parse_choice("on", "off"), "off", "on|off",
+        "Refuse requests without the code of a tenant's key.",
+    ),
+    Setting(
         "ring", parse_ring, 2048, "N", "Entries of the receive and transmit ring, a power of two.",
     ),
     Setting(
@@ -584,6 +650,8 @@ def check_together(settings: Settings) -> Settings:
         raise ConfigError("--zerocopy off and --require zerocopy contradict each other")
     if settings.xdp_mode == "skb" and "drv" in settings.require:
         raise ConfigError("--xdp-mode skb and --require drv contradict each other")
+    if settings.require_key == "on" and settings.keys is None:
+        raise ConfigError("--require-key on: name the keys with --keys")
     if settings.arena is not None and settings.arena < 2 * settings.message_len_max:
         raise ConfigError("--arena must hold two messages of --message-len-max: raise it")
     if len(settings.models) > settings.models_max:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pintok_server
 from pintok_server.control.config import Settings
+from pintok_server.control.keys import check_keys
 from pintok_server.control.runtime import LoadedModel, RunDir
 from pintok_server.errors import ConfigError, DatapathError
 
@@ -61,6 +62,13 @@ def choose_cores(settings: Settings, allowed: Sequence[int]) -> tuple[int, ...]:
     return settings.cores
 
 
+def keys_file(name: str) -> pathlib.Path:
+    """The file of keys. Raises ConfigError when it is not usable."""
+    path = pathlib.Path(name).absolute()
+    check_keys(path)
+    return path
+
+
 def datapath_options(settings: Settings) -> dict[str, Any]:
     """What decides how a datapath serves, by option name, in types that JSON keeps equal.
 
@@ -84,6 +92,13 @@ def datapath_options(settings: Settings) -> dict[str, Any]:
         "cache": settings.cache,
         "message-len-max": settings.message_len_max,
         "arena": settings.arena,
+        "validate": settings.address_validation,
+        "stranger-percent": settings.stranger_percent,
+        "limit-address": list(settings.limit_address),
+        "limit-network": list(settings.limit_network),
+        "allow": list(settings.allow),
+        "keys": None if settings.keys is None else str(keys_file(settings.keys)),
+        "require-key": settings.require_key,
         "ring": settings.ring,
         "frames": settings.frames,
         "drain-timeout-ms": round(settings.drain_timeout_s * 1000),
@@ -130,8 +145,8 @@ def datapath_argv(
         f"--steer-object={find_artifact(STEER_OBJECT)}",
     ]
     for name, value in options.items():
-        if name == "address":
-            argv += [f"--address={address}" for address in value]
+        if name in ("address", "allow"):
+            argv += [f"--{name}={entry}" for entry in value]
         elif isinstance(value, list) and value:
             argv.append(f"--{name}={','.join(map(str, value))}")
         elif value is not None and not isinstance(value, list):

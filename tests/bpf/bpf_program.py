@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import ipaddress
 import os
 import pathlib
 import socket
 import struct
 
+XDP_DROP = 1
 XDP_PASS = 2
 XDP_REDIRECT = 4
 
@@ -50,12 +52,14 @@ def object_path() -> pathlib.Path:
 
 
 class SteerProgram:
-    """The loaded program for one port and a set of destination addresses.
+    """The loaded program for one port, a set of destination addresses and a list of networks.
 
     Raises OSError when the kernel refuses it; close() frees it.
     """
 
-    def __init__(self, *, port: int, addresses: list[str], reason_count: int) -> None:
+    def __init__(
+        self, *, port: int, addresses: list[str], reason_count: int, networks: tuple[str, ...] = ()
+    ) -> None:
         self._lib = ctypes.CDLL(ctypes.util.find_library("bpf") or "libbpf.so.1", use_errno=True)
         for name in ("bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_map__name"):
             getattr(self._lib, name).restype = ctypes.c_void_p
@@ -66,13 +70,13 @@ class SteerProgram:
         )
         if not self._object:
             raise OSError(ctypes.get_errno(), f"{object_path()}: cannot be opened")
-        value = struct.pack("!H", port)
+        value = struct.pack("!H", port) + struct.pack("H", bool(networks))
         rodata = self._lib.bpf_object__find_map_by_name(self._object, b".rodata")
         self._check(
             self._lib.bpf_map__set_initial_value(
                 ctypes.c_void_p(rodata), value, ctypes.c_size_t(len(value))
             ),
-            "set port",
+            "set port and list",
         )
         self._check(self._lib.bpf_object__load(self._object), "load")
         program = self._lib.bpf_object__find_program_by_name(self._object, b"ptk_steer")
@@ -87,6 +91,17 @@ class SteerProgram:
                     ctypes.c_uint64(0),
                 ),
                 "add address",
+            )
+
+        for network in networks:
+            self._check(
+                self._lib.bpf_map_update_elem(
+                    self._map_fd(b"ptk_networks"),
+                    network_key(network),
+                    b"\x01",
+                    ctypes.c_uint64(0),
+                ),
+                "add network",
             )
 
     @staticmethod
@@ -156,3 +171,10 @@ def address_key(address: str) -> bytes:
     if ":" in address:
         return socket.inet_pton(socket.AF_INET6, address)
     return b"\x00" * 10 + b"\xff\xff" + socket.inet_pton(socket.AF_INET, address)
+
+
+def network_key(network: str) -> bytes:
+    """The map key of a network: bits that count, of the 16 bytes of address_key."""
+    parsed = ipaddress.ip_network(network)
+    bits = parsed.prefixlen + (96 if parsed.version == 4 else 0)
+    return struct.pack("I", bits) + address_key(str(parsed.network_address))

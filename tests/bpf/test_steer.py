@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 scapy = pytest.importorskip("scapy.all")
-from bpf_program import XDP_PASS, XDP_REDIRECT, SteerProgram, object_path  # noqa: E402
+from bpf_program import XDP_DROP, XDP_PASS, XDP_REDIRECT, SteerProgram, object_path  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
     IPv6,
@@ -63,8 +63,8 @@ def udp4(*, payload: bytes = b"x" * 40, **ip: object) -> Packet:
     return IP(**{"src": PEER4, "dst": V4, **ip}) / UDP(sport=4000, dport=PORT) / Raw(payload)
 
 
-def udp6(*, payload: bytes = b"x" * 40, dst: str = V6) -> Packet:
-    return IPv6(src=PEER6, dst=dst) / UDP(sport=4000, dport=PORT) / Raw(payload)
+def udp6(*, payload: bytes = b"x" * 40, src: str = PEER6, dst: str = V6) -> Packet:
+    return IPv6(src=src, dst=dst) / UDP(sport=4000, dport=PORT) / Raw(payload)
 
 
 def patched(frame: Packet, offset: int, value: bytes) -> bytes:
@@ -243,3 +243,26 @@ def test_reasons_have_the_order_of_the_spec() -> None:
         if line.strip().startswith("PTK_STEER_REASON_")
     ]
     assert names == [*REASONS, "count"]
+
+
+def test_only_listed_networks_come_in() -> None:
+    """Others are dropped and counted; what is not for us is passed whoever sends it."""
+    inside = ("192.0.2.128/25", "198.51.100.7/32", "2001:db8:5::/48")
+    steer = SteerProgram(port=PORT, addresses=[V4, V6], reason_count=len(REASONS), networks=inside)
+    try:
+        steer.add_socket(0)
+        for source, allowed in {
+            "192.0.2.128": True,
+            "192.0.2.127": False,
+            "198.51.100.7": True,
+            "198.51.100.6": False,
+        }.items():
+            expected = (XDP_REDIRECT, "redirect") if allowed else (XDP_DROP, "drop_not_allowed")
+            assert verdict(steer, bytes(eth() / udp4(src=source))) == expected
+            other = bytes(eth() / udp4(src=source, dst="192.0.2.3"))
+            assert verdict(steer, other) == (XDP_PASS, "pass_address")
+        for source, allowed in {"2001:db8:5:9::1": True, "2001:db8:6::1": False}.items():
+            expected = (XDP_REDIRECT, "redirect") if allowed else (XDP_DROP, "drop_not_allowed")
+            assert verdict(steer, bytes(eth() / udp6(src=source))) == expected
+    finally:
+        steer.close()

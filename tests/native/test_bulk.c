@@ -669,7 +669,8 @@ static void test_each_wrong_field_has_its_verdict(void)
     } EDITS[] = {
         {3, 0, PTK_VERDICT_BAD_FLAGS},
         {3, 0x90, PTK_VERDICT_BAD_FLAGS},
-        {3, 0x11, PTK_VERDICT_UNSUPPORTED},
+        {3, 0x11, PTK_VERDICT_BAD_LENGTH}, /* An extension in the place of message bytes. */
+        {3, 0x14, PTK_VERDICT_UNSUPPORTED},
         {7, 1, PTK_VERDICT_BAD_LENGTH},
         {16, 9, PTK_VERDICT_BAD_LENGTH},
         {17, 1, PTK_VERDICT_BAD_LENGTH},

@@ -321,8 +321,9 @@ static void test_each_field_is_checked(void)
     }
 }
 
-/* An extension that is announced must be there, and is then refused by name until it is offered. */
-static void test_extensions_are_unsupported(void)
+/* An extension that is announced must be there. What it says is the guard's business; the message
+ * stands behind it. One that is not offered is refused by name. */
+static void test_extensions_are_skipped_or_unsupported(void)
 {
     static struct buffer request;
     static const struct {
@@ -332,6 +333,7 @@ static void test_extensions_are_unsupported(void)
         {PTK_WIRE_FLAGS_COOKIE, sizeof(struct ptk_wire_cookie)},
         {PTK_WIRE_FLAGS_MAC, sizeof(struct ptk_wire_mac)},
         {PTK_WIRE_FLAGS_PREFIX, sizeof(struct ptk_wire_prefix)},
+        {PTK_WIRE_FLAGS_COOKIE | PTK_WIRE_FLAGS_MAC, 48},
         {PTK_WIRE_FLAGS_COOKIE | PTK_WIRE_FLAGS_MAC | PTK_WIRE_FLAGS_PREFIX, 64},
     };
     for (size_t i = 0; i < PTK_ARRAY_LEN(extensions); i++) {
@@ -341,7 +343,31 @@ static void test_extensions_are_unsupported(void)
         request.len += extensions[i].len - 1;
         CHECK(verdict_of(&request) == PTK_VERDICT_BAD_LENGTH);
         request.len += 1;
-        CHECK(verdict_of(&request) == PTK_VERDICT_UNSUPPORTED);
+        const bool offered = (extensions[i].flag & PTK_WIRE_FLAGS_PREFIX) == 0;
+        CHECK(verdict_of(&request) == (offered ? PTK_VERDICT_OK : PTK_VERDICT_UNSUPPORTED));
+    }
+}
+
+/* A ping's message comes back from behind its extensions, also when the reply is built in place. */
+static void test_a_message_behind_extensions_is_found(void)
+{
+    static uint8_t bytes[PTK_WIRE_HEADER_LEN + 48 + 61];
+    struct ptk_wire_header header = {
+        .magic = PTK_WIRE_MAGIC,
+        .version_type = PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_REQUEST,
+        .flags = PTK_WIRE_FLAGS_COOKIE | PTK_WIRE_FLAGS_MAC,
+        .message_len = 61,
+        .op = PTK_WIRE_OP_PING,
+    };
+    memcpy(bytes, &header, sizeof header);
+    for (size_t i = 0; i < 61; i++) {
+        bytes[PTK_WIRE_HEADER_LEN + 48 + i] = (uint8_t)(i + 1);
+    }
+    enum ptk_verdict verdict;
+    CHECK(ptk_engine_handle(engine, bytes, sizeof bytes, bytes, sizeof bytes, &verdict) ==
+          PTK_WIRE_HEADER_LEN + 61);
+    for (size_t i = 0; i < 61; i++) {
+        CHECK(bytes[PTK_WIRE_HEADER_LEN + i] == i + 1);
     }
 }
 
@@ -975,7 +1001,8 @@ int main(void)
     test_golden_packets_are_answered_byte_for_byte();
     test_requests_cut_at_every_byte_are_refused();
     test_each_field_is_checked();
-    test_extensions_are_unsupported();
+    test_extensions_are_skipped_or_unsupported();
+    test_a_message_behind_extensions_is_found();
     test_checksums_are_verified_and_returned();
     test_truncation_is_checked();
     test_windows_come_with_their_lengths();

@@ -16,6 +16,7 @@
 
 #include "net/ptk_wake.h"
 #include "ptk_test_packet.h"
+#include "open_guard.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -441,6 +442,7 @@ static void start(uint64_t seed, uint32_t mtu, bool faults, const struct ptk_add
                        chance(50) ? 1 : 100000, /* Breathes after each packet, or never. */
                    .engine = &sim.engine,
                    .bulk = make_bulk(),
+                   .guard = open_guard(),
                    .stats = &sim.stats},
         .rx = ring_over(&sim.rx, RING_LEN),
         .tx = ring_over(&sim.tx, RING_LEN),

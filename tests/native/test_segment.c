@@ -2,6 +2,7 @@
  */
 #include "serve/ptk_datapath_segment.h"
 #include "serve/ptk_datapath_worker.h"
+#include "open_guard.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -178,6 +179,7 @@ static struct ptk_worker worker_with(uint32_t spin_us, uint32_t quiet_us,
                                              .spin_us = spin_us,
                                              .quiet_us = quiet_us,
                                              .bulk = make_bulk(),
+                                             .guard = open_guard(),
                                              .stats = stats};
     memset(stats, 0, sizeof *stats);
     ptk_worker_init(&worker, &config);
@@ -221,11 +223,12 @@ static void test_worker_publishes(void)
     static struct ptk_stats_worker stats;
     struct ptk_worker worker = worker_with(0, 0, &stats);
     uint8_t bytes[64] = {0};
+    const struct ptk_guard_source source = {.port = 5000};
     refreshes = 0;
     ptk_worker_loop_begin(&worker);
     PTK_ASSERT(refreshes == 1);
-    PTK_ASSERT(ptk_worker_handle(&worker, bytes, 40, bytes, sizeof bytes) == 40);
-    PTK_ASSERT(ptk_worker_handle(&worker, bytes, 0, bytes, sizeof bytes) == 0);
+    PTK_ASSERT(ptk_worker_handle(&worker, &source, bytes, 40, bytes, sizeof bytes) == 40);
+    PTK_ASSERT(ptk_worker_handle(&worker, &source, bytes, 0, bytes, sizeof bytes) == 0);
     ptk_worker_latency(&worker, 1000, 1000 + 5 * 1000, 3); /* 5 us at 1000 cycles a microsecond */
     engine_counters.ids = 17;
     engine_counters.verdicts[PTK_VERDICT_BAD_OP] = 2;

@@ -67,6 +67,13 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
         "cache": "2M",
         "message_len_max": "4M",
         "arena": "16M",
+        "address_validation": "off",
+        "stranger_percent": "30",
+        "limit_address": "1000,2000000,0",
+        "limit_network": "0,0,500000",
+        "allow": "192.0.2.9/24,2001:db8::/32",
+        "keys": "/etc/pintok/keys",
+        "require_key": "on",
         "ring": "512",
         "frames": "4096",
         "http": "off",
@@ -84,6 +91,9 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
     assert from_file.http is None
     assert (from_file.cache, from_file.ring, from_file.frames) == (2 << 20, 512, 4096)
     assert (from_file.message_len_max, from_file.arena) == (4 << 20, 16 << 20)
+    assert from_file.limit_address == (1000, 2000000, 0)
+    assert from_file.limit_network == (0, 0, 500000)
+    assert from_file.allow == ("192.0.2.0/24", "2001:db8::/32")
 
 
 def test_file_takes_lists_and_mappings(write) -> None:
@@ -123,6 +133,12 @@ def test_file_takes_lists_and_mappings(write) -> None:
         ("cache: 1K", "not a power of two from 64K"),
         ("message_len_max: 32M", "more than the 16M"),
         ("ring: 100", "not a power of two"),
+        ("address_validation: maybe", "not one of on, off"),
+        ("stranger_percent: 0", "whole number from 1 to 100"),
+        ("limit_address: 5", "not PACKETS,BYTES,MICROSECONDS"),
+        ("limit_address: 1,2,3,4", "not PACKETS,BYTES,MICROSECONDS"),
+        ("limit_network: 1,2,-3", "whole number from 0"),
+        ("allow: 192.0.2.0/40", "not a network"),
         ("drain_timeout_s: .nan", "not a number of seconds"),
         ("port: " + "9" * 5000, ""),
     ],
@@ -163,6 +179,7 @@ def test_variable_that_kubernetes_sets_is_explained() -> None:
         ({"xdp_mode": "skb", "require": "drv"}, "contradict"),
         ({"cores": "1-2", "queues": "0"}, "as many queues as cores"),
         ({"arena": "1M"}, "must hold two messages"),
+        ({"require_key": "on"}, "name the keys with --keys"),
         ({"models": ("a", "b"), "models_max": "1"}, "2 models and --models-max 1: raise it"),
     ],
 )

@@ -236,7 +236,7 @@ def test_command_line_of_the_datapath(run_dir: RunDir, stand_in: list[int]) -> N
         "--address=::1",
     ]
     assert f"--stats={run_dir.stats}" in argv
-    assert not any(word.startswith(("--iface", "--require")) for word in argv)
+    assert not any(word.startswith(("--iface", "--require=")) for word in argv)
 
 
 def test_host_without_core_or_interface_is_refused() -> None:
