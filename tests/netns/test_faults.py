@@ -185,6 +185,8 @@ def test_stopped_datapath_is_noticed(link: Link, tmp_path: pathlib.Path) -> None
         os.kill(server.ready["pid"], signal.SIGSTOP)
         try:
             assert "does not come round" in server.read_until("heartbeat")["text"]
+            with link.inside(link.server):
+                assert server.get("/healthz")[0] == 503
         finally:
             os.kill(server.ready["pid"], signal.SIGCONT)
         assert "comes round again" in server.read_until("heartbeat")["text"]
