@@ -1,5 +1,6 @@
 #include "algo/ptk_bpe.h"
 
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 #include <errno.h>
@@ -203,6 +204,9 @@ void ptk_bpe_scratch_init(struct ptk_bpe_scratch *scratch, void *memory, size_t 
     scratch->unit_cap = unit_cap;
 }
 
+/* Units between two pauses of a loop that the compiler vectorises. */
+#define STEP_UNITS ((size_t)8192)
+
 /* ---- units ---------------------------------------------------------------------------------- */
 
 /* The characters of a piece as they are turned into units. */
@@ -297,8 +301,10 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
         }
     }
     struct unit_writer writer = {.scratch = scratch};
+    uint32_t turns = 0;
     if (bpe->prefix_len + bpe->suffix_len == 0) {
         for (size_t i = 0; i < len;) {
+            ptk_pause_turn(&turns);
             uint32_t step;
             const uint32_t code_point = ptk_utf8_decode(piece + i, &step);
             const uint32_t id = ptk_chars_id(bpe->chars->records[code_point]);
@@ -308,6 +314,7 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     } else {
         uint8_t key[PTK_BPE_AFFIX_MAX + 4];
         for (size_t i = 0; i < len;) {
+            ptk_pause_turn(&turns);
             const size_t step = ptk_utf8_lead_len(piece[i]);
             size_t key_len = 0;
             if (i > 0) {
@@ -425,7 +432,9 @@ static size_t merge_short(const struct ptk_bpe *bpe, uint32_t *ids, uint32_t *en
 static void symbols_init(const struct ptk_image *image, struct ptk_bpe_scratch *scratch,
                          size_t count)
 {
+    uint32_t turns = 0;
     for (size_t i = 0; i < count; i++) {
+        ptk_pause_turn(&turns);
         scratch->partner[i] = (uint32_t)i;
         scratch->slot[i] =
             i + 1 < count ? pair_slot(image, scratch->ids[i], scratch->ids[i + 1]) : NO_SLOT;
@@ -540,7 +549,9 @@ static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
 {
     uint32_t first = NO_UNIT;
     uint32_t *tail = &first;
+    uint32_t turns = 0;
     while (a != NO_UNIT && b != NO_UNIT) {
+        ptk_pause_turn(&turns);
         COUNT_STEPS(1);
         if (a < b) {
             *tail = a;
@@ -566,7 +577,9 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
     uint32_t reversed = NO_UNIT;
     bool ascending = true;
     uint32_t last = first;
+    uint32_t turns = 0;
     for (uint32_t unit = first; unit != NO_UNIT; unit = after[unit]) {
+        ptk_pause_turn(&turns);
         COUNT_STEPS(1);
         ascending = ascending && unit >= last;
         last = unit;
@@ -575,6 +588,7 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
         return first;
     }
     for (uint32_t unit = first; unit != NO_UNIT;) {
+        ptk_pause_turn(&turns);
         const uint32_t next = after[unit];
         after[unit] = reversed;
         reversed = unit;
@@ -588,6 +602,7 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
         uint32_t run = reversed;
         uint32_t end = run;
         while (after[end] != NO_UNIT && after[end] > end) {
+            ptk_pause_turn(&turns);
             end = after[end];
         }
         reversed = after[end];
@@ -611,7 +626,9 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
 static void chain_link_back(struct ptk_bpe_scratch *scratch, uint32_t first)
 {
     uint32_t previous = NO_UNIT;
+    uint32_t turns = 0;
     for (uint32_t unit = first; unit != NO_UNIT; unit = scratch->after[unit]) {
+        ptk_pause_turn(&turns);
         COUNT_STEPS(1);
         scratch->before[unit] = previous;
         previous = unit;
@@ -685,12 +702,15 @@ static uint32_t list_merge(const struct ptk_image *image, struct ptk_bpe_scratch
 static void merge_lists(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, size_t count)
 {
     const struct ptk_image *image = bpe->image;
+    uint32_t pushes = 0;
     for (size_t i = count - 1; i-- > 0;) {
+        ptk_pause_turn(&pushes);
         if (scratch->slot[i] != NO_SLOT) {
             list_push(scratch, (uint32_t)i, image->pairs[scratch->slot[i]].rank);
         }
     }
     struct popped popped;
+    uint32_t turns = 0;
     while (list_pop(scratch, &popped)) {
         uint32_t unit = popped.first;
         if (!popped.sorted) {
@@ -701,6 +721,7 @@ static void merge_lists(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scrat
         }
         uint32_t lowest = UINT32_MAX;
         while (unit != NO_UNIT && lowest > popped.rank) {
+            ptk_pause_turn(&turns);
             const uint32_t next = scratch->after[unit];
             if (scratch->slot[unit] != DEAD_SLOT) {
                 lowest = list_merge(image, scratch, unit, count);
@@ -800,14 +821,18 @@ static size_t heap_update(const struct ptk_image *image, struct ptk_bpe_scratch 
 static void merge_heap(const struct ptk_image *image, struct ptk_bpe_scratch *scratch, size_t count)
 {
     size_t len = 0;
+    uint32_t puts = 0;
     for (size_t i = 0; i + 1 < count; i++) {
+        ptk_pause_turn(&puts);
         if (scratch->slot[i] != NO_SLOT) {
             heap_put(scratch, len, (uint32_t)i);
             len++;
             heap_settle(image, scratch, len, len - 1);
         }
     }
+    uint32_t turns = 0;
     while (len > 0) {
+        ptk_pause_turn(&turns);
         const uint32_t unit = scratch->after[0];
         const uint32_t second = scratch->partner[unit] + 1;
         if (scratch->slot[second] != NO_SLOT) {
@@ -851,7 +876,9 @@ static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, 
     size_t kept = 0;
     if (count > PTK_BPE_SHORT_MAX || !bpe->short_ranks) {
         merge_long(bpe, scratch, count);
+        uint32_t turns = 0;
         for (size_t i = 0; i < count; i = scratch->partner[i] + (size_t)1) {
+            ptk_pause_turn(&turns);
             scratch->ids[kept] = scratch->ids[i];
             if (with_ends) {
                 scratch->ends[kept] = scratch->ends[scratch->partner[i]];
@@ -876,8 +903,11 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
         return SIZE_MAX;
     }
     const uint32_t *byte_ids = bpe->image->byte_ids;
-    for (size_t i = 0; i < len; i++) {
-        scratch->ids[i] = byte_ids[piece[i]];
+    for (size_t i = 0; i < len;) {
+        for (const size_t stop = ptk_min_size(len, i + STEP_UNITS); i < stop; i++) {
+            scratch->ids[i] = byte_ids[piece[i]];
+        }
+        ptk_pause_point();
     }
     return merge(bpe, scratch, (struct units){piece, len, false});
 }
@@ -887,8 +917,11 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
 bool ptk_bpe_has_gap(const struct ptk_bpe *bpe, const uint8_t *piece, size_t len)
 {
     bool gap = false;
-    for (size_t i = 0; i < len; i++) {
-        gap |= bpe->image->byte_ids[piece[i]] == PTK_IMAGE_NONE;
+    for (size_t i = 0; i < len;) {
+        for (const size_t stop = ptk_min_size(len, i + STEP_UNITS); i < stop; i++) {
+            gap |= bpe->image->byte_ids[piece[i]] == PTK_IMAGE_NONE;
+        }
+        ptk_pause_point();
     }
     return gap;
 }

@@ -1,5 +1,6 @@
 #include "algo/ptk_decode.h"
 
+#include "base/ptk_pause.h"
 #include "algo/ptk_decode_spm.h"
 #include "text/ptk_utf8.h"
 
@@ -155,7 +156,9 @@ static void op_replace(const struct ptk_image_op_view *op, const struct strings 
     size_t off = 0;
     const struct ptk_image_string pattern = ptk_image_op_string(op, &off);
     const struct ptk_image_string content = ptk_image_op_string(op, &off);
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         add_replaced(out, string_at(in, i), pattern, (struct view){content.bytes, content.len});
         end_string(out);
     }
@@ -204,7 +207,9 @@ static void end_run(struct strings *out, size_t begin)
 static void op_byte_fallback(const struct strings *in, struct strings *out)
 {
     size_t run = 0;
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         const struct view string = string_at(in, i);
         const int byte = byte_token(string);
         if (byte >= 0) {
@@ -252,7 +257,9 @@ static void op_strip(const struct ptk_image_op_view *op, const struct strings *i
 {
     uint8_t encoded[4];
     const struct view content = {encoded, ptk_utf8_encode(ptk_load_u32(op->params), encoded)};
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         struct view view = strip_start(string_at(in, i), content, ptk_load_u32(op->params + 4));
         view = strip_stop(view, content, ptk_load_u32(op->params + 8));
         add_bytes(out, view.bytes, view.len);
@@ -269,7 +276,9 @@ static void op_metaspace(const struct ptk_image_op_view *op, const struct string
     const struct ptk_image_string replacement = ptk_image_op_string(op, &off);
     const struct view space = {(const uint8_t *)" ", 1};
     const struct view nothing = {(const uint8_t *)"", 0};
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         const bool drop = i == 0 && op->params[0] != PREPEND_NEVER;
         add_replaced(out, string_at(in, i), replacement, drop ? nothing : space);
         end_string(out);
@@ -283,7 +292,9 @@ static void op_bpe(const struct ptk_image_op_view *op, const struct strings *in,
     const struct ptk_image_string suffix = ptk_image_op_string(op, &off);
     const struct view space = {(const uint8_t *)" ", 1};
     const struct view nothing = {(const uint8_t *)"", 0};
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         add_replaced(out, string_at(in, i), suffix, i + 1 == in->count ? nothing : space);
         end_string(out);
     }
@@ -340,7 +351,9 @@ static void op_wordpiece(const struct ptk_image_op_view *op, const struct string
 {
     size_t off = 0;
     const struct ptk_image_string prefix = ptk_image_op_string(op, &off);
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         struct view string = string_at(in, i);
         if (i > 0 && begins_with(string, prefix.bytes, prefix.len)) {
             string.bytes += prefix.len;
@@ -427,7 +440,9 @@ static bool in_alphabet(struct view string)
 static void op_byte_level(struct strings *in, struct strings *out)
 {
     size_t len = 0;
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count; i++) {
+        ptk_pause_turn(&turns);
         const struct view string = string_at(in, i);
         if (!in_alphabet(string)) {
             memmove(in->bytes + len, string.bytes, string.len);
@@ -497,7 +512,9 @@ static void add_tokens(const struct ptk_decoder *decoder, const uint32_t *ids, s
                        bool skip_special, struct strings *out)
 {
     const struct ptk_image *image = decoder->image;
+    uint32_t turns = 0;
     for (size_t i = 0; i < ids_len && !out->failed; i++) {
+        ptk_pause_turn(&turns);
         if (!is_shown(image, ids[i], skip_special)) {
             continue;
         }
@@ -781,6 +798,9 @@ static void strip_ends(const struct ptk_decode_strip *strip, struct ptk_decode_t
     text->len = rest.len;
 }
 
+/* Ids between two pauses: a few microseconds. */
+#define SLICE_IDS ((size_t)2048)
+
 /* The same as run_program; false where that has to do it: no room, or byte tokens that the
  * program changes further. */
 static bool run_table(const struct ptk_decoder *decoder, const struct ptk_decode_scratch *scratch,
@@ -801,9 +821,13 @@ static bool run_table(const struct ptk_decoder *decoder, const struct ptk_decode
         }
     }
     while (i < ids_len) {
-        i += ptk_decode_table_copy(&decoder->table, ids + i, ids_len - i, skip_special, text);
-        if (i == ids_len) {
-            break;
+        const size_t some = ptk_min_size(ids_len - i, SLICE_IDS);
+        const size_t copied =
+            ptk_decode_table_copy(&decoder->table, ids + i, some, skip_special, text);
+        i += copied;
+        ptk_pause_point();
+        if (copied == some) {
+            continue;
         }
         const bool byte =
             (ptk_decode_table_at(&decoder->table, ids[i])->info & PTK_DECODE_BYTE) != 0;

@@ -1,5 +1,6 @@
 #include "algo/ptk_decode_spm.h"
 
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 #include <errno.h>
@@ -199,7 +200,9 @@ enum ptk_verdict ptk_decode_spm(const struct ptk_decode_spm *spm, const struct p
         .cap = direct ? cap : scratch->text_cap,
         .at_begin = true,
     };
+    uint32_t turns = 0;
     for (size_t i = 0; i < ids_len && !out.full; i++) {
+        ptk_pause_turn(&turns);
         if (ids[i] < image->config->ids_end) {
             put_id(spm, image, ids[i], skip_special, &out);
         }

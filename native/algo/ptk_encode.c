@@ -15,6 +15,7 @@
  */
 #include "algo/ptk_tokenizer_state.h"
 #include "base/ptk_cpu.h"
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 #include <smmintrin.h>
@@ -125,7 +126,9 @@ static void put_ids(const struct job *job, const source_text *text, size_t begin
     const struct ptk_image *image = job->tokenizer->image;
     struct ptk_span span = {0, 0};
     size_t from = begin;
+    uint32_t turns = 0; /* As many as a cache's entry has ids are too few for a pause. */
     for (size_t i = 0; i < ids->count; i++) {
+        ptk_pause_turn(&turns);
         if (sink->offsets != NULL) {
             from = ids->begins != NULL ? begin + ids->begins[i] : from;
             const size_t end =
@@ -509,6 +512,7 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
     const struct sink *sink = job->sink;
     enum ptk_verdict verdict = PTK_VERDICT_OK;
     size_t from = 0;
+    ptk_pause_point(); /* The batch holds keys, and no entry of the cache yet. */
     if (sink->counting) {
         batch_find(batch, true);
     } else {
@@ -974,6 +978,7 @@ static enum ptk_verdict encode_segments(const struct job *job, const source_text
     while ((count = ptk_segments_next(job->tokenizer->segments, &cursor, text->bytes, text->len,
                                       spans, PTK_ARRAY_LEN(spans))) > 0) {
         for (size_t done = 0; done < count; done += batch.count) {
+            ptk_pause_point();
             batch.spans = spans + done;
             batch.count = ptk_min_size(count - done, BATCH_PIECES);
             segments_prepare(job, text, &batch);
@@ -1124,7 +1129,9 @@ static void finish_offsets(const struct ptk_tokenizer *tokenizer, struct char_cu
     const bool sentencepiece =
         tokenizer->image->header->source == PTK_IMAGE_SOURCE_SENTENCEPIECE;
     const size_t len = cursor->len;
+    uint32_t turns = 0;
     for (size_t i = 0; i < count; i++) {
+        ptk_pause_turn(&turns);
         const struct ptk_span bytes = offsets[i];
         struct ptk_span span = bytes;
         /* Most references leave positions behind the text alone. */

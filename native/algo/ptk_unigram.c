@@ -1,5 +1,6 @@
 #include "algo/ptk_unigram.h"
 
+#include "base/ptk_pause.h"
 #include <errno.h>
 #include <math.h>
 
@@ -72,12 +73,17 @@ find_ways(const struct ptk_unigram *unigram, struct ptk_unigram_node *nodes, con
           uint32_t len, bool single)
 {
     const struct ptk_image *image = unigram->image;
-    for (uint32_t i = 1; i <= len; i++) {
-        nodes[i].begin = NO_WAY;
+    uint32_t turns = 0;
+    for (uint32_t i = 1; i <= len;) {
+        for (const uint32_t stop = len - i < 4096 ? len + 1 : i + 4096; i < stop; i++) {
+            nodes[i].begin = NO_WAY;
+        }
+        ptk_pause_point();
     }
     nodes[0] = (struct ptk_unigram_node){0.0, 0, 0};
     uint32_t char_len;
     for (uint32_t begin = 0; begin < len; begin += char_len) {
+        ptk_pause_turn(&turns);
         if (single && nodes[begin].score < SINGLE_SCORE_MIN) {
             const uint32_t reach = image->config->key_bytes_max;
             rebase(nodes, begin, len - begin > reach ? begin + reach : len);
@@ -155,7 +161,9 @@ size_t ptk_unigram_encode(const struct ptk_unigram *unigram, struct ptk_unigram_
     }
 
     /* Backward: reverse the way in place, so that every node says where its token ends. */
+    uint32_t turns = 0;
     for (uint32_t end = (uint32_t)len; end > 0;) {
+        ptk_pause_turn(&turns);
         const uint32_t begin = nodes[end].begin;
         nodes[begin].score = (double)end; /* exact: positions are below 2^32 */
         end = begin;
@@ -163,6 +171,7 @@ size_t ptk_unigram_encode(const struct ptk_unigram *unigram, struct ptk_unigram_
 
     struct writer writer = {unigram, out, piece, 0};
     for (uint32_t begin = 0; begin < len;) {
+        ptk_pause_turn(&turns);
         uint32_t end = (uint32_t)nodes[begin].score;
         if (nodes[end].id != unigram->unk_id) {
             put(&writer, nodes[end].id, begin, end);
@@ -170,6 +179,7 @@ size_t ptk_unigram_encode(const struct ptk_unigram *unigram, struct ptk_unigram_
             continue;
         }
         while (unigram->fuse_unk && end < len) {
+            ptk_pause_turn(&turns);
             const uint32_t next = (uint32_t)nodes[end].score;
             if (nodes[next].id != unigram->unk_id) {
                 break;

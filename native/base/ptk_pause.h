@@ -55,4 +55,12 @@ static inline void ptk_pause_point(void)
     }
 }
 
+/* The same for loops with short turns: looks at every 256th. */
+static inline void ptk_pause_turn(uint32_t *turns)
+{
+    if (PTK_UNLIKELY((++*turns & 255) == 0)) {
+        ptk_pause_point();
+    }
+}
+
 #endif

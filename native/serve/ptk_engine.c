@@ -13,6 +13,7 @@
  */
 #include "serve/ptk_engine.h"
 
+#include "base/ptk_pause.h"
 #include "wire/ptk_wire_reply.h"
 #include "wire/ptk_wire_request.h"
 
@@ -142,8 +143,7 @@ static size_t lay_out(uint8_t *base, const struct ptk_engine_limits *limits, siz
         const size_t special_tokens_mask_off = place(&end, ids_cap);
         const size_t whole_off = place(&end, ids_cap * WHOLE_LEN);
         const size_t window_lens_off = place(&end, ids_cap / 2 * sizeof(uint32_t));
-        const size_t ranges_off =
-            place(&end, PTK_WIRE_RANGES_MAX * sizeof(struct ptk_plain_range));
+        const size_t ranges_off = place(&end, PTK_WIRE_RANGES_MAX * sizeof(struct ptk_plain_range));
         const size_t work_off = place(&end, ptk_work_len(&work));
         if (base != NULL) {
             struct desk *desk = &engine->desks[idx];
@@ -247,8 +247,8 @@ static size_t build_info(const struct ptk_engine *engine, const struct job *job)
             engine->limits.message_len_max, engine->limits.datagram_len_max - PTK_WIRE_HEADER_LEN),
         .datagram_len_max = engine->limits.datagram_len_max,
         .ops = 1u << PTK_WIRE_OP_PING | 1u << PTK_WIRE_OP_INFO | 1u << PTK_WIRE_OP_ENCODE |
-               1u << PTK_WIRE_OP_DECODE | 1u << PTK_WIRE_OP_COUNT |
-               1u << PTK_WIRE_OP_DECODE_STEP | 1u << PTK_WIRE_OP_SETTINGS,
+               1u << PTK_WIRE_OP_DECODE | 1u << PTK_WIRE_OP_COUNT | 1u << PTK_WIRE_OP_DECODE_STEP |
+               1u << PTK_WIRE_OP_SETTINGS,
         .id_formats = 1u << PTK_ID_FORMAT_AUTO | 1u << PTK_ID_FORMAT_U32,
         .name_off = sizeof info,
         .name_len = (uint16_t)model->name_len,
@@ -302,8 +302,8 @@ static size_t build_settings(const struct job *job)
 }
 
 /* The ranges of ordinary text of an item, from `*next` on, in the form of the core. */
-static void item_ranges(struct desk *desk, const struct ptk_wire_batch_view *batch,
-                        size_t item_idx, const uint8_t **next, struct ptk_encode_request *request)
+static void item_ranges(struct desk *desk, const struct ptk_wire_batch_view *batch, size_t item_idx,
+                        const uint8_t **next, struct ptk_encode_request *request)
 {
     if (PTK_LIKELY(batch->ranges == NULL)) {
         return;
@@ -369,10 +369,33 @@ static void build_items(const struct desk *desk, const struct job *job, uint32_t
     memcpy(message + sizeof prelude, desk->items, asked->item_count * sizeof(struct ptk_wire_item));
 }
 
+/* Bytes, and ids, between two pauses: some ten microseconds. */
+#define STEP_BYTES ((size_t)65536)
+#define STEP_IDS   ((size_t)16384)
+
+static void copy_bytes(uint8_t *dst, const void *src, size_t len)
+{
+    for (size_t off = 0; off < len; off += STEP_BYTES) {
+        memcpy(dst + off, (const uint8_t *)src + off, ptk_min_size(len - off, STEP_BYTES));
+        ptk_pause_point();
+    }
+}
+
+static size_t build_ids(uint8_t *dst, const uint32_t *ids, size_t count, uint32_t id_format)
+{
+    size_t len = 0;
+    for (size_t off = 0; off < count; off += STEP_IDS) {
+        len += ptk_wire_ids_build(ids + off, ptk_min_size(count - off, STEP_IDS), id_format,
+                                  dst + len);
+        ptk_pause_point();
+    }
+    return len;
+}
+
 /* Writes an array and its padding to 8 bytes. */
 static void build_bytes(uint8_t *dst, const uint8_t *src, size_t len)
 {
-    memcpy(dst, src, len);
+    copy_bytes(dst, src, len);
     memset(dst + len, 0, ptk_align_up(len, 8) - len);
 }
 
@@ -381,7 +404,7 @@ static void build_offsets(uint8_t *dst, const struct ptk_span *offsets, size_t c
                           uint32_t outputs)
 {
     if (ptk_wire_offset_len(outputs) == sizeof *offsets) {
-        memcpy(dst, offsets, count * sizeof *offsets);
+        copy_bytes(dst, offsets, count * sizeof *offsets);
         return;
     }
     /* No text of one datagram reaches 64 KiB; long messages may not ask for short offsets. */
@@ -480,8 +503,8 @@ static size_t build_encode(const struct desk *desk, const struct job *job, size_
     build_bytes(message + ptk_wire_items_len(job->batch->prelude.item_count),
                 (const uint8_t *)desk->window_lens,
                 desk->windows_count * sizeof *desk->window_lens);
-    const size_t ids_end = layout.ids_off + ptk_wire_ids_build(desk->ids, count, job->id_format,
-                                                               message + layout.ids_off);
+    const size_t ids_end =
+        layout.ids_off + build_ids(message + layout.ids_off, desk->ids, count, job->id_format);
     memset(message + ids_end, 0, layout.offsets_off - ids_end);
     if ((outputs & PTK_WIRE_OUTPUTS_OFFSETS) != 0) {
         build_offsets(message + layout.offsets_off, desk->offsets, count, outputs);
@@ -537,9 +560,14 @@ static size_t decode_items(struct ptk_engine *engine, struct desk *desk, const s
 {
     const struct ptk_wire_batch_view *batch = job->batch;
     const size_t item_count = batch->prelude.item_count;
-    const size_t ids_count = batch->data_len / ptk_wire_id_len(batch->prelude.id_format);
+    const size_t id_len = ptk_wire_id_len(batch->prelude.id_format);
+    const size_t ids_count = batch->data_len / id_len;
     PTK_ASSERT(ids_count <= desk->ids_cap);
-    ptk_wire_ids_parse(batch->data, ids_count, batch->prelude.id_format, desk->ids);
+    for (size_t off = 0; off < ids_count; off += STEP_IDS) {
+        ptk_wire_ids_parse(batch->data + off * id_len, ptk_min_size(ids_count - off, STEP_IDS),
+                           batch->prelude.id_format, desk->ids + off);
+        ptk_pause_point();
+    }
     for (size_t idx = 0; idx < item_count; idx++) {
         desk->items[idx].count = ptk_wire_batch_len_at(batch, idx);
     }
@@ -751,8 +779,8 @@ static size_t handle_info(const struct ptk_engine *engine, struct job *job,
         return 0;
     }
     job->message_cap = ptk_min_size(job->message_cap, request->message_len);
-    const size_t message_len = request->header.op == PTK_WIRE_OP_INFO ? build_info(engine, job)
-                                                                      : build_settings(job);
+    const size_t message_len =
+        request->header.op == PTK_WIRE_OP_INFO ? build_info(engine, job) : build_settings(job);
     if (message_len == 0) {
         *verdict = PTK_VERDICT_REPLY_TOO_LONG;
     }
@@ -833,8 +861,8 @@ static size_t run_long(struct ptk_engine *engine, struct desk *desk)
     const struct ptk_wire_request *prelude = &job->batch->prelude;
     const size_t tables_len = tables_len_min(job);
     /* The offsets, which text has not, are the largest array. */
-    const size_t text_cap = ptk_min_size(desk->ids_cap * sizeof *desk->offsets,
-                                         job->message_cap / 8 * 8 - tables_len);
+    const size_t text_cap =
+        ptk_min_size(desk->ids_cap * sizeof *desk->offsets, job->message_cap / 8 * 8 - tables_len);
     switch (job->request->header.op) {
     case PTK_WIRE_OP_ENCODE: {
         const size_t cap =
@@ -904,7 +932,7 @@ void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t
         (void)build_steps(desk, job, desk->count);
         break;
     default:
-        memcpy(message + tables_len_min(job), desk->offsets, desk->count);
+        copy_bytes(message + tables_len_min(job), desk->offsets, desk->count);
         (void)build_decode(desk, job, desk->count);
         break;
     }

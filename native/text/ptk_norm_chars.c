@@ -7,6 +7,7 @@
  */
 #include "text/ptk_norm_ops.h"
 
+#include "base/ptk_pause.h"
 #include <emmintrin.h>
 
 static inline __m128i load_block(const uint8_t *bytes)
@@ -87,7 +88,9 @@ static bool put_sequence(struct ptk_text_buf *out, const uint32_t *sequence, uin
 static size_t find_capital(const struct ptk_unicode *unicode, const struct ptk_split_text *in,
                            size_t pos)
 {
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         pos += small_len(in->bytes + pos, in->len - pos);
         if (pos == in->len || in->bytes[pos] < 0x80) {
             break;
@@ -111,7 +114,9 @@ enum ptk_norm_step ptk_norm_lowercase(const struct ptk_unicode *unicode,
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         /* Up to the next character outside ASCII everything is copied, then lower-cased in place.
          */
         size_t ascii = ptk_utf8_ascii_len(in->bytes + pos, in->len - pos);
@@ -142,7 +147,9 @@ enum ptk_norm_step ptk_norm_lowercase(const struct ptk_unicode *unicode,
 static size_t find_class(const struct ptk_unicode *unicode, uint64_t classes,
                          const struct ptk_split_text *in, size_t pos, uint64_t *mask, uint32_t *len)
 {
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         pos += printable_len(in->bytes + pos, in->len - pos, ' ');
         if (pos == in->len) {
             break;
@@ -168,7 +175,9 @@ enum ptk_norm_step ptk_norm_clean(const struct ptk_unicode *unicode,
     if (pos == in->len) {
         return PTK_NORM_STEP_SAME;
     }
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         if (!ptk_norm_copy(in, copied, pos, out)) {
             return PTK_NORM_STEP_FULL;
         }
@@ -192,7 +201,9 @@ enum ptk_norm_step ptk_norm_set_off(const struct ptk_unicode *unicode,
     if (pos == in->len) {
         return PTK_NORM_STEP_SAME;
     }
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         uint8_t spaced[6] = {' '};
         memcpy(spaced + 1, in->bytes + pos, len);
         spaced[1 + len] = ' ';
@@ -272,7 +283,9 @@ enum ptk_norm_step ptk_norm_spell_bytes(const struct ptk_split_text *in, struct 
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         if (!ptk_norm_copy(in, copied, pos, out)) {
             return PTK_NORM_STEP_FULL;
         }

@@ -11,6 +11,7 @@
  */
 #include <stdlib.h>
 
+#include "base/ptk_pause.h"
 #include "text/ptk_grapheme.h"
 #include "text/ptk_norm_ops.h"
 
@@ -153,7 +154,9 @@ struct reader {
 static bool next_mapped(struct reader *reader, struct part *part)
 {
     const uint8_t *bytes = reader->in->bytes;
+    uint32_t turns = 0;
     while (reader->pos < reader->in->len) {
+        ptk_pause_turn(&turns);
         size_t pos = reader->pos;
         size_t len = ptk_utf8_lead_len(bytes[pos]);
         if (pos >= reader->cluster_end) {
@@ -282,7 +285,9 @@ enum ptk_norm_step ptk_norm_map(const struct ptk_unicode *unicode,
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
+    uint32_t turns = 0;
     do {
+        ptk_pause_turn(&turns);
         if (!put_unmapped(in, &cursor, copied, part.pos, out) ||
             !put_mapped(charsmap, in, &cursor, &part, out)) {
             return PTK_NORM_STEP_FULL;

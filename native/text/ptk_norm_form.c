@@ -17,6 +17,7 @@
  */
 #include "text/ptk_norm_ops.h"
 
+#include "base/ptk_pause.h"
 #define STARTER_ROOM 4u /* longest encoding of the starter */
 #define RANKS        256u
 
@@ -94,7 +95,9 @@ static size_t certain_end(const struct form *form, const struct ptk_split_text *
 {
     size_t starter = pos;
     uint32_t last_rank = 0;
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         if (in->bytes[pos] < 0x80) {
             pos += ptk_utf8_ascii_len(in->bytes + pos, in->len - pos);
             starter = pos - 1;
@@ -120,7 +123,9 @@ static size_t certain_end(const struct form *form, const struct ptk_split_text *
 static size_t doubt_end(const struct form *form, const struct ptk_split_text *in, size_t pos)
 {
     pos += ptk_utf8_lead_len(in->bytes[pos]);
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         uint32_t len;
         uint32_t word = ptk_unicode_norm(form->unicode, ptk_utf8_decode(in->bytes + pos, &len));
         if ((word & (form->doubt | PTK_UNICODE_NORM_CLASS)) == 0) {
@@ -204,7 +209,9 @@ static void scatter_run(const struct form *form, const struct cursor *cursor,
     size_t places[RANKS] = {0};
     struct cursor ahead = *cursor;
     struct item item;
+    uint32_t turns = 0;
     while (next_item(form, &ahead, &item) && item.rank != 0) {
+        ptk_pause_turn(&turns);
         places[item.rank] += ptk_utf8_code_point_len(item.code_point);
     }
     for (size_t rank = 0; rank < RANKS; rank++) {
@@ -213,6 +220,7 @@ static void scatter_run(const struct form *form, const struct cursor *cursor,
         begin += rank_len;
     }
     for (ahead = *cursor; next_item(form, &ahead, &item) && item.rank != 0;) {
+        ptk_pause_turn(&turns);
         places[item.rank] += put_mark(out, places[item.rank], &item);
     }
 }
@@ -231,7 +239,9 @@ static bool put_run(const struct form *form, struct cursor *cursor, struct clust
     size_t pos = cluster->marks_end;
     uint32_t last_rank = 0;
     bool ordered = true;
+    uint32_t turns = 0;
     while (next_item(form, &ahead, &item) && item.rank != 0) {
+        ptk_pause_turn(&turns);
         if (out->cap - pos < ptk_utf8_code_point_len(item.code_point)) {
             return false;
         }
@@ -288,7 +298,9 @@ static bool put_form(const struct form *form, const struct ptk_split_text *in, s
     if (!begin_cluster(&cluster, NULL, out)) {
         return false;
     }
+    uint32_t turns = 0;
     while (next_item(form, &cursor, &item)) {
+        ptk_pause_turn(&turns);
         if (item.rank != 0) {
             size_t run_end;
             cursor = before;
@@ -336,7 +348,9 @@ enum ptk_norm_step ptk_norm_form(const struct ptk_unicode *unicode, enum ptk_op_
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         size_t end = doubt_end(&form, in, pos);
         if (!ptk_norm_copy(in, copied, pos, out) || !put_form(&form, in, pos, end, out)) {
             return PTK_NORM_STEP_FULL;

@@ -4,6 +4,7 @@
  */
 #include "text/ptk_norm_ops.h"
 
+#include "base/ptk_pause.h"
 #include <emmintrin.h>
 
 /* Where `byte` first occurs from `pos` on, or the length of the text. */
@@ -48,7 +49,9 @@ static enum ptk_norm_step insert_everywhere(const struct ptk_norm_string *conten
         return PTK_NORM_STEP_SAME;
     }
     size_t pos = 0;
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         size_t len = ptk_utf8_lead_len(in->bytes[pos]);
         if (!ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, pos)) ||
             !ptk_norm_copy(in, pos, pos + len, out)) {
@@ -73,7 +76,9 @@ enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
+    uint32_t turns = 0;
     while (pos < in->len) {
+        ptk_pause_turn(&turns);
         size_t end = pos + pattern->len;
         if (!ptk_norm_copy(in, copied, pos, out) ||
             !ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, end))) {
@@ -98,7 +103,9 @@ enum ptk_norm_step ptk_norm_replace_regex(const struct ptk_regex *regex,
     bool changed = false;
     ptk_regex_start(regex, work, in->bytes, in->len);
     enum ptk_regex_answer answer;
+    uint32_t turns = 0;
     while ((answer = ptk_regex_next(work, &match)) == PTK_REGEX_ANSWER_MATCH) {
+        ptk_pause_turn(&turns);
         if (!ptk_norm_copy(in, copied, match.begin, out) ||
             !ptk_norm_put(out, content->bytes, content->len,
                           ptk_norm_align_before(in, match.end))) {

@@ -8,6 +8,7 @@
  */
 #include "text/ptk_split_ops.h"
 
+#include "base/ptk_pause.h"
 #include "text/ptk_alphabet.h"
 
 /* Text and bits while a program runs. */
@@ -123,7 +124,9 @@ static void split_scanner(const struct run *run, const struct ptk_split_op *op,
     if (op->matcher->find != NULL) {
         size_t done = begin;
         struct ptk_span match = {0, 0};
+        uint32_t turns = 0;
         while (op->matcher->find(op->classes, text, len, match.end, &match)) {
+            ptk_pause_turn(&turns);
             cut_match(cutter, &done, begin + match.begin, begin + match.end);
         }
         if (done < cutter->end) {
@@ -135,6 +138,7 @@ static void split_scanner(const struct run *run, const struct ptk_split_op *op,
     size_t pos = 0;
     size_t done = begin;
     for (;;) {
+        ptk_pause_point();
         size_t count = op->scan(op->classes, text, len, &pos, ends, PTK_ARRAY_LEN(ends));
         if (count == 0) {
             break;
@@ -153,7 +157,9 @@ static bool split_regex(const struct run *run, const struct ptk_split_op *op, st
     ptk_regex_start(op->regex, work, run->text.bytes + begin, cutter->end - begin);
     size_t done = begin;
     struct ptk_span match;
+    uint32_t turns = 0;
     for (;;) {
+        ptk_pause_turn(&turns);
         enum ptk_regex_answer answer = ptk_regex_next(work, &match);
         if (answer == PTK_REGEX_ANSWER_TOO_HARD) {
             return false;
@@ -212,7 +218,9 @@ static void split_glyphs(const struct run *run, const struct ptk_split_op *op,
                          struct cutter *cutter, size_t begin)
 {
     size_t done = begin;
+    uint32_t turns = 0;
     for (size_t at = begin, end; at < cutter->end; at = end) {
+        ptk_pause_turn(&turns);
         if (glyph_class(run, op, at, &end) != 0) {
             cut_match(cutter, &done, at, end);
         }
@@ -226,7 +234,9 @@ static void split_groups(const struct run *run, const struct ptk_split_op *op, s
                          size_t piece_end)
 {
     int previous = -1;
+    uint32_t turns = 0;
     for (size_t at = begin, end; at < piece_end; at = end) {
+        ptk_pause_turn(&turns);
         int group = glyph_class(run, op, at, &end);
         if (group != previous || group == 2) {
             bit_set(run->work->starts, at);
@@ -242,7 +252,9 @@ static void split_scripts(const struct run *run, const struct ptk_split_op *op, 
                           size_t piece_end)
 {
     uint8_t previous = 0;
+    uint32_t turns = 0;
     for (size_t at = begin, end; at < piece_end; at = end) {
+        ptk_pause_turn(&turns);
         uint8_t script = glyph_class(run, op, at, &end);
         if (script != 0 && script != previous) {
             bit_set(run->work->starts, at);
@@ -257,7 +269,9 @@ static void split_fixed(const struct run *run, const struct ptk_split_op *op, si
                         size_t piece_end)
 {
     uint32_t count = 0;
+    uint32_t turns = 0;
     for (size_t at = begin; at < piece_end;) {
+        ptk_pause_turn(&turns);
         if (count == op->length) {
             bit_set(run->work->starts, at);
             count = 0;
@@ -305,7 +319,9 @@ static bool split_piece(const struct run *run, const struct ptk_split_op *op, si
 static bool split_all(const struct run *run, const struct ptk_split_op *op)
 {
     const size_t len = run->text.len;
+    uint32_t turns = 0;
     for (size_t begin = 0, end; begin < len; begin = end) {
+        ptk_pause_turn(&turns);
         end = bit_next(run->work->starts, begin + 1, len);
         if (!bit_get(run->work->drops, begin) && !split_piece(run, op, begin, end)) {
             return false;
@@ -400,7 +416,9 @@ static size_t change_growth(const struct run *run, const struct ptk_split_op *op
     const size_t len = run->text.len;
     size_t growth = 0;
     uint8_t changed[4];
+    uint32_t turns = 0;
     for (size_t begin = 0, end; begin < len; begin = end) {
+        ptk_pause_turn(&turns);
         end = bit_next(run->work->starts, begin + 1, len);
         if (bit_get(run->work->drops, begin)) {
             continue;
@@ -439,11 +457,13 @@ static bool change_all(struct run *run, const struct ptk_split_op *op)
            ((len + 63) / 64 - (run->text.len + 63) / 64) * sizeof *drops);
 
     size_t dst = len;
+    uint32_t turns = 0;
     for (size_t src = run->text.len; src > 0;) {
         const size_t begin = bit_previous(starts, src - 1);
         const bool dropped = bit_get(drops, begin);
         const uint32_t lead = dropped ? 0 : lead_len(run, op, begin, src);
         while (src > begin) {
+            ptk_pause_turn(&turns);
             src--;
             const struct ptk_span range = align != NULL ? align[src] : (struct ptk_span){0, 0};
             if (dropped || keeps_byte(op, bytes[src])) {
