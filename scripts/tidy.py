@@ -70,6 +70,7 @@ SETUP_FILES = frozenset(
         "image/ptk_image_build_trie.c",
         "text/ptk_regex_parse.c",
         "text/ptk_regex_set.c",
+        "text/ptk_segments_open.c",
     )
 )
 # The regular expressions of split patterns that have no scanner.

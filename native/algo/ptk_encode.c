@@ -204,6 +204,12 @@ static inline struct ptk_piece_key marked_key(const struct job *job, struct ptk_
     return key;
 }
 
+/* Whether a cache with room for `count_max` ids may keep a result: it is the same everywhere. */
+static inline bool may_keep(const struct ptk_encoder_ids *ids, size_t count_max)
+{
+    return ids->count > 0 && ids->count <= count_max && !ids->is_close;
+}
+
 /* A short piece or part, from the cache or by the model; then the cache knows it. */
 static enum ptk_verdict cached_part(const struct job *job, const source_text *text, size_t begin,
                                     size_t len, struct ptk_piece_key key, enum ptk_part part)
@@ -216,7 +222,7 @@ static enum ptk_verdict cached_part(const struct job *job, const source_text *te
     }
     struct ptk_encoder_ids ids;
     const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
-    if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_IMAGE_PIECE_IDS_MAX) {
+    if (verdict == PTK_VERDICT_OK && may_keep(&ids, PTK_IMAGE_PIECE_IDS_MAX)) {
         ptk_cache_put(line, key, ids.ids, ids.count);
     }
     return verdict;
@@ -241,7 +247,7 @@ static enum ptk_verdict cached_long_part(const struct job *job, const source_tex
         return PTK_VERDICT_OK;
     }
     const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
-    if (verdict == PTK_VERDICT_OK && ids.count > 0 && ids.count <= PTK_CACHE_LONG_IDS_MAX) {
+    if (verdict == PTK_VERDICT_OK && may_keep(&ids, PTK_CACHE_LONG_IDS_MAX)) {
         ptk_cache_long_put(pair, &key, ids.ids, ids.count);
     }
     return verdict;
@@ -589,6 +595,116 @@ static inline enum ptk_verdict push_piece(const struct job *job, const source_te
     return batch->count == BATCH_PIECES ? batch_flush(job, text, batch) : PTK_VERDICT_OK;
 }
 
+/* ---- pieces of a Unigram model -------------------------------------------------------------- */
+
+/*
+ * Scores add up from the beginning of a piece, so that a part between two safe cuts is encoded
+ * alone only where no decision in it was close: then rounding cannot change one, whatever was added
+ * up before. From the first part on that is close the rest comes from the piece as a whole.
+ */
+
+/* The ids of a short or longer part where the cache has them; their number, or 0. */
+static inline size_t find_part(const struct job *job, const source_text *text, struct ptk_span span,
+                               const uint32_t **ids)
+{
+    const size_t len = span.end - span.begin;
+    const struct ptk_cache_seed *seed = &job->tokenizer->seed;
+    if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
+        const struct ptk_piece_key key = marked_key(job, piece_key(text, span.begin, len));
+        const struct ptk_image_piece *slot =
+            ptk_cache_find(ptk_cache_line(job->cache, seed, key), key);
+        *ids = slot != NULL ? slot->ids : NULL;
+        return slot != NULL ? ptk_cache_id_count(slot) : 0;
+    }
+    if (len <= PTK_CACHE_LONG_KEY_MAX) {
+        const struct ptk_cache_long_key key =
+            ptk_cache_long_key_make(text->bytes + span.begin, len, true);
+        const struct ptk_cache_long *slot =
+            ptk_cache_long_find(ptk_cache_long_pair(job->cache, seed, &key), &key);
+        *ids = slot != NULL ? slot->ids : NULL;
+        return slot != NULL ? ptk_cache_long_id_count(slot) : 0;
+    }
+    return 0;
+}
+
+static void keep_part(const struct job *job, const source_text *text, struct ptk_span span,
+                      const struct ptk_encoder_ids *ids)
+{
+    const size_t len = span.end - span.begin;
+    const struct ptk_cache_seed *seed = &job->tokenizer->seed;
+    if (len <= PTK_IMAGE_PIECE_KEY_MAX && may_keep(ids, PTK_IMAGE_PIECE_IDS_MAX)) {
+        const struct ptk_piece_key key = marked_key(job, piece_key(text, span.begin, len));
+        ptk_cache_put(ptk_cache_line(job->cache, seed, key), key, ids->ids, ids->count);
+    } else if (len > PTK_IMAGE_PIECE_KEY_MAX && len <= PTK_CACHE_LONG_KEY_MAX &&
+               may_keep(ids, PTK_CACHE_LONG_IDS_MAX)) {
+        const struct ptk_cache_long_key key =
+            ptk_cache_long_key_make(text->bytes + span.begin, len, true);
+        ptk_cache_long_put(ptk_cache_long_pair(job->cache, seed, &key), &key, ids->ids, ids->count);
+    }
+}
+
+/* What follows the first `done` ids of a piece. */
+static enum ptk_verdict unigram_rest(const struct job *job, const source_text *text,
+                                     struct ptk_span span, size_t done)
+{
+    struct ptk_encoder_ids ids;
+    if (!ptk_encoder_run(&job->tokenizer->encoder, &job->work->encoder, text->bytes + span.begin,
+                         span.end - span.begin, PTK_PART_WHOLE, &ids)) {
+        return PTK_VERDICT_TEXT_TOO_LONG;
+    }
+    PTK_ASSERT(done <= ids.count);
+    const struct ptk_encoder_ids rest = {.ids = ids.ids + done, .count = ids.count - done};
+    put_ids(job, text, span.begin, &rest);
+    return PTK_VERDICT_OK;
+}
+
+/* One piece: what the cache knows of it, and the model for the rest. */
+static enum ptk_verdict unigram_piece(const struct job *job, const source_text *text,
+                                      struct ptk_span span)
+{
+    const struct ptk_unigram *unigram = &job->tokenizer->encoder.unigram;
+    const size_t len = span.end - span.begin;
+    const uint8_t *piece = text->bytes + span.begin;
+    struct ptk_encoder_ids ids;
+    if (job->need_ends || job->sink->offsets != NULL) {
+        return encode_piece(job, text, span.begin, len, PTK_PART_WHOLE, &ids);
+    }
+    const bool in_parts = ptk_unigram_has_parts(unigram, len);
+    size_t done = 0;
+    for (size_t pos = 0; pos < len && !job->sink->full;) {
+        const size_t strange_len =
+            in_parts ? ptk_unigram_cuts_strange(unigram->cuts, piece, len, pos) : 0;
+        if (strange_len > 0) {
+            ids = (struct ptk_encoder_ids){.ids = &job->tokenizer->image->config->unk_id,
+                                           .count = 1};
+            put_ids(job, text, span.begin + pos, &ids);
+            done++;
+            pos += strange_len;
+            continue;
+        }
+        const size_t cut = in_parts ? ptk_unigram_cuts_next(unigram->cuts, piece, len, pos) : len;
+        const struct ptk_span part = {span.begin + (uint32_t)pos, span.begin + (uint32_t)cut};
+        ids = (struct ptk_encoder_ids){.ids = NULL};
+        ids.count = find_part(job, text, part, &ids.ids);
+        if (ids.count > 0) {
+            put_ids(job, text, part.begin, &ids);
+        } else {
+            if (!ptk_encoder_run(&job->tokenizer->encoder, &job->work->encoder, piece + pos,
+                                 cut - pos, PTK_PART_INNER, &ids)) {
+                return PTK_VERDICT_TEXT_TOO_LONG;
+            }
+            if (pos > 0 && ids.is_close) {
+                return unigram_rest(job, text, span, done);
+            }
+            put_ids(job, text, part.begin, &ids);
+            keep_part(job, text, part, &ids);
+        }
+        done += ids.count;
+        pos = cut;
+    }
+    return PTK_VERDICT_OK;
+}
+
 /* ---- sections ------------------------------------------------------------------------------- */
 
 /* Adds pieces that follow each other, each given by its end; a full batch is worked on at once. */
@@ -714,13 +830,15 @@ static enum ptk_verdict encode_split(const struct job *job, const source_text *s
     if (verdict != PTK_VERDICT_OK) {
         return verdict;
     }
+    const bool is_unigram = job->tokenizer->encoder.algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM;
     struct batch batch;
     batch.count = 0;
     batch.inner = 0;
     size_t count;
     while ((count = ptk_split_next(&pieces, work->spans, PTK_CHUNK_PIECES)) > 0) {
         for (size_t i = 0; i < count; i++) {
-            verdict = push_piece(job, &pieces.text, &batch, work->spans[i]);
+            verdict = is_unigram ? unigram_piece(job, &pieces.text, work->spans[i])
+                                 : push_piece(job, &pieces.text, &batch, work->spans[i]);
             if (verdict != PTK_VERDICT_OK || job->sink->full) {
                 return verdict;
             }
@@ -828,6 +946,33 @@ static enum ptk_verdict normalize_whole(const struct job *job, const source_text
 /* Most ids of a segment that are gathered to be kept. */
 #define SEGMENT_IDS_MAX 64u
 
+/* Longest segment whose piece is made the short way. */
+#define SEGMENT_PIECE_MAX 512u
+
+/* A segment that is not known: as one piece where that is plain to see, or the way of every text.
+ */
+static enum ptk_verdict run_segment(const struct job *job, const source_text *text,
+                                    struct ptk_span span)
+{
+    const size_t len = span.end - span.begin;
+    uint8_t bytes[SEGMENT_PIECE_MAX + 64];
+    const size_t piece_len =
+        len > SEGMENT_PIECE_MAX || job->need_ends
+            ? 0
+            : ptk_segments_piece(job->tokenizer->segments, text->bytes + span.begin, len, bytes,
+                                 sizeof bytes);
+    if (piece_len == 0) {
+        const source_text segment = slice(text, span.begin, span.end);
+        return normalize_whole(job, &segment);
+    }
+    const source_text piece = {.bytes = bytes, .len = piece_len};
+    if (job->tokenizer->encoder.algorithm != PTK_IMAGE_ALGORITHM_UNIGRAM) {
+        struct ptk_encoder_ids ids;
+        return encode_piece(job, &piece, 0, piece_len, PTK_PART_WHOLE, &ids);
+    }
+    return unigram_piece(job, &piece, (struct ptk_span){0, (uint32_t)piece_len});
+}
+
 /* What the whole pipeline makes of one segment; `*count` is SIZE_MAX where that is too much. */
 static enum ptk_verdict encode_segment(const struct job *job, const source_text *text,
                                        struct ptk_span span, uint32_t *ids, size_t *count)
@@ -837,18 +982,9 @@ static enum ptk_verdict encode_segment(const struct job *job, const source_text 
     gathered.fast_end = gathered.cap;
     struct job gather = *job;
     gather.sink = &gathered;
-    const source_text segment = slice(text, span.begin, span.end);
-    const enum ptk_verdict verdict = normalize_whole(&gather, &segment);
+    const enum ptk_verdict verdict = run_segment(&gather, text, span);
     *count = gathered.full ? SIZE_MAX : gathered.len;
     return verdict;
-}
-
-/* One that is too long for the cache, or has too many ids. */
-static enum ptk_verdict encode_long_segment(const struct job *job, const source_text *text,
-                                            struct ptk_span span)
-{
-    const source_text segment = slice(text, span.begin, span.end);
-    return normalize_whole(job, &segment);
 }
 
 /* Segments on their way, as in `struct batch`. */
@@ -884,7 +1020,7 @@ static enum ptk_verdict short_segment_miss(const struct job *job, const source_t
         return verdict;
     }
     if (count == SIZE_MAX) {
-        return encode_long_segment(job, text, span);
+        return run_segment(job, text, span);
     }
     if (count > 0 && count <= PTK_IMAGE_PIECE_IDS_MAX) {
         ptk_cache_put(line, key, ids, count);
@@ -911,7 +1047,7 @@ static enum ptk_verdict long_segment(const struct job *job, const source_text *t
         return verdict;
     }
     if (count == SIZE_MAX) {
-        return encode_long_segment(job, text, span);
+        return run_segment(job, text, span);
     }
     if (count > 0 && count <= PTK_CACHE_LONG_IDS_MAX) {
         ptk_cache_long_put(pair, &key, ids, count);
@@ -960,7 +1096,7 @@ static enum ptk_verdict segments_flush(const struct job *job, const source_text 
         } else if (len <= PTK_CACHE_LONG_KEY_MAX) {
             verdict = long_segment(job, text, span, batch->place[i]);
         } else {
-            verdict = encode_long_segment(job, text, span);
+            verdict = run_segment(job, text, span);
         }
         if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
             return verdict;

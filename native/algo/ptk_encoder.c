@@ -72,6 +72,8 @@ void ptk_encoder_fini(struct ptk_encoder *encoder)
     if (encoder->algorithm == PTK_IMAGE_ALGORITHM_BPE) {
         ptk_bpe_fini(&encoder->bpe);
         ptk_chars_fini(&encoder->chars);
+    } else if (encoder->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM) {
+        ptk_unigram_fini(&encoder->unigram);
     }
     free(encoder->merged);
     encoder->merged = NULL;
@@ -109,7 +111,7 @@ static bool encode_unigram(const struct ptk_encoder *encoder, struct ptk_encoder
     struct ptk_unigram_node *nodes = (struct ptk_unigram_node *)(void *)scratch->bpe.partner;
     const struct ptk_unigram_result result = {
         .ids = scratch->bpe.ids, .begins = scratch->begins, .ends = scratch->bpe.ends};
-    out->count = ptk_unigram_encode(&encoder->unigram, nodes, piece, len, &result);
+    out->count = ptk_unigram_encode(&encoder->unigram, nodes, piece, len, &result, &out->is_close);
     out->ids = result.ids;
     out->begins = result.begins;
     out->ends = result.ends;

@@ -53,6 +53,7 @@ struct ptk_encoder_ids {
         *begins;          /* of the piece's bytes behind each id; NULL: the end of the one before */
     const uint32_t *ends; /* NULL: add up the lengths of the keys */
     size_t count;
+    bool is_close; /* Unigram: what stands before the bytes could have changed them */
 };
 
 /* What the bytes are that are encoded. */

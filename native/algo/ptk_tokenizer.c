@@ -104,7 +104,8 @@ int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out
     }
     tokenizer->normalizes = !ptk_norm_is_empty(tokenizer->norm);
     tokenizer->needs_align = ptk_split_needs_align(tokenizer->split);
-    tokenizer->scan = ptk_split_is_scan(tokenizer->split);
+    tokenizer->scan = ptk_split_is_scan(tokenizer->split) &&
+                      tokenizer->encoder.algorithm != PTK_IMAGE_ALGORITHM_UNIGRAM;
     *out = tokenizer;
     return 0;
 }

@@ -37,7 +37,7 @@ struct ptk_tokenizer {
     struct ptk_decoder decoder;
     bool normalizes;  /* norm does anything */
     bool needs_align; /* pieces depend on where normalized text came from */
-    bool scan;        /* the pre-tokenizer is one scanner over unchanged text */
+    bool scan;        /* one scanner over unchanged text; pieces go in batches */
 };
 
 struct ptk_work {

@@ -11,10 +11,16 @@
 #ifndef PTK_UNIGRAM_H
 #define PTK_UNIGRAM_H
 
-#include "image/ptk_image.h"
+#include "algo/ptk_unigram_cuts.h"
+
+/* Characters below have their place in `first_units`. */
+#define PTK_UNIGRAM_FIRST_END 0x10000u
 
 struct ptk_unigram {
     const struct ptk_image *image;
+    uint32_t *first_units; /* by character: the trie's unit behind it, 0: begins no token; owned */
+    struct ptk_unigram_cuts *cuts; /* owned */
+    double score_abs_max;
     double unk_score; /* of a character that is no token: the lowest score minus 10 */
     uint32_t unk_id;
     bool fuse_unk;
@@ -23,11 +29,29 @@ struct ptk_unigram {
 };
 
 /*
- * ptk_unigram_init prepares the model of an image (which has scores and a trie). Returns 0, or
- * -ENOTSUP and a sentence for a model without an unknown token, which cannot encode every text.
+ * ptk_unigram_init prepares the model of an image (which has scores and a trie). Set-up: allocates.
+ * Returns 0, -ENOMEM, or -ENOTSUP and a sentence for a model without an unknown token, which cannot
+ * encode every text. ptk_unigram_fini releases it.
  */
 int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,
                      struct ptk_err *err);
+void ptk_unigram_fini(struct ptk_unigram *unigram);
+
+/*
+ * A part of a piece between two boundaries that no token spans is on its own, but for rounding:
+ * sums of a part begin with the sum of what stands before it. Below this difference two sums count
+ * as close; ptk_unigram_has_parts says for which pieces rounding stays far below it: their sums are
+ * under 2^26, one rounding under 2^-27, and parts of more than PTK_UNIGRAM_PART_MAX bytes are
+ * close, too. Sums of f32 are rounded too coarsely for parts.
+ */
+#define PTK_UNIGRAM_CLOSE    1e-4
+#define PTK_UNIGRAM_PART_MAX 1024u
+
+static inline bool ptk_unigram_has_parts(const struct ptk_unigram *unigram, size_t piece_len)
+{
+    return !unigram->sentencepiece &&
+           (double)piece_len * unigram->score_abs_max < (double)(1u << 26);
+}
 
 /* The best way to one position of the piece. */
 struct ptk_unigram_node {
@@ -53,9 +77,13 @@ struct ptk_unigram_result {
 
 /*
  * ptk_unigram_encode segments a piece (valid UTF-8, not empty, at most as long as `nodes` were made
- * for) and returns the number of ids, at most `len`. Cost: len times the longest token at worst.
+ * for) and returns the number of ids, at most `len`. `*is_close` says whether the difference of any
+ * two ways that were compared was below PTK_UNIGRAM_CLOSE, or the piece above PTK_UNIGRAM_PART_MAX;
+ * never with a sentencepiece .model, whose pieces have no parts. Cost: len times the longest token
+ * at worst.
  */
 size_t ptk_unigram_encode(const struct ptk_unigram *unigram, struct ptk_unigram_node *nodes,
-                          const uint8_t *piece, size_t len, const struct ptk_unigram_result *out);
+                          const uint8_t *piece, size_t len, const struct ptk_unigram_result *out,
+                          bool *is_close);
 
 #endif

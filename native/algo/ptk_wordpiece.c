@@ -4,6 +4,19 @@
 
 #include "text/ptk_utf8.h"
 
+/* Where the entries with the prefix of continuing subwords begin in the trie. */
+static uint32_t find_suffixes(const struct ptk_image *image)
+{
+    const uint8_t *prefix = image->strings + image->config->prefix_off;
+    uint32_t unit = 0;
+    for (uint32_t i = 0; i < image->config->prefix_len; i++) {
+        if (!ptk_image_trie_step(image, &unit, prefix[i])) {
+            return PTK_IMAGE_NONE;
+        }
+    }
+    return unit;
+}
+
 int ptk_wordpiece_init(struct ptk_wordpiece *wordpiece, const struct ptk_image *image,
                        struct ptk_err *err)
 {
@@ -24,8 +37,7 @@ int ptk_wordpiece_init(struct ptk_wordpiece *wordpiece, const struct ptk_image *
     }
     *wordpiece = (struct ptk_wordpiece){
         .image = image,
-        .prefix = image->strings + config->prefix_off,
-        .prefix_len = config->prefix_len,
+        .suffix_unit = find_suffixes(image),
         .word_chars_max = config->word_chars_max,
         .unk_id = config->unk_id,
     };
@@ -41,19 +53,21 @@ static size_t put_unknown(const struct ptk_wordpiece *wordpiece, size_t len, uin
 }
 
 /*
- * The longest entry that `key`, of which `fixed` bytes are the prefix, begins with; 0: none. A cut
- * inside a character matches nothing, since entries are whole characters.
+ * The longest entry along the trie from `unit` on that `bytes` begin with; 0: none. A cut inside a
+ * character matches nothing, since entries are whole characters.
  */
-static size_t longest_match(const struct ptk_image *image, const uint8_t *key, size_t fixed,
-                            size_t key_len, uint32_t *id)
+static size_t longest_match(const struct ptk_image *image, uint32_t unit, const uint8_t *bytes,
+                            size_t len, uint32_t *id)
 {
-    for (size_t len = key_len; len > fixed; len--) {
-        *id = ptk_image_vocab(image, key, len);
-        if (*id != PTK_IMAGE_NONE) {
-            return len - fixed;
+    size_t found = 0;
+    for (size_t i = 0; i < len && ptk_image_trie_step(image, &unit, bytes[i]); i++) {
+        const uint32_t here = ptk_image_trie_id(image, unit);
+        if (here != PTK_IMAGE_NONE) {
+            *id = here;
+            found = i + 1;
         }
     }
-    return 0;
+    return found;
 }
 
 size_t ptk_wordpiece_encode(const struct ptk_wordpiece *wordpiece, const uint8_t *word, size_t len,
@@ -64,23 +78,12 @@ size_t ptk_wordpiece_encode(const struct ptk_wordpiece *wordpiece, const uint8_t
     if (len > chars_max * 4 || (len > chars_max && ptk_utf8_count(word, len) > chars_max)) {
         return put_unknown(wordpiece, len, ids, ends);
     }
-    const struct ptk_image *image = wordpiece->image;
-    const size_t key_max = image->config->key_bytes_max;
-    uint8_t key[PTK_WORDPIECE_PREFIX_MAX + PTK_WORDPIECE_KEY_MAX];
-    memcpy(key, wordpiece->prefix, wordpiece->prefix_len);
-
     size_t count = 0;
+    uint32_t unit = 0;
     for (size_t begin = 0; begin < len;) {
         uint32_t id = PTK_IMAGE_NONE;
-        size_t taken;
-        if (begin == 0) {
-            taken = longest_match(image, word, 0, ptk_min_size(len, key_max), &id);
-        } else {
-            const size_t rest = ptk_min_size(len - begin, key_max);
-            memcpy(key + wordpiece->prefix_len, word + begin, rest);
-            taken =
-                longest_match(image, key, wordpiece->prefix_len, wordpiece->prefix_len + rest, &id);
-        }
+        const size_t taken =
+            longest_match(wordpiece->image, unit, word + begin, len - begin, &id);
         if (taken == 0) {
             return put_unknown(wordpiece, len, ids, ends);
         }
@@ -88,6 +91,10 @@ size_t ptk_wordpiece_encode(const struct ptk_wordpiece *wordpiece, const uint8_t
         ids[count] = id;
         ends[count] = (uint32_t)begin;
         count++;
+        if (wordpiece->suffix_unit == PTK_IMAGE_NONE && begin < len) {
+            return put_unknown(wordpiece, len, ids, ends);
+        }
+        unit = wordpiece->suffix_unit;
     }
     return count;
 }

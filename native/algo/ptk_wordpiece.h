@@ -10,13 +10,12 @@
 /* Longest continuing-subword prefix, in bytes. */
 #define PTK_WORDPIECE_PREFIX_MAX 32u
 
-/* Longest key that is tried, prefix included; longer vocabulary entries are refused at open. */
+/* Longest key; longer vocabulary entries are refused at open: they bound the work for a byte. */
 #define PTK_WORDPIECE_KEY_MAX 512u
 
 struct ptk_wordpiece {
     const struct ptk_image *image;
-    const uint8_t *prefix;
-    uint32_t prefix_len;
+    uint32_t suffix_unit; /* of the trie, behind the prefix; PTK_IMAGE_NONE: no entry has it */
     uint32_t word_chars_max; /* longer words are unknown */
     uint32_t unk_id;
 };

@@ -4,345 +4,16 @@
  */
 #include "text/ptk_segments.h"
 
-#include <errno.h>
-#include <stdlib.h>
 #include <tmmintrin.h>
 
-#include "text/ptk_unicode.h"
-#include "text/ptk_utf8.h"
+#include "text/ptk_segments_ops.h"
 
 #define BLOCK_LEN 64u
 
-/* Characters from here on are classified when they are met: rare ideographs, mostly. */
-#define TABLE_END 0x20000u
+/* ---- characters ----------------------------------------------------------------------------- */
 
-/* What a character does to the segments around it; 0: it is part of one. */
-enum {
-    CLASS_SPACE = 1 << 0,   /* white space that is a wall */
-    CLASS_ALONE = 1 << 1,   /* a segment of its own */
-    CLASS_EXTENDS = 1 << 2, /* white space just before it is no wall */
-    CLASS_OPEN = 1 << 3,    /* white space just behind it is no wall */
-    CLASS_CLOSES = 1 << 4,  /* no wall is known behind it */
-};
-
-enum shape {
-    SHAPE_BERT = 1,
-    SHAPE_WORDS = 2,
-    SHAPE_MARKED = 3,
-};
-
-struct ptk_segments {
-    const struct ptk_unicode *unicode;
-    enum shape shape;
-    uint64_t space_mask; /* SHAPE_BERT: class bits of a profile */
-    uint64_t alone_mask;
-    uint64_t word_mask; /* ... that go before the other two */
-    /* Per class and low half of an ASCII byte: a bit for each high half that makes one of it. */
-    _Alignas(16) uint8_t space_by_low[16];
-    _Alignas(16) uint8_t alone_by_low[16];
-    _Alignas(16) uint8_t open_by_low[16];
-    uint8_t classes[TABLE_END];
-};
-
-/* ---- the shape of the programs -------------------------------------------------------------- */
-
-/* One operation of a program that was verified by the parts that run it. */
-struct op {
-    uint16_t kind;
-    uint16_t flags;
-    const uint8_t *params;
-    size_t params_len;
-};
-
-static bool next_op(const uint8_t *program, size_t len, size_t *pos, struct op *op)
-{
-    if (*pos >= len) {
-        return false;
-    }
-    struct ptk_image_op header;
-    PTK_ASSERT(len - *pos >= sizeof header);
-    memcpy(&header, program + *pos, sizeof header);
-    *op = (struct op){header.kind, header.flags, program + *pos + sizeof header, header.param_len};
-    *pos += sizeof header + ptk_align_up(header.param_len, 8);
-    return true;
-}
-
-/* What the normalizer does, as far as it matters here. */
-struct norm_shape {
-    size_t op_count;
-    bool is_bert; /* one BertNormalizer */
-    uint16_t bert_flags;
-    bool is_plain;       /* no operation that could look across white space or at the ends */
-    bool maps;           /* a charsmap, as the last operation but for runs of spaces */
-    bool changes_before; /* forms or accents before the charsmap */
-    bool removes;        /* Nmt may take characters away, and what they stood before follows */
-    bool joins_spaces;   /* runs of spaces become one, as the last operation */
-    bool strips_right;
-};
-
-enum {
-    BERT_CLEAN_TEXT = 1 << 0, /* flags of op_norm.bert */
-    BERT_HANDLE_CHINESE = 1 << 1,
-    STRIP_LEFT = 1 << 0, /* flags of op_norm.strip */
-};
-
-/* Whether the first STRING parameter is visible ASCII and not empty. */
-static bool is_visible_pattern(const struct op *op)
-{
-    const size_t len = op->params_len >= 4 ? ptk_load_u32(op->params) : 0;
-    for (size_t i = 0; i < len; i++) {
-        if (op->params[4 + i] <= ' ' || op->params[4 + i] > '~') {
-            return false;
-        }
-    }
-    return len > 0;
-}
-
-/* Whether the content that replaces a pattern is visible ASCII, too. */
-static bool is_visible_content(const struct op *op)
-{
-    const size_t pattern_len = ptk_load_u32(op->params);
-    const struct op content = {.params = op->params + 4 + pattern_len,
-                               .params_len = op->params_len - 4 - pattern_len};
-    return is_visible_pattern(&content);
-}
-
-/* Replacing " {2,}" by a space or by U+2581. */
-static bool joins_spaces(const struct op *op)
-{
-    static const uint8_t spaces[] = "\x05\0\0\0 {2,}\x01\0\0\0 ";
-    static const uint8_t marks[] = "\x05\0\0\0 {2,}\x03\0\0\0\xe2\x96\x81";
-    return (op->params_len == sizeof spaces - 1 &&
-            memcmp(op->params, spaces, sizeof spaces - 1) == 0) ||
-           (op->params_len == sizeof marks - 1 && memcmp(op->params, marks, sizeof marks - 1) == 0);
-}
-
-static struct norm_shape norm_shape(const struct ptk_segments_config *config)
-{
-    struct norm_shape shape = {.is_plain = true};
-    struct op op;
-    size_t pos = 0;
-    while (next_op(config->norm_program, config->norm_program_len, &pos, &op)) {
-        const bool is_last_so_far = !shape.maps && !shape.joins_spaces && !shape.strips_right;
-        shape.op_count++;
-        switch (op.kind) {
-        case PTK_OP_NORM_BERT:
-            shape.is_bert = shape.op_count == 1;
-            shape.bert_flags = op.flags;
-            break;
-        case PTK_OP_NORM_NFC:
-        case PTK_OP_NORM_NFD:
-        case PTK_OP_NORM_NFKC:
-        case PTK_OP_NORM_NFKD:
-        case PTK_OP_NORM_STRIP_ACCENTS:
-            shape.changes_before = true;
-            shape.is_plain &= is_last_so_far;
-            break;
-        case PTK_OP_NORM_NMT:
-            shape.removes = true;
-            shape.is_plain &= is_last_so_far;
-            break;
-        case PTK_OP_NORM_REPLACE_STRING:
-            shape.is_plain &= is_last_so_far && is_visible_pattern(&op) && is_visible_content(&op);
-            break;
-        case PTK_OP_NORM_PRECOMPILED:
-            shape.is_plain &= is_last_so_far && !shape.removes;
-            shape.maps = true;
-            break;
-        case PTK_OP_NORM_STRIP:
-            shape.is_plain &= (op.flags & STRIP_LEFT) == 0 && !shape.joins_spaces;
-            shape.strips_right = true;
-            break;
-        case PTK_OP_NORM_REPLACE_REGEX:
-            shape.is_plain &= joins_spaces(&op) && !shape.joins_spaces;
-            shape.joins_spaces = true;
-            break;
-        default:
-            shape.is_plain = false;
-        }
-    }
-    shape.is_plain &= !shape.is_bert;
-    shape.is_bert &= shape.op_count == 1;
-    return shape;
-}
-
-/* Metaspace with a mark before every piece, or without any: what it does is the same everywhere. */
-static bool is_even_metaspace(const struct op *op)
-{
-    return op->kind == PTK_OP_PRE_METASPACE && op->params_len >= 4 && op->params[0] <= 1;
-}
-
-/* Which shape the pre-tokenizer has, or 0. */
-static enum shape pre_shape(const struct ptk_segments_config *config)
-{
-    struct op op;
-    size_t pos = 0;
-    enum shape shape = 0;
-    for (size_t i = 0; next_op(config->pre_program, config->pre_program_len, &pos, &op); i++) {
-        const bool has_mark = is_even_metaspace(&op);
-        if (i == 0 && op.kind == PTK_OP_PRE_BERT) {
-            shape = SHAPE_BERT;
-        } else if (i == 0 &&
-                   (op.kind == PTK_OP_PRE_WHITESPACE_SPLIT || op.kind == PTK_OP_PRE_WHITESPACE)) {
-            shape = SHAPE_WORDS;
-        } else if (i == 0 && has_mark && op.params[0] == 0 && op.params[1] == 1) {
-            shape = SHAPE_MARKED;
-        } else if (i == 0 || shape != SHAPE_WORDS ||
-                   !(has_mark || op.kind == PTK_OP_PRE_PUNCTUATION ||
-                     op.kind == PTK_OP_PRE_DIGITS)) {
-            return 0;
-        }
-    }
-    return shape;
-}
-
-static enum shape find_shape(const struct ptk_segments_config *config,
-                             const struct norm_shape *norm)
-{
-    const enum shape shape = pre_shape(config);
-    switch (shape) {
-    case SHAPE_BERT:
-        return norm->is_bert || norm->op_count == 0 ? shape : 0;
-    case SHAPE_WORDS:
-        return norm->is_plain && !norm->joins_spaces && !norm->strips_right ? shape : 0;
-    case SHAPE_MARKED:
-        return norm->is_plain && norm->joins_spaces ? shape : 0;
-    }
-    return 0;
-}
-
-/* ---- classes -------------------------------------------------------------------------------- */
-
-/* Runs the normalizer on short texts while a model is opened. */
-struct probe {
-    const struct ptk_norm *norm;
-    struct ptk_norm_work *work;
-};
-
-#define PROBE_LEN_MAX 256u
-
-static struct ptk_split_text probe_run(const struct probe *probe, const uint8_t *text, size_t len)
-{
-    const struct ptk_norm_section section = {.bytes = text, .len = len};
-    struct ptk_split_text result = {.bytes = text, .len = 0};
-    if (ptk_norm_run(probe->norm, probe->work, &section, &result) != PTK_VERDICT_OK) {
-        result.len = 0;
-    }
-    return result;
-}
-
-static bool is_ascii_space(uint8_t byte)
-{
-    return byte == ' ' || byte == '\t' || byte == '\n' || byte == '\r';
-}
-
-/* Whether the normalizer makes nothing but white space of a text. */
-static bool becomes_space(const struct probe *probe, const char *text)
-{
-    const struct ptk_split_text result =
-        probe_run(probe, (const uint8_t *)text, text[1] != 0 ? 2 : 1);
-    for (size_t i = 0; i < result.len; i++) {
-        if (!is_ascii_space(result.bytes[i])) {
-            return false;
-        }
-    }
-    return result.len > 0;
-}
-
-/* Whether white space between two letters becomes one space or, where runs are joined, one mark. */
-static bool becomes_one_space(const struct probe *probe, const char *text)
-{
-    const struct ptk_split_text result =
-        probe_run(probe, (const uint8_t *)text, text[3] != 0 ? 4 : 3);
-    const bool is_run = text[3] != 0;
-    return (result.len == 3 && memcmp(result.bytes, "a b", 3) == 0) ||
-           (is_run && result.len == 5 && memcmp(result.bytes, "a\xe2\x96\x81\x62", 5) == 0);
-}
-
-static void classify_spaces(const struct probe *probe, struct ptk_segments *segments)
-{
-    static const char spaces[] = " \t\n\r";
-    const bool is_marked = segments->shape == SHAPE_MARKED;
-    const uint8_t other = is_marked ? CLASS_OPEN : 0; /* white space of another kind */
-    for (size_t i = 0; i < sizeof spaces - 1; i++) {
-        const char alone[2] = {spaces[i], 0};
-        const char between[4] = {'a', spaces[i], 'b', 0};
-        const bool is_wall =
-            is_marked ? becomes_one_space(probe, between) : becomes_space(probe, alone);
-        segments->classes[(uint8_t)spaces[i]] = is_wall ? CLASS_SPACE : other;
-    }
-    /* These two are one grapheme cluster. */
-    if (!(is_marked ? becomes_one_space(probe, "a\r\nb") : becomes_space(probe, "\r\n"))) {
-        segments->classes['\r'] = other;
-    }
-}
-
-/* Whether a character, normalized by itself, is sure to end in something other than white space. */
-static bool ends_visibly(const struct probe *probe, const struct ptk_unicode *unicode,
-                         uint32_t code_point)
-{
-    uint8_t bytes[4];
-    const struct ptk_split_text result =
-        probe_run(probe, bytes, ptk_utf8_encode(code_point, bytes));
-    size_t at = result.len;
-    if (at == 0) {
-        return false;
-    }
-    do {
-        at--;
-    } while (at > 0 && (result.bytes[at] & 0xC0) == 0x80);
-    uint32_t len;
-    const uint32_t last = ptk_utf8_decode(result.bytes + at, &len);
-    return (ptk_unicode_mask(unicode, last) & PTK_UNICODE_WHITE) == 0;
-}
-
-static bool is_extending(uint32_t grapheme_class)
-{
-    return grapheme_class == PTK_UNICODE_GRAPHEME_EXTEND ||
-           grapheme_class == PTK_UNICODE_GRAPHEME_ZWJ ||
-           grapheme_class == PTK_UNICODE_GRAPHEME_SPACING;
-}
-
-/* By grapheme clusters: a mark may take the space before it along, a prefix the one behind it. */
-static uint8_t cluster_class(const struct ptk_unicode *unicode, uint32_t code_point)
-{
-    const uint32_t class = ptk_unicode_grapheme(unicode, code_point) & PTK_UNICODE_GRAPHEME_CLASS;
-    const bool is_mark = (ptk_unicode_mask(unicode, code_point) & PTK_UNICODE_MARK) != 0;
-    return (uint8_t)((is_extending(class) || is_mark ? CLASS_EXTENDS : 0) |
-                     (class == PTK_UNICODE_GRAPHEME_PREPEND ? CLASS_OPEN | CLASS_CLOSES : 0));
-}
-
-/* The same for what a character decomposes to, in any form. */
-static uint8_t changed_class(const struct ptk_unicode *unicode, uint32_t code_point)
-{
-    uint8_t class = cluster_class(unicode, code_point);
-    uint32_t len;
-    const uint32_t *parts = ptk_unicode_map(&unicode->compatible, code_point, &len);
-    for (uint32_t i = 0; parts != NULL && i < len; i++) {
-        const uint8_t part = cluster_class(unicode, parts[i]);
-        class |= part & (CLASS_OPEN | CLASS_CLOSES);
-        class |= i == 0 ? part & CLASS_EXTENDS : 0;
-    }
-    /* What Nmt or a form may take away, or turn into white space, is no neighbour to rely on. */
-    const uint64_t removed = PTK_UNICODE_NMT_REMOVED | PTK_UNICODE_NMT_SPACE | PTK_UNICODE_MARK;
-    if ((ptk_unicode_mask(unicode, code_point) & removed) != 0) {
-        class |= CLASS_EXTENDS | CLASS_OPEN;
-    }
-    return class;
-}
-
-static uint8_t words_class(const struct ptk_unicode *unicode, const struct norm_shape *norm,
-                           uint32_t code_point)
-{
-    if (!norm->maps) {
-        return 0;
-    }
-    const uint8_t class = norm->changes_before ? changed_class(unicode, code_point)
-                                               : cluster_class(unicode, code_point);
-    return class & (CLASS_EXTENDS | CLASS_OPEN);
-}
-
-static uint8_t bert_class(const struct ptk_segments *segments, uint32_t code_point)
+uint8_t ptk_segments_bert_class(const struct ptk_segments *segments,
+                                uint32_t code_point)
 {
     const struct ptk_unicode *unicode = segments->unicode;
     const uint64_t mask = ptk_unicode_mask(unicode, code_point);
@@ -367,120 +38,66 @@ static uint8_t bert_class(const struct ptk_segments *segments, uint32_t code_poi
     return (mask & segments->alone_mask) != 0 ? CLASS_ALONE : 0;
 }
 
-static void classify_bert(struct ptk_segments *segments, const struct norm_shape *norm)
+void ptk_segments_parts(const struct ptk_segments *segments, uint32_t code_point,
+                       struct ptk_segments_parts *parts)
 {
-    const bool cleans = (norm->bert_flags & BERT_CLEAN_TEXT) != 0;
-    const bool sets_off = (norm->bert_flags & BERT_HANDLE_CHINESE) != 0;
-    segments->word_mask = cleans ? PTK_UNICODE_BERT_REMOVED : 0;
-    segments->space_mask = cleans ? PTK_UNICODE_BERT_SPACE : PTK_UNICODE_WHITE;
-    segments->alone_mask = PTK_UNICODE_PUNCT | (sets_off ? PTK_UNICODE_BERT_HAN : 0);
-    for (uint32_t code_point = 0; code_point < TABLE_END; code_point++) {
-        segments->classes[code_point] = bert_class(segments, code_point);
+    const uint32_t syllable = code_point - PTK_HANGUL_S;
+    parts->code_points =
+        segments->strips
+            ? ptk_unicode_map(&segments->unicode->canonical, code_point, &parts->count)
+            : NULL;
+    if (parts->code_points != NULL) {
+        return;
+    }
+    parts->code_points = parts->own;
+    parts->own[0] = code_point;
+    parts->count = 1;
+    if (segments->strips && syllable < PTK_HANGUL_S_LEN) {
+        const uint32_t trailing = syllable % PTK_HANGUL_T_LEN;
+        const uint32_t leading = syllable / PTK_HANGUL_T_LEN;
+        parts->own[0] = PTK_HANGUL_L + leading / PTK_HANGUL_V_LEN;
+        parts->own[1] = PTK_HANGUL_V + leading % PTK_HANGUL_V_LEN;
+        parts->own[2] = PTK_HANGUL_T + trailing;
+        parts->count = trailing != 0 ? 3 : 2;
     }
 }
 
-static void classify_words(const struct probe *probe, struct ptk_segments *segments,
-                           const struct norm_shape *norm)
+const uint32_t *ptk_segments_lower(const struct ptk_segments *segments, const uint32_t *part,
+                               uint32_t *count)
 {
-    for (uint32_t code_point = 0x80; code_point < TABLE_END; code_point++) {
-        segments->classes[code_point] = words_class(segments->unicode, norm, code_point);
+    const uint32_t *lower =
+        segments->lowers ? ptk_unicode_map(&segments->unicode->lower, *part, count) : NULL;
+    if (lower == NULL) {
+        *count = 1;
     }
-    classify_spaces(probe, segments);
+    return lower != NULL ? lower : part;
 }
 
-static bool is_surrogate(uint32_t code_point)
+bool ptk_segments_strips(const struct ptk_segments *segments, uint32_t code_point)
 {
-    return code_point >= 0xD800 && code_point < 0xE000;
+    return segments->strips &&
+           (ptk_unicode_mask(segments->unicode, code_point) & PTK_UNICODE_BERT_MARK) != 0;
 }
 
-static void classify_marked(const struct probe *probe, struct ptk_segments *segments)
+size_t ptk_segments_write_bert(const struct ptk_segments *segments, uint32_t code_point,
+                               uint8_t *dst, size_t cap)
 {
-    const struct ptk_unicode *unicode = segments->unicode;
-    const uint64_t unassigned = PTK_UNICODE_CN | PTK_UNICODE_CO;
-    for (uint32_t code_point = 0; code_point < TABLE_END; code_point++) {
-        uint8_t class = changed_class(unicode, code_point);
-        const bool asked = code_point < 0x10000 && !is_surrogate(code_point) &&
-                           (ptk_unicode_mask(unicode, code_point) & unassigned) == 0;
-        /* A cluster of several characters may be replaced as a whole: its end is not asked for. */
-        if (!asked || (class & CLASS_EXTENDS) != 0 || !ends_visibly(probe, unicode, code_point)) {
-            class |= CLASS_OPEN;
+    struct ptk_segments_parts parts;
+    size_t len = 0;
+    ptk_segments_parts(segments, code_point, &parts);
+    for (uint32_t i = 0; i < parts.count; i++) {
+        const uint32_t *part = &parts.code_points[i];
+        uint32_t count = 0;
+        const bool stays = !ptk_segments_strips(segments, *part);
+        const uint32_t *lower = stays ? ptk_segments_lower(segments, part, &count) : NULL;
+        for (uint32_t k = 0; k < count; k++) {
+            if (cap - len < 4) {
+                return SIZE_MAX;
+            }
+            len += ptk_utf8_encode(lower[k], dst + len);
         }
-        segments->classes[code_point] = class;
     }
-    classify_spaces(probe, segments);
-}
-
-static void index_ascii(struct ptk_segments *segments)
-{
-    for (unsigned byte = 0; byte < 128; byte++) {
-        const uint8_t class = segments->classes[byte];
-        const uint8_t bit = (uint8_t)(1u << (byte >> 4));
-        segments->space_by_low[byte & 15] |= (class & CLASS_SPACE) != 0 ? bit : 0;
-        segments->alone_by_low[byte & 15] |= (class & CLASS_ALONE) != 0 ? bit : 0;
-        segments->open_by_low[byte & 15] |= (class & CLASS_OPEN) != 0 ? bit : 0;
-    }
-}
-
-static int classify(const struct ptk_segments_config *config, const struct norm_shape *norm,
-                    struct ptk_segments *segments)
-{
-    const struct ptk_norm_limits limits = {.text_len_max = PROBE_LEN_MAX};
-    void *memory =
-        aligned_alloc(PTK_CACHE_LINE, ptk_align_up(ptk_norm_work_len(&limits), PTK_CACHE_LINE));
-    if (memory == NULL) {
-        return -ENOMEM;
-    }
-    const struct probe probe = {.norm = config->norm,
-                                .work = ptk_norm_work_init(memory, &limits)};
-    switch (segments->shape) {
-    case SHAPE_BERT:
-        classify_bert(segments, norm);
-        break;
-    case SHAPE_WORDS:
-        classify_words(&probe, segments, norm);
-        break;
-    case SHAPE_MARKED:
-        classify_marked(&probe, segments);
-        break;
-    }
-    free(memory);
-    index_ascii(segments);
-    return 0;
-}
-
-int ptk_segments_open(const struct ptk_segments_config *config, struct ptk_segments **out,
-                      struct ptk_err *err)
-{
-    *out = NULL;
-    const struct norm_shape norm = norm_shape(config);
-    const enum shape shape = find_shape(config, &norm);
-    const struct ptk_unicode *unicode = ptk_unicode_open(config->profile);
-    if (shape == 0 || unicode == NULL) {
-        return 0;
-    }
-    struct ptk_segments *segments =
-        aligned_alloc(PTK_CACHE_LINE, ptk_align_up(sizeof *segments, PTK_CACHE_LINE));
-    if (segments == NULL) {
-        return ptk_err_set(err, -ENOMEM, "no memory for the classes of segments");
-    }
-    memset(segments, 0, sizeof *segments);
-    segments->unicode = unicode;
-    segments->shape = shape;
-    if (classify(config, &norm, segments) != 0) {
-        free(segments);
-        return ptk_err_set(err, -ENOMEM, "no memory for the classes of segments");
-    }
-    if (segments->classes[' '] != CLASS_SPACE) {
-        free(segments); /* Without this wall there is nothing to gain. */
-        return 0;
-    }
-    *out = segments;
-    return 0;
-}
-
-void ptk_segments_close(struct ptk_segments *segments)
-{
-    free(segments);
+    return len;
 }
 
 /* ---- scanning ------------------------------------------------------------------------------- */
@@ -537,7 +154,7 @@ static inline uint8_t class_of(const struct ptk_segments *segments, uint32_t cod
     if (PTK_LIKELY(code_point < TABLE_END)) {
         return segments->classes[code_point];
     }
-    return segments->shape == SHAPE_BERT ? bert_class(segments, code_point)
+    return segments->shape == SHAPE_BERT ? ptk_segments_bert_class(segments, code_point)
                                          : CLASS_EXTENDS | CLASS_OPEN;
 }
 
@@ -561,7 +178,7 @@ static void read_wide(const struct ptk_segments *segments, struct block *block,
         const uint64_t first = UINT64_C(1) << at;
         const uint64_t all = below(width) << at;
         rest &= ~all;
-        if (PTK_LIKELY(class == 0)) {
+        if (PTK_LIKELY((class & CLASS_BOUNDS) == 0)) {
             continue;
         }
         if ((class & CLASS_SPACE) != 0) {
@@ -681,4 +298,74 @@ size_t ptk_segments_next(const struct ptk_segments *segments, struct ptk_segment
     cursor->is_open = begins > count;
     cursor->begin = cursor->is_open ? spans[count].begin : 0;
     return count;
+}
+
+/* ---- pieces of segments --------------------------------------------------------------------- */
+
+/* Writes what a character of CLASS_CHANGES becomes; its length, or SIZE_MAX without room. */
+static size_t write_image(const struct ptk_segments *segments, uint32_t code_point, uint8_t *dst,
+                          size_t cap)
+{
+    if (segments->shape == SHAPE_BERT) {
+        return ptk_segments_write_bert(segments, code_point, dst, cap);
+    }
+    const uint32_t entry = segments->image_of[code_point];
+    const size_t len = entry & ((1u << IMAGE_LEN_BITS) - 1);
+    if (len > cap) {
+        return SIZE_MAX;
+    }
+    memcpy(dst, segments->images + (entry >> IMAGE_LEN_BITS), len);
+    return len;
+}
+
+size_t ptk_segments_piece(const struct ptk_segments *segments, const uint8_t *segment, size_t len,
+                          uint8_t *piece, size_t cap)
+{
+    if (!segments->has_pieces || len + segments->mark_len + 4 > cap) {
+        return 0;
+    }
+    memcpy(piece, segments->mark, sizeof segments->mark);
+    size_t piece_len = segments->mark_len;
+    size_t at = 0;
+    uint32_t base_len = 0; /* of the character that marks follow */
+    while (at < len && segment[at] < 0x80 &&
+           (segments->classes[segment[at]] & CLASS_SPACE) != 0) {
+        at++; /* SHAPE_MARKED: the mark stands for it. */
+    }
+    if (at == len) {
+        return 0;
+    }
+    while (at < len) {
+        uint32_t width;
+        const uint32_t code_point = ptk_utf8_decode(segment + at, &width);
+        const uint8_t class = code_point < TABLE_END ? segments->classes[code_point] : 0;
+        if (cap - piece_len < 4) {
+            return 0;
+        }
+        if (PTK_LIKELY((class & CLASS_KEEPS) != 0)) {
+            if (PTK_UNLIKELY((class & CLASS_EXTENDS) != 0)) {
+                if (base_len < LONG_CHAR_LEN) {
+                    return 0;
+                }
+            } else {
+                base_len = width;
+            }
+            for (uint32_t i = 0; i < width; i++) {
+                piece[piece_len + i] = segment[at + i];
+            }
+            piece_len += width;
+        } else if ((class & CLASS_CHANGES) != 0) {
+            const size_t changed =
+                write_image(segments, code_point, piece + piece_len, cap - piece_len);
+            if (changed == SIZE_MAX) {
+                return 0;
+            }
+            piece_len += changed;
+            base_len = width;
+        } else {
+            return 0;
+        }
+        at += width;
+    }
+    return piece_len > segments->mark_len ? piece_len : 0;
 }

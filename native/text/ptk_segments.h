@@ -76,4 +76,12 @@ struct ptk_segments_cursor {
 size_t ptk_segments_next(const struct ptk_segments *segments, struct ptk_segments_cursor *cursor,
                          const uint8_t *text, size_t len, struct ptk_span *spans, size_t cap);
 
+/*
+ * ptk_segments_piece writes the one piece that a segment becomes, normalized, to `piece` and
+ * returns its length; 0 where this short way does not tell (the segment has unusual characters,
+ * `cap` is too small, or nothing is left of it): then the whole pipeline does.
+ */
+size_t ptk_segments_piece(const struct ptk_segments *segments, const uint8_t *segment, size_t len,
+                          uint8_t *piece, size_t cap);
+
 #endif

@@ -8,6 +8,7 @@
 #include "text/ptk_segments.c"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "text/ptk_split.h"
 
@@ -256,6 +257,8 @@ static void show(const char *what, const uint8_t *text, size_t len)
     printf("\n");
 }
 
+static size_t short_count; /* segments whose piece was made the short way */
+
 /* Blocks find what the definition finds, and the segments' pieces are the text's. */
 static void test_text(const struct pipeline *pipeline, const struct memory *memory,
                       const uint8_t *text, size_t len)
@@ -277,8 +280,19 @@ static void test_text(const struct pipeline *pipeline, const struct memory *memo
     const size_t whole_len = put_pieces(pipeline, memory, text, len, whole, 0);
     size_t joined_len = 0;
     for (size_t i = 0; i < count; i++) {
-        joined_len = put_pieces(pipeline, memory, text + found[i].begin,
-                                found[i].end - found[i].begin, joined, joined_len);
+        const uint8_t *segment = text + found[i].begin;
+        const size_t segment_len = found[i].end - found[i].begin;
+        const size_t before = joined_len;
+        joined_len = put_pieces(pipeline, memory, segment, segment_len, joined, joined_len);
+        uint8_t piece[256];
+        const size_t piece_len =
+            ptk_segments_piece(pipeline->segments, segment, segment_len, piece, sizeof piece);
+        if (piece_len > 0 && (joined_len != before + 2 + piece_len ||
+                              memcmp(joined + before + 2, piece, piece_len) != 0)) {
+            show("the short way to the piece differs", segment, segment_len);
+            exit(1);
+        }
+        short_count += piece_len > 0;
     }
     if (joined_len != whole_len || memcmp(joined, whole, whole_len) != 0) {
         show("the pieces of the segments are not those of the text", text, len);
@@ -291,6 +305,7 @@ static void test_pipeline(struct pipeline *pipeline, size_t texts)
     struct memory memory = memory_make();
     open_pipeline(pipeline);
     PTK_ASSERT(pipeline->segments != NULL);
+    short_count = 0;
     for (size_t i = 0; i < texts; i++) {
         uint8_t text[TEXT_CAP];
         const size_t len = make_text(text);
@@ -301,6 +316,7 @@ static void test_pipeline(struct pipeline *pipeline, size_t texts)
         test_text(pipeline, &memory, exact, len);
         free(exact);
     }
+    PTK_ASSERT(short_count > texts / 4 || !pipeline->segments->has_pieces);
     close_pipeline(pipeline);
     for (size_t i = 0; i < PTK_ARRAY_LEN(memory.owned); i++) {
         free(memory.owned[i]);
