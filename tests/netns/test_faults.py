@@ -21,7 +21,7 @@ import veth
 from load import Steady, ask, wait_for
 from test_life import Mailbox
 from test_paths import check_reply, ping
-from veth import IFACE, SERVER4, Link
+from veth import IFACE, SERVER4, Link, huge_pages
 
 from pintok.client import Client
 from pintok.tokenizer import Tokenizer
@@ -194,23 +194,6 @@ def test_stopped_datapath_is_noticed(link: Link, tmp_path: pathlib.Path) -> None
 
 
 # --- memory, disk, time --------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def huge_pages(count: int) -> Iterator[None]:
-    """`count` more 2 MiB pages of this machine, given back afterwards; skips without them."""
-    path = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
-    before = int(path.read_text())
-    try:
-        path.write_text(str(before + count))
-    except OSError:
-        pytest.skip("huge pages cannot be set aside here")
-    try:
-        if int(path.read_text()) < before + count:
-            pytest.skip(f"this machine has no {count} huge pages to set aside")
-        yield
-    finally:
-        path.write_text(str(before))
 
 
 def test_huge_pages_run_out(link: Link, folder: pathlib.Path) -> None:

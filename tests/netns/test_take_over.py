@@ -23,6 +23,7 @@ from veth import IFACE, Datapath, Link
 
 from pintok import _wire
 from pintok._wire import Verdict, WireOp, WireType
+from pintok_server._spec import metrics
 
 pytestmark = [
     pytest.mark.needs("root", "netns", "af_xdp"),
@@ -152,6 +153,31 @@ def test_long_messages_are_unknown_and_their_counters_go_on(
                 veth.datapath(link, folder, *options(folder, "xdp"), successor(folder))
             )
         assert current.statistics().total("bulk_unknown") == 3
+        assert current.stop() == 0
+
+
+def test_huge_pages_are_handed_over(link: Link, folder: pathlib.Path) -> None:
+    """Packet memory in 2 MiB pages is the same memory afterwards: no page more is needed for it."""
+    arguments = options(folder, "xdp", "--frames=4096", "--ring=512", "--cache=65536",
+                        "--models-max=1", "--require=hugepages")  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(veth.huge_pages(100))
+        free = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+        current = stack.enter_context(veth.datapath(link, folder, *arguments))
+        left = int(free.read_text())
+        load = Load(link, window=16)
+        load.start()
+        for _ in range(3):
+            old = current
+            current = stack.enter_context(
+                veth.datapath(link, folder, *arguments, successor(folder))
+            )
+            assert old.process.wait(5.0) == 0
+            assert current.statistics().process["umem_pages"] == metrics.PageKind.HUGE_2M
+        load.stopping.set()
+        load.join(30.0)
+        assert not set(range(load.sent)) - load.answered
+        wait_for(lambda: int(free.read_text()) == left)  # nothing is kept by those that have ended
         assert current.stop() == 0
 
 

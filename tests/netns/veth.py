@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pytest
+
 from pintok_server.control.statistics import Snapshot, StatisticsReader
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -242,3 +244,20 @@ def datapath(
     finally:
         if process.process.poll() is None:
             process.kill()
+
+
+@contextlib.contextmanager
+def huge_pages(count: int) -> Iterator[None]:
+    """`count` more 2 MiB pages of this machine, given back afterwards; skips without them."""
+    path = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    before = int(path.read_text())
+    try:
+        path.write_text(str(before + count))
+    except OSError:
+        pytest.skip("huge pages cannot be set aside here")
+    try:
+        if int(path.read_text()) < before + count:
+            pytest.skip(f"this machine has no {count} huge pages to set aside")
+        yield
+    finally:
+        path.write_text(str(before))
