@@ -58,7 +58,8 @@
  *   As a server: the program ptk-datapath (serve/ptk_datapath_main.c), which pintok-server starts
  *   and watches. Set-up is in two phases. The first opens, maps, locks, binds and attaches with the
  *   capabilities it needs; the second drops all of them, and from then on the process allocates
- *   nothing and opens nothing but images that the control plane names.
+ *   nothing and opens nothing but images that the control plane names. A successor can take its
+ *   place without a packet lost (serve/ptk_server_handover.h).
  *
  *
  * 3. Threads
@@ -72,6 +73,9 @@
  *       epoch seen                        its poller        main thread, before it frees a model
  *       counters, histogram, state        its poller        control plane, through shared memory
  *       mailbox                           control plane     main thread
+ *       hold, stop                        main thread       its worker, between two loops
+ *       held, stopped                     its worker        main thread
+ *       baton of a hand-over              both processes    both, by compare-and-exchange
  *
  *   Each of them has a cache line of its own, and each access states its memory order.
  *
@@ -93,7 +97,7 @@
  *
  *   Bytes from outside are checked completely at one door each: the frame (net/ptk_frame.h), the
  *   request (wire/ptk_wire_request.h), the image (ptk_image_view), the configuration
- *   (ptk-datapath's options). Inside they are trusted.
+ *   (ptk-datapath's options), the hand-over (serve/ptk_server_handover.h). Inside they are trusted.
  *
  *
  * 6. Exactness
@@ -105,11 +109,11 @@
 #ifndef PTK_H
 #define PTK_H
 
-#include "base/ptk_err.h"          /* set-up errors */
-#include "gen/ptk_wire_gen.h"      /* verdicts, options, operations: the protocol's names */
-#include "image/ptk_image.h"       /* open and verify an image */
-#include "algo/ptk_tokenizer.h"    /* text to ids and back */
-#include "serve/ptk_models.h"      /* the table of loaded models */
-#include "serve/ptk_engine.h"      /* request bytes to reply bytes */
+#include "base/ptk_err.h"       /* set-up errors */
+#include "gen/ptk_wire_gen.h"   /* verdicts, options, operations: the protocol's names */
+#include "image/ptk_image.h"    /* open and verify an image */
+#include "algo/ptk_tokenizer.h" /* text to ids and back */
+#include "serve/ptk_models.h"   /* the table of loaded models */
+#include "serve/ptk_engine.h"   /* request bytes to reply bytes */
 
 #endif

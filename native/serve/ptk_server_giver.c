@@ -357,6 +357,8 @@ static bool stand_still(struct ptk_server *server)
         return false;
     }
     write_block(server, block);
+    /* Waiting for an heir is not hanging. */
+    ptk_stats_store(&server->segment.process[PTK_PROCESS_HEARTBEAT_NS], ptk_clock_ns());
     const bool still = ptk_handover_move(block, PTK_HANDOVER_BATON_GIVER, PTK_HANDOVER_BATON_STILL);
     union ptk_handover_message message;
     ptk_handover_head_init(&message.head, PTK_HANDOVER_HELD, 0);
