@@ -184,14 +184,24 @@ PTK_ALIGNED_LINE static const struct ptk_piece_key key_masks[16] = {
     KEY_MASK(12), KEY_MASK(13), KEY_MASK(14), KEY_MASK(15),
 };
 
-/* ptk_piece_key_make without branches where 16 bytes can be read. */
+/* ptk_piece_key_make without branches on the length where 16 bytes can be read. */
 static inline struct ptk_piece_key piece_key(const source_text *text, size_t begin, size_t len)
 {
-    if (PTK_UNLIKELY(begin + 16 > text->len)) {
+    uint64_t low;
+    uint64_t high;
+    if (PTK_LIKELY(begin + 16 <= text->len)) {
+        low = ptk_load_u64(text->bytes + begin);
+        high = ptk_load_u64(text->bytes + begin + 8);
+    } else if (text->len >= 16) {
+        /* The last 16 bytes of the text, shifted down by those before the piece. */
+        const uint8_t *last = text->bytes + text->len - 16;
+        const ptk_u128 bytes = ((ptk_u128)ptk_load_u64(last + 8) << 64 | ptk_load_u64(last)) >>
+                               8 * (begin - (text->len - 16));
+        low = (uint64_t)bytes;
+        high = (uint64_t)(bytes >> 64);
+    } else {
         return ptk_piece_key_make(text->bytes + begin, len);
     }
-    const uint64_t low = ptk_load_u64(text->bytes + begin);
-    const uint64_t high = ptk_load_u64(text->bytes + begin + 8);
     return (struct ptk_piece_key){low & key_masks[len].low,
                                   (high & key_masks[len].high) | (uint64_t)len << 56};
 }

@@ -20,6 +20,9 @@
 
 #define PTK_SPLIT_BLOCK_LEN 64u
 
+/* Each scanner is one function: what its rule does not look at is not worked out. */
+#define BLOCK_INLINE static inline __attribute__((always_inline))
+
 /*
  * A boundary is certain when this many bytes from it on are in the block: the longest contraction,
  * or a white-space character and one byte of what follows.
@@ -132,7 +135,7 @@ static inline uint64_t block_up_to_last_run(const struct ptk_split_block *b, uin
 }
 
 /* \p{N}{1,max} for max 1 or 3: where pieces begin inside of numbers. */
-static inline uint64_t block_numbers(const struct ptk_split_block *b, bool by_three)
+BLOCK_INLINE uint64_t block_numbers(const struct ptk_split_block *b, bool by_three)
 {
     const uint64_t number = b->number;
     if (!by_three) {
@@ -163,7 +166,7 @@ static inline uint64_t block_numbers(const struct ptk_split_block *b, bool by_th
  * With `digits`, numbers are pieces of one character and end what is before them as the end of the
  * text would.
  */
-static inline uint64_t block_gpt2(const struct ptk_split_block *b, bool digits,
+BLOCK_INLINE uint64_t block_gpt2(const struct ptk_split_block *b, bool digits,
                                   struct block_limits *limits)
 {
     limits->certain = block_certain(b);
@@ -204,7 +207,7 @@ struct block_spaces {
  * [\r\n]* behind symbols, \s*[\r\n]+, \s+(?!\S) and \s+. `solid`: what (?!\S) sees. With `to_end`,
  * white space that ends the text is one piece.
  */
-static inline struct block_spaces block_spaces(const struct ptk_split_block *b, uint64_t other,
+BLOCK_INLINE struct block_spaces block_spaces(const struct ptk_split_block *b, uint64_t other,
                                                uint64_t solid, bool to_end,
                                                struct block_limits *limits)
 {
@@ -250,7 +253,7 @@ static inline struct block_spaces block_spaces(const struct ptk_split_block *b, 
  * cl100k, Llama 3, Qwen 2: letters take one character before them that is no letter, number or line
  * end, unless symbols or a space have taken it.
  */
-static inline uint64_t block_cl100k(const struct ptk_split_block *b, bool by_three, bool to_end,
+BLOCK_INLINE uint64_t block_cl100k(const struct ptk_split_block *b, bool by_three, bool to_end,
                                     struct block_limits *limits)
 {
     limits->certain = block_certain(b);
@@ -277,7 +280,7 @@ static inline uint64_t block_cl100k(const struct ptk_split_block *b, bool by_thr
  * behind a small letter. Letters of both kinds (`both`) continue either; behind capitals and such
  * letters, a last row of capitals is a word of its own if no small letter follows.
  */
-static inline uint64_t block_words(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t block_words(const struct ptk_split_block *b, struct block_limits *limits)
 {
     const uint64_t both = b->letter & ~(b->upper | b->lower);
     if (both == 0) {
@@ -301,7 +304,7 @@ static inline uint64_t block_words(const struct ptk_split_block *b, struct block
 }
 
 /* o200k, Tekken and, without slashes and Han, Kimi. Marks are letters here, see SPECIAL. */
-static inline uint64_t block_cased(const struct ptk_split_block *b, bool by_three,
+BLOCK_INLINE uint64_t block_cased(const struct ptk_split_block *b, bool by_three,
                                    bool contractions, bool any_special, struct block_limits *limits)
 {
     limits->certain = block_certain(b);
@@ -344,7 +347,7 @@ static inline uint64_t block_cased(const struct ptk_split_block *b, bool by_thre
  * one ASCII symbol goes before ASCII letters; marks are letters. SPECIAL is what no alternative
  * matches.
  */
-static inline uint64_t block_deepseek(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t block_deepseek(const struct ptk_split_block *b, struct block_limits *limits)
 {
     limits->certain = block_certain(b);
     const uint64_t all = block_below(b->len);
@@ -367,48 +370,48 @@ static inline uint64_t block_deepseek(const struct ptk_split_block *b, struct bl
 /* One rule with its constants: boundaries, and which of them are certain. */
 typedef uint64_t block_rule(const struct ptk_split_block *b, struct block_limits *limits);
 
-static inline uint64_t rule_gpt2(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_gpt2(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_gpt2(b, false, limits);
 }
 
-static inline uint64_t rule_gpt2_digits(const struct ptk_split_block *b,
+BLOCK_INLINE uint64_t rule_gpt2_digits(const struct ptk_split_block *b,
                                         struct block_limits *limits)
 {
     return block_gpt2(b, true, limits);
 }
 
-static inline uint64_t rule_cl100k(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_cl100k(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_cl100k(b, true, true, limits);
 }
 
-static inline uint64_t rule_llama3(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_llama3(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_cl100k(b, true, false, limits);
 }
 
-static inline uint64_t rule_qwen2(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_qwen2(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_cl100k(b, false, false, limits);
 }
 
-static inline uint64_t rule_o200k(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_o200k(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_cased(b, true, true, false, limits);
 }
 
-static inline uint64_t rule_tekken(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_tekken(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_cased(b, false, false, false, limits);
 }
 
-static inline uint64_t rule_kimi(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_kimi(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_cased(b, true, true, true, limits);
 }
 
-static inline uint64_t rule_deepseek(const struct ptk_split_block *b, struct block_limits *limits)
+BLOCK_INLINE uint64_t rule_deepseek(const struct ptk_split_block *b, struct block_limits *limits)
 {
     return block_deepseek(b, limits);
 }

@@ -683,13 +683,6 @@ static void init_blocks(struct ptk_split_classes *classes, unsigned number)
         }
         classes->block_lead_bits[32 + lead] = same == 64 ? pages[0] : PTK_SPLIT_PAGE_MIXED;
     }
-    memset(classes->block_nibbles, 0, sizeof classes->block_nibbles);
-    for (uint32_t i = 0; i < 128; i++) {
-        const unsigned bits = classes->block_pages[i / PTK_SPLIT_PAGE_LEN][i % PTK_SPLIT_PAGE_LEN];
-        for (unsigned bit = 0; bit < 8; bit++) {
-            classes->block_nibbles[bit][i & 15] |= (uint8_t)((bits >> bit & 1) << (i >> 4));
-        }
-    }
 }
 
 void ptk_split_classes_init(struct ptk_split_classes *classes, const struct ptk_unicode *unicode,

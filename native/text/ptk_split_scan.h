@@ -57,8 +57,7 @@ struct ptk_split_classes {
     uint8_t block_page_bits[PTK_SPLIT_PAGES]; /* of all characters of a page, or MIXED */
     /* By the low six bits of a first byte beyond ASCII: of all that begins with it, or MIXED. */
     uint8_t block_lead_bits[64];
-    uint8_t block_by_class[256];  /* for the other planes */
-    uint8_t block_nibbles[8][16]; /* ASCII, [bit][low nibble]: which high nibbles have the bit */
+    uint8_t block_by_class[256]; /* for the other planes */
     const struct ptk_unicode *unicode;
 };
 
