@@ -6,11 +6,14 @@ the processes allows.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import select
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Self
 
 
@@ -28,14 +31,24 @@ class Faults:
 class LossyLink:
     """Listens on `port` and stands between any number of clients and one server."""
 
-    def __init__(self, server: tuple[str, int], faults: Faults, seed: int) -> None:
+    def __init__(
+        self,
+        server: tuple[str, int],
+        faults: Faults,
+        seed: int,
+        *,
+        inside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """`inside` is entered where sockets are made: they may belong to another namespace."""
         self.faults = faults
         self.blocked = False
         """While set, nothing passes."""
         self.passed = 0
         self._random = random.Random(seed)
         self._server = server
-        self._front = self._socket()
+        self._inside = inside
+        with inside():
+            self._front = self._socket()
         self._front.bind(("127.0.0.1", 0))
         self.port = int(self._front.getsockname()[1])
         self._backs: dict[tuple[str, int], socket.socket] = {}
@@ -80,7 +93,8 @@ class LossyLink:
                 continue
             back = self._backs.get(sender)
             if back is None:
-                back = self._socket()
+                with self._inside():
+                    back = self._socket()
                 back.connect(self._server)
                 self._backs[sender] = back
                 self._clients[back] = sender
