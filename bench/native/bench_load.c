@@ -6,6 +6,10 @@
  * right id, and prints one JSON line: rate, latency quantiles in ns, losses, verdicts. Whether the
  * ids are right is proved by the harness that calls it, not here: this program only counts them.
  *
+ * Where the server validates addresses, each flow asks for a cookie before the measurement begins,
+ * carries it in every request and takes over the fresh one of a refusal, as a client does. A server
+ * that does not answers the question as a ping, and the flow goes without.
+ *
  *   bench_load --host 10.0.0.1 --op encode --size 200 --text FILE --seconds 3 --window 32
  */
 #include <arpa/inet.h>
@@ -46,6 +50,13 @@ struct options {
     int core;
 };
 
+/* One socket, and what proves its address to the server. */
+struct flow {
+    int fd;
+    bool has_cookie;
+    struct ptk_wire_cookie cookie;
+};
+
 /* One request in flight; its place in the table is its id modulo the window. */
 struct flight {
     uint64_t request_id; /* 0: free */
@@ -55,11 +66,11 @@ struct flight {
 struct load {
     struct options options;
     struct load_text text;
-    int socket_fds[FLOWS_MAX];
+    struct flow flows[FLOWS_MAX];
     struct flight flights[WINDOW_MAX];
     uint32_t in_flight;
     uint64_t next_id;
-    uint64_t sent, received, lost, foreign, tokens, text_bytes, blocked;
+    uint64_t sent, received, lost, foreign, tokens, text_bytes, blocked, cookies;
     uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];
     struct load_histogram latency;
     uint8_t datagrams[BATCH_MAX][DATAGRAM_LEN_MAX];
@@ -67,12 +78,19 @@ struct load {
     struct mmsghdr messages[BATCH_MAX];
 };
 
-static size_t build_request(struct load *load, uint8_t *out, uint64_t request_id)
+static struct flow *flow_of(struct load *load, uint64_t first_id)
+{
+    return &load->flows[(first_id / BATCH_MAX) % load->options.flow_count];
+}
+
+static size_t build_request(struct load *load, const struct flow *flow, uint8_t *out,
+                            uint64_t request_id)
 {
     const struct options *options = &load->options;
     struct load_slice slice = load_next_slice(&load->text, options->text_len);
     size_t message_len;
-    uint8_t *message = out + PTK_WIRE_HEADER_LEN;
+    const size_t message_off = PTK_WIRE_HEADER_LEN + (flow->has_cookie ? sizeof flow->cookie : 0);
+    uint8_t *message = out + message_off;
     if (options->op == PTK_WIRE_OP_PING) {
         message_len = ptk_align_up(slice.len, 8);
         memset(message + slice.len, 0, message_len - slice.len);
@@ -94,14 +112,60 @@ static size_t build_request(struct load *load, uint8_t *out, uint64_t request_id
     struct ptk_wire_header header = {
         .magic = PTK_WIRE_MAGIC,
         .version_type = PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_REQUEST,
+        .flags = flow->has_cookie ? PTK_WIRE_FLAGS_COOKIE : 0,
         .message_len = (uint32_t)message_len,
         .request_id = request_id,
         .model_id = options->model_id,
         .op = options->op,
     };
     memcpy(out, &header, sizeof header);
+    if (flow->has_cookie) {
+        memcpy(out + PTK_WIRE_HEADER_LEN, &flow->cookie, sizeof flow->cookie);
+    }
     load->text_bytes += slice.len;
-    return PTK_WIRE_HEADER_LEN + message_len;
+    return message_off + message_len;
+}
+
+/* A refusal may carry a cookie: it holds from the next request on. */
+static void take_cookie(struct load *load, struct flow *flow, const uint8_t *reply, size_t len)
+{
+    struct ptk_wire_header header;
+    memcpy(&header, reply, sizeof header);
+    const bool refusal =
+        header.verdict == PTK_VERDICT_CHALLENGE || header.verdict == PTK_VERDICT_BAD_COOKIE;
+    if (refusal && (header.flags & PTK_WIRE_FLAGS_COOKIE) != 0 &&
+        len >= sizeof header + sizeof flow->cookie) {
+        memcpy(&flow->cookie, reply + sizeof header, sizeof flow->cookie);
+        flow->has_cookie = true;
+        load->cookies++;
+    }
+}
+
+/* Asks for a cookie with one that cannot be good, up to three times. */
+static void ask_for_cookie(struct load *load, struct flow *flow)
+{
+    uint8_t datagram[PTK_WIRE_HEADER_LEN + sizeof flow->cookie] = {0};
+    const struct ptk_wire_header header = {
+        .magic = PTK_WIRE_MAGIC,
+        .version_type = PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_REQUEST,
+        .flags = PTK_WIRE_FLAGS_COOKIE,
+        .request_id = load->next_id++,
+        .op = PTK_WIRE_OP_PING,
+    };
+    memcpy(datagram, &header, sizeof header);
+    for (int attempt = 0; attempt < 3; attempt++) {
+        uint8_t reply[DATAGRAM_LEN_MAX];
+        struct pollfd wait = {.fd = flow->fd, .events = POLLIN};
+        if (send(flow->fd, datagram, sizeof datagram, 0) < 0 ||
+            poll(&wait, 1, (int)(load->options.timeout_ns / 1000000)) <= 0) {
+            continue; /* Lost, or nobody is there: the measurement shows that too. */
+        }
+        const ssize_t len = recv(flow->fd, reply, sizeof reply, 0);
+        if (len >= (ssize_t)sizeof header) {
+            take_cookie(load, flow, reply, (size_t)len);
+            return;
+        }
+    }
 }
 
 static void open_sockets(struct load *load)
@@ -121,7 +185,8 @@ static void open_sockets(struct load *load)
         /* The default also works. */
         (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
         (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-        load->socket_fds[i] = fd;
+        load->flows[i].fd = fd;
+        ask_for_cookie(load, &load->flows[i]);
     }
     freeaddrinfo(found);
 }
@@ -131,13 +196,14 @@ static uint32_t send_some(struct load *load, uint32_t want)
 {
     uint32_t count = 0;
     uint64_t first_id = load->next_id;
+    const struct flow *flow = flow_of(load, first_id);
     uint64_t now = load_now_ns();
     while (count < want && count < BATCH_MAX) {
         struct flight *flight = &load->flights[load->next_id % load->options.window];
         if (flight->request_id != 0) {
             break; /* The oldest of the window is still out. */
         }
-        size_t len = build_request(load, load->datagrams[count], load->next_id);
+        size_t len = build_request(load, flow, load->datagrams[count], load->next_id);
         load->iovecs[count] = (struct iovec){load->datagrams[count], len};
         load->messages[count].msg_hdr =
             (struct msghdr){.msg_iov = &load->iovecs[count], .msg_iovlen = 1};
@@ -148,8 +214,7 @@ static uint32_t send_some(struct load *load, uint32_t want)
     if (count == 0) {
         return 0;
     }
-    int fd = load->socket_fds[(first_id / BATCH_MAX) % load->options.flow_count];
-    int done = sendmmsg(fd, load->messages, count, 0);
+    int done = sendmmsg(flow->fd, load->messages, count, 0);
     uint32_t left = done < 0 ? 0u : (uint32_t)done;
     if (done < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ECONNREFUSED) {
         load_fail("sendmmsg");
@@ -164,7 +229,8 @@ static uint32_t send_some(struct load *load, uint32_t want)
     return left;
 }
 
-static void account_reply(struct load *load, const uint8_t *reply, size_t len, uint64_t now)
+static void account_reply(struct load *load, struct flow *flow, const uint8_t *reply, size_t len,
+                          uint64_t now)
 {
     struct ptk_wire_header header;
     if (len < sizeof header) {
@@ -183,6 +249,9 @@ static void account_reply(struct load *load, const uint8_t *reply, size_t len, u
     load->in_flight--;
     load->received++;
     load->verdicts[header.verdict]++;
+    if (header.verdict != PTK_VERDICT_OK) {
+        take_cookie(load, flow, reply, len);
+    }
     if (header.verdict == PTK_VERDICT_OK && header.op != PTK_WIRE_OP_PING && len >= 48) {
         load->tokens += ptk_load_u32(reply + PTK_WIRE_HEADER_LEN + sizeof(struct ptk_wire_reply));
     }
@@ -192,16 +261,17 @@ static void account_reply(struct load *load, const uint8_t *reply, size_t len, u
 static uint32_t receive_some(struct load *load)
 {
     uint32_t total = 0;
-    for (uint32_t flow = 0; flow < load->options.flow_count; flow++) {
+    for (uint32_t place = 0; place < load->options.flow_count; place++) {
+        struct flow *flow = &load->flows[place];
         for (uint32_t i = 0; i < BATCH_MAX; i++) {
             load->iovecs[i] = (struct iovec){load->datagrams[i], DATAGRAM_LEN_MAX};
             load->messages[i].msg_hdr =
                 (struct msghdr){.msg_iov = &load->iovecs[i], .msg_iovlen = 1};
         }
-        int count = recvmmsg(load->socket_fds[flow], load->messages, BATCH_MAX, MSG_DONTWAIT, NULL);
+        int count = recvmmsg(flow->fd, load->messages, BATCH_MAX, MSG_DONTWAIT, NULL);
         uint64_t now = load_now_ns();
         for (int i = 0; i < count; i++) {
-            account_reply(load, load->datagrams[i], load->messages[i].msg_len, now);
+            account_reply(load, flow, load->datagrams[i], load->messages[i].msg_len, now);
         }
         total += count > 0 ? (uint32_t)count : 0u;
     }
@@ -245,7 +315,7 @@ static double run(struct load *load)
         last = arrived > 0 ? load_now_ns() : last;
         idle = moved + arrived > 0 ? 0u : idle + 1u;
         if (idle > 64) { /* Leave the core to the server for a moment. */
-            struct pollfd wait = {.fd = load->socket_fds[0], .events = POLLIN};
+            struct pollfd wait = {.fd = load->flows[0].fd, .events = POLLIN};
             /* Only a pause: the loop looks again. */
             (void)poll(&wait, 1, options->rate > 0 ? 0 : 1);
             idle = 0;
@@ -273,8 +343,9 @@ static void print_result(const struct load *load, double seconds)
     printf("{\"op\": %u, \"size\": %zu, \"window\": %u, \"flows\": %u, \"offered_per_s\": %.0f, ",
            options->op, options->text_len, options->window, options->flow_count, options->rate);
     printf("\"seconds\": %.3f, \"sent\": %" PRIu64 ", \"received\": %" PRIu64 ", \"lost\": %" PRIu64
-           ", \"foreign\": %" PRIu64 ", \"blocked\": %" PRIu64 ", ",
-           seconds, load->sent, load->received, load->lost, load->foreign, load->blocked);
+           ", \"foreign\": %" PRIu64 ", \"blocked\": %" PRIu64 ", \"cookies\": %" PRIu64 ", ",
+           seconds, load->sent, load->received, load->lost, load->foreign, load->blocked,
+           load->cookies);
     printf("\"requests_per_s\": %.0f, \"text_mb_per_s\": %.2f, \"tokens_per_s\": %.0f, ", rate,
            rate * (double)options->text_len / 1e6,
            (double)load->tokens / (seconds > 0 ? seconds : 1));
@@ -295,10 +366,9 @@ static void print_result(const struct load *load, double seconds)
 
 static void usage(void)
 {
-    fprintf(stderr,
-            "usage: bench_load --host H [--port P] [--op ping|encode|count] --text FILE\n"
-            "  [--size BYTES] [--seconds S] [--count N] [--window N] [--rate PER_S]\n"
-            "  [--flows N] [--model ID] [--timeout-ms MS] [--core N]\n");
+    fprintf(stderr, "usage: bench_load --host H [--port P] [--op ping|encode|count] --text FILE\n"
+                    "  [--size BYTES] [--seconds S] [--count N] [--window N] [--rate PER_S]\n"
+                    "  [--flows N] [--model ID] [--timeout-ms MS] [--core N]\n");
     exit(2);
 }
 
@@ -331,30 +401,57 @@ static struct options parse_options(int argc, char **argv)
         .core = -1,
     };
     static const struct option names[] = {
-        {"host", required_argument, NULL, 'h'},   {"port", required_argument, NULL, 'p'},
-        {"op", required_argument, NULL, 'o'},     {"text", required_argument, NULL, 't'},
-        {"size", required_argument, NULL, 's'},   {"seconds", required_argument, NULL, 'd'},
-        {"count", required_argument, NULL, 'n'},  {"window", required_argument, NULL, 'w'},
-        {"rate", required_argument, NULL, 'r'},   {"flows", required_argument, NULL, 'f'},
-        {"model", required_argument, NULL, 'm'},  {"timeout-ms", required_argument, NULL, 'x'},
-        {"core", required_argument, NULL, 'c'},   {NULL, 0, NULL, 0},
+        {"host", required_argument, NULL, 'h'},  {"port", required_argument, NULL, 'p'},
+        {"op", required_argument, NULL, 'o'},    {"text", required_argument, NULL, 't'},
+        {"size", required_argument, NULL, 's'},  {"seconds", required_argument, NULL, 'd'},
+        {"count", required_argument, NULL, 'n'}, {"window", required_argument, NULL, 'w'},
+        {"rate", required_argument, NULL, 'r'},  {"flows", required_argument, NULL, 'f'},
+        {"model", required_argument, NULL, 'm'}, {"timeout-ms", required_argument, NULL, 'x'},
+        {"core", required_argument, NULL, 'c'},  {NULL, 0, NULL, 0},
     };
     for (int letter; (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (letter) {
-        case 'h': options.host = optarg; break;
-        case 'p': options.port = optarg; break;
-        case 'o': options.op = parse_op(optarg); break;
-        case 't': options.text_path = optarg; break;
-        case 's': options.text_len = strtoull(optarg, NULL, 10); break;
-        case 'd': options.seconds = strtod(optarg, NULL); break;
-        case 'n': options.count_max = strtoull(optarg, NULL, 10); break;
-        case 'w': options.window = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'r': options.rate = strtod(optarg, NULL); break;
-        case 'f': options.flow_count = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'm': options.model_id = (uint16_t)strtoul(optarg, NULL, 10); break;
-        case 'x': options.timeout_ns = strtoull(optarg, NULL, 10) * 1000000ull; break;
-        case 'c': options.core = (int)strtol(optarg, NULL, 10); break;
-        default: usage();
+        case 'h':
+            options.host = optarg;
+            break;
+        case 'p':
+            options.port = optarg;
+            break;
+        case 'o':
+            options.op = parse_op(optarg);
+            break;
+        case 't':
+            options.text_path = optarg;
+            break;
+        case 's':
+            options.text_len = strtoull(optarg, NULL, 10);
+            break;
+        case 'd':
+            options.seconds = strtod(optarg, NULL);
+            break;
+        case 'n':
+            options.count_max = strtoull(optarg, NULL, 10);
+            break;
+        case 'w':
+            options.window = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'r':
+            options.rate = strtod(optarg, NULL);
+            break;
+        case 'f':
+            options.flow_count = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'm':
+            options.model_id = (uint16_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'x':
+            options.timeout_ns = strtoull(optarg, NULL, 10) * 1000000ull;
+            break;
+        case 'c':
+            options.core = (int)strtol(optarg, NULL, 10);
+            break;
+        default:
+            usage();
         }
     }
     bool sane = options.host != NULL && options.text_path != NULL && options.window >= 1 &&
@@ -380,7 +477,7 @@ int main(int argc, char **argv)
     double seconds = run(&load);
     print_result(&load, seconds);
     for (uint32_t i = 0; i < load.options.flow_count; i++) {
-        (void)close(load.socket_fds[i]); /* The process ends here. */
+        (void)close(load.flows[i].fd); /* The process ends here. */
     }
     free(load.text.bytes);
     return load.received > 0 ? 0 : 1;
