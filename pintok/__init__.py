@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pintok._codec import FileSettings, ModelInfo
+    from pintok._seal import Key
     from pintok.aclient import AsyncClient
     from pintok.chat import ChatEncoding, ChatTemplate, ChatTemplateError
     from pintok.client import Client
@@ -56,6 +57,7 @@ __all__ = [
     "DecodeStream",
     "Encoding",
     "FileSettings",
+    "Key",
     "ModelError",
     "ModelInfo",
     "Padding",
@@ -73,6 +75,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Key": "_seal",
     "AsyncClient": "aclient",
     "AsyncDecodeStream": "stream",
     "Batch": "encoding",

@@ -48,6 +48,8 @@ ONE_ITEM_LEN: Final = _ONE_ITEM.size
 _ENCODE: Final = int(WireOp.ENCODE)
 # Plain integers: bit arithmetic on enum flags costs a microsecond each.
 _CRC: Final = int(WireFlags.CRC)
+_COOKIE = int(WireFlags.COOKIE)
+_CHALLENGES = frozenset({int(Verdict.CHALLENGE), int(Verdict.BAD_COOKIE)})
 _OFFSETS: Final = int(WireOutputs.OFFSETS)
 _OFFSETS_SHORT: Final = int(WireOutputs.OFFSETS_SHORT)
 _TYPE_IDS: Final = int(WireOutputs.TYPE_IDS)
@@ -95,7 +97,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reply:
-    """A verified reply header and its message."""
+    """A verified reply header and its message: of a challenge, the cookie."""
 
     request_id: int
     model_id: int
@@ -298,9 +300,13 @@ def parse_reply(datagram: bytes | memoryview, op: int) -> Reply | None:
         model_tag,
         message_crc,
     ) = HEADER.unpack_from(datagram)
-    if reply_op != op or segment_idx or segment_len or flags & ~_CRC:
+    if reply_op != op or segment_idx or segment_len:
         return None
     message = memoryview(datagram)[HEADER_LEN:]
+    if flags == _COOKIE and verdict in _CHALLENGES and len(message) == _wire.WIRE_COOKIE.size:
+        return Reply(request_id, model_id, model_tag, reply_op, verdict, message)
+    if flags & ~_CRC:
+        return None
     if len(message) != message_len:
         return None
     if flags and crc32c(message) != message_crc:

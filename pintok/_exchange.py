@@ -31,7 +31,9 @@ from pintok.encoding import Batch, Encoding, Ids, PlainEncoding, PlainRange, Tru
 from pintok.errors import DeadlineError, RefusedError, TransportError
 from pintok.stream import Step, Stepped
 
-TRANSIENT: Final = frozenset({Verdict.BUSY, Verdict.RATE_LIMITED, Verdict.BAD_CRC})
+TRANSIENT: Final = frozenset(
+    {Verdict.BUSY, Verdict.RATE_LIMITED, Verdict.BAD_CRC, Verdict.REPLAYED}
+)
 """Verdicts after which the same request may succeed a little later."""
 
 ALL_OUTPUTS: Final = int(

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from pintok import _codec, _wire
+from pintok import _codec, _seal, _wire
 from pintok._codec import Reply, Target
 from pintok._wire import Verdict, WireFlags, WireOp, WireState, WireType
 
@@ -53,6 +53,7 @@ _DOUBTFUL: Final = frozenset(
     }
 )
 _STRIKES_MAX: Final = 3
+_CHALLENGES: Final = frozenset({Verdict.CHALLENGE, Verdict.BAD_COOKIE})
 # The server has the message or parts of it no more: from the start.
 _FORGOTTEN: Final = frozenset({Verdict.UNKNOWN_REQUEST, Verdict.BAD_CRC})
 _WAIT_LEAST: Final = 0.002
@@ -76,6 +77,7 @@ class Transfer:
     __slots__ = (
         "_asked",
         "_base",
+        "_challenges",
         "_datagram_len_max",
         "_left",
         "_message",
@@ -135,6 +137,7 @@ class Transfer:
         self._wait = pacing.retry_after
         self._quiet = 0
         self._restarted = False
+        self._challenges = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -362,8 +365,10 @@ class Transfer:
 
     def _receive_refusal(self, fields: tuple[int, ...], length: int, now: float) -> list[bytes]:
         verdict = fields[9]
-        if length != _HEADER_LEN:
-            return []
+        if verdict in _CHALLENGES:
+            return self._receive_challenge(fields, now)
+        if length != _HEADER_LEN or verdict == Verdict.REPLAYED:
+            return []  # The network has doubled a datagram: the other one is answered.
         if verdict in (Verdict.BUSY, Verdict.RATE_LIMITED):
             self.verdict = verdict
             forget = self.cancel()
@@ -389,6 +394,28 @@ class Transfer:
             return [forget, *self.start(now)]
         self.reply = Reply(fields[4], fields[7], fields[10], fields[8], verdict, memoryview(b""))
         return []
+
+    def challenge(self, datagram: bytes | memoryview) -> bytes | None:
+        """The cookie that a datagram for this message asks to repeat; None for any other.
+
+        The caller sees to it that what `receive` then gives, the message from its start, is sent
+        with that cookie.
+        """
+        reply = _codec.parse_reply(datagram, self._op)
+        if reply is None or reply.request_id != self.request_id:
+            return None
+        return _seal.cookie_of(reply)
+
+    def _receive_challenge(self, fields: tuple[int, ...], now: float) -> list[bytes]:
+        self._challenges += 1
+        if self._challenges > _seal.CHALLENGES_MAX:
+            verdict = fields[9]
+            self.reply = Reply(
+                fields[4], fields[7], fields[10], fields[8], verdict, memoryview(b"")
+            )
+            return []
+        self._reset()
+        return self.start(now)
 
     def _receive_part(
         self, datagram: memoryview, fields: tuple[int, ...], now: float

@@ -22,7 +22,7 @@ from typing import Any, Self, cast
 
 import numpy.typing as npt
 
-from pintok import _codec, _exchange, _path, _wire
+from pintok import _codec, _exchange, _path, _seal, _wire
 from pintok._codec import Call, FileSettings, ModelInfo, Outcome, Reply, Target
 from pintok._exchange import (
     Backoff,
@@ -42,6 +42,7 @@ from pintok._options import (
     joined,
     offset_options,
 )
+from pintok._seal import Key, Seal
 from pintok._shape import pad
 from pintok._transfer import Pacing, Transfer
 from pintok._wire import Verdict, WireOp, WireOptions
@@ -63,7 +64,7 @@ from pintok.stream import AsyncDecodeStream, Step, Stepped
 class _Flight:
     """A request on its way: its datagram, its timer, and who waits for the answer."""
 
-    __slots__ = ("backoff", "datagram", "future", "op", "timer", "verdict")
+    __slots__ = ("backoff", "challenges", "datagram", "future", "op", "timer", "verdict")
 
     def __init__(self, op: WireOp, datagram: bytes, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
@@ -73,6 +74,7 @@ class _Flight:
         self.future: asyncio.Future[Reply] = loop.create_future()
         self.timer: asyncio.TimerHandle | None = None
         self.verdict = int(Verdict.OK)
+        self.challenges = 0
 
 
 class _Inbox:
@@ -115,16 +117,17 @@ class _Inbox:
 class _Channel(asyncio.DatagramProtocol):
     """One connected socket and the requests under way on it."""
 
-    def __init__(self, address: _path.Address) -> None:
+    def __init__(self, address: _path.Address, key: Key | None) -> None:
         self._address = address
+        self._seal = Seal(key)
         self._flights: dict[int, _Flight] = {}
         self._inboxes: dict[int, _Inbox] = {}
         self._last_id = random.SystemRandom().getrandbits(64)
         self._transport: asyncio.DatagramTransport | None = None
 
     @classmethod
-    async def open(cls, address: _path.Address, *, probe: bool = False) -> Self:
-        channel = cls(address)
+    async def open(cls, address: _path.Address, key: Key | None, *, probe: bool = False) -> Self:
+        channel = cls(address, key)
         sock = _path.open_socket(address, probe=probe)
         sock.setblocking(False)
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: channel, sock=sock)
@@ -176,6 +179,9 @@ class _Channel(asyncio.DatagramProtocol):
                 await inbox.wait(transfer.due - now)
                 while inbox.datagrams and transfer.request_id == request_id:
                     datagram = inbox.datagrams.popleft()
+                    cookie = transfer.challenge(datagram)
+                    if cookie is not None:
+                        self._seal.learn(cookie)
                     self._send_all(transfer.receive(datagram, time.monotonic()))
                 if inbox.error is not None:
                     raise inbox.error
@@ -185,17 +191,17 @@ class _Channel(asyncio.DatagramProtocol):
         finally:
             self._inboxes.pop(transfer.request_id, None)
             if not self._transport.is_closing():
-                self._transport.sendto(transfer.cancel())
+                self._transport.sendto(self._seal.wrap(transfer.cancel()))
         return transfer.reply
 
     def _send_all(self, datagrams: Sequence[bytes]) -> None:
         assert self._transport is not None
         for datagram in datagrams:
-            self._transport.sendto(datagram)
+            self._transport.sendto(self._seal.wrap(datagram))
 
     def _attempt(self, flight: _Flight, timeout: float) -> None:
         assert self._transport is not None
-        self._transport.sendto(flight.datagram)
+        self._transport.sendto(self._seal.wrap(flight.datagram))
         now = time.monotonic()
         due = flight.backoff.due(now)
         loop = asyncio.get_running_loop()
@@ -224,8 +230,13 @@ class _Channel(asyncio.DatagramProtocol):
         reply = _codec.parse_reply(data, flight.op)
         if reply is None:
             return
+        cookie = _seal.cookie_of(reply)
         if reply.verdict in _exchange.TRANSIENT:
             flight.verdict = reply.verdict
+        elif cookie is not None and flight.challenges < _seal.CHALLENGES_MAX:
+            flight.challenges += 1
+            self._seal.learn(cookie)
+            self._send_all([flight.datagram])
         else:
             flight.future.set_result(reply)
 
@@ -269,6 +280,7 @@ class AsyncClient:
         window: int = 32,
         datagram_len_max: int | None = None,
         checksum: bool = False,
+        key: Key | None = None,
     ) -> None:
         """Keep the settings, which are those of `pintok.Client`; the first call opens the socket.
 
@@ -280,9 +292,11 @@ class AsyncClient:
         self.retries = retries
         self.retry_after = retry_after
         self.window = window
+        self._key = key
         self._identity = Identity(model, 0, checksum)
         self._plain = not checksum
-        self._datagram_len_max = datagram_len_max or 0
+        self._datagram_len_max = 0
+        self._datagram_len_stated = datagram_len_max
         self._opening: asyncio.Future[_Channel] | None = None
 
     async def close(self) -> None:
@@ -499,7 +513,9 @@ class AsyncClient:
     @property
     def datagram_len_max(self) -> int:
         """Largest UDP payload that this client sends and accepts; 0 before the first call."""
-        return self._datagram_len_max
+        if self._datagram_len_max == 0:
+            return 0
+        return self._datagram_len_max + _seal.room_of(self._key)
 
     @property
     def model_tag(self) -> int | None:
@@ -513,13 +529,13 @@ class AsyncClient:
     # --- inside -------------------------------------------------------------------------------
 
     def _set_datagram_len_max(self, datagram_len_max: int) -> None:
-        self._datagram_len_max = datagram_len_max
-        self._identity.limit(datagram_len_max)
+        self._datagram_len_max = datagram_len_max - _seal.room_of(self._key)
+        self._identity.limit(self._datagram_len_max)
 
     async def _channel(self) -> _Channel:
         """The socket; opened once, however many calls begin at the same time."""
         if self._opening is None:
-            self._opening = asyncio.ensure_future(_Channel.open(self.address))
+            self._opening = asyncio.ensure_future(_Channel.open(self.address, self._key))
         try:
             channel = await asyncio.shield(self._opening)
         except TransportError:
@@ -527,7 +543,7 @@ class AsyncClient:
             raise
         if self._identity.target.reply_len_max == 0:
             usual = _path.payload_len(self.address, channel.sock)
-            self._set_datagram_len_max(self._datagram_len_max or usual)
+            self._set_datagram_len_max(self._datagram_len_stated or usual)
         return channel
 
     async def _ready(self) -> _Channel:
@@ -571,12 +587,13 @@ class AsyncClient:
 
     def _ping_builder(self, datagram_len: int) -> Callable[[int], bytes]:
         target = Target(checksum=not self._plain)
-        message = bytes(datagram_len - _codec.HEADER_LEN)
+        sealed_len = _codec.HEADER_LEN + (_seal.MAC_LEN if self._key is not None else 0)
+        message = bytes(max(datagram_len - sealed_len, 0))
         return lambda request_id: _codec.build_message(WireOp.PING, target, request_id, message)
 
     async def _passes(self, datagram_len: int) -> bool:
         """Whether a ping of this length is answered, whatever the kernel thinks of the path."""
-        channel = await _Channel.open(self.address, probe=True)
+        channel = await _Channel.open(self.address, self._key, probe=True)
         timeout = 5 * self.retry_after
         backoff = Backoff(time.monotonic(), timeout, self.retries, self.retry_after)
         try:

@@ -26,7 +26,7 @@ from typing import Any, Final, Self
 
 import numpy.typing as npt
 
-from pintok import _codec, _exchange, _path, _wire
+from pintok import _codec, _exchange, _path, _seal, _wire
 from pintok._codec import Call, FileSettings, ModelInfo, Outcome, Reply, Target
 from pintok._exchange import (
     Backoff,
@@ -47,6 +47,7 @@ from pintok._options import (
     offset_options,
     utf8,
 )
+from pintok._seal import Key, Seal
 from pintok._shape import pad
 from pintok._transfer import Pacing, Transfer
 from pintok._wire import Verdict, WireOp, WireOptions
@@ -71,10 +72,11 @@ _TIMEVAL: Final = struct.Struct("@ll")
 class _Channel:
     """One connected socket; used by one call at a time."""
 
-    __slots__ = ("last_id", "sock", "wait")
+    __slots__ = ("last_id", "seal", "sock", "wait")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, key: Key | None) -> None:
         self.sock = sock
+        self.seal = Seal(key)
         self.last_id = random.SystemRandom().getrandbits(64)
         self.wait = 0.0
 
@@ -105,6 +107,7 @@ class _Flight:
     backoff: Backoff
     due: float
     verdict: int = Verdict.OK
+    challenges: int = 0
 
 
 class Client:
@@ -126,6 +129,7 @@ class Client:
         window: int = 32,
         datagram_len_max: int | None = None,
         checksum: bool = False,
+        key: Key | None = None,
     ) -> None:
         """Resolve the address; nothing is sent yet.
 
@@ -134,7 +138,9 @@ class Client:
         at most `retries`. Up to `window` datagrams of one batch are under way at a time.
         `datagram_len_max` is the largest UDP payload to send and to accept; by default what an
         Ethernet frame, or the smaller path that the kernel knows, carries. `checksum` adds a CRC32C
-        to every message.
+        to every message, `key` a code of that tenant to every datagram. A server that wants to know
+        whether this client receives at its address is answered without a word: it costs one more
+        round trip now and then.
         """
         _exchange.check_settings(timeout, retries, retry_after, window, datagram_len_max)
         self.address = _path.resolve(host, port)
@@ -142,6 +148,7 @@ class Client:
         self.retries = retries
         self.retry_after = retry_after
         self.window = window
+        self._key = key
         self._pool: list[_Channel] = []
         self._pool_pid = os.getpid()
         self._identity = Identity(model, 0, checksum)
@@ -469,7 +476,7 @@ class Client:
     @property
     def datagram_len_max(self) -> int:
         """Largest UDP payload that this client sends and accepts, in bytes."""
-        return self._datagram_len_max
+        return self._datagram_len_max + _seal.room_of(self._key)
 
     @property
     def model_tag(self) -> int | None:
@@ -483,8 +490,8 @@ class Client:
     # --- inside -------------------------------------------------------------------------------
 
     def _set_datagram_len_max(self, datagram_len_max: int) -> None:
-        self._datagram_len_max = datagram_len_max
-        self._identity.limit(datagram_len_max)
+        self._datagram_len_max = datagram_len_max - _seal.room_of(self._key)
+        self._identity.limit(self._datagram_len_max)
 
     def _acquire(self) -> _Channel:
         if self._pool_pid != os.getpid():
@@ -494,7 +501,7 @@ class Client:
         try:
             return self._pool.pop()
         except IndexError:
-            return _Channel(_path.open_socket(self.address))
+            return _Channel(_path.open_socket(self.address), self._key)
 
     def _release(self, channel: _Channel) -> None:
         """Give a channel back after a call that went well; one that raised is left to be closed."""
@@ -561,12 +568,13 @@ class Client:
 
     def _ping_builder(self, datagram_len: int) -> Callable[[int], bytes]:
         target = Target(checksum=self._identity.target.checksum)
-        message = bytes(datagram_len - _codec.HEADER_LEN)
+        sealed_len = _codec.HEADER_LEN + (_seal.MAC_LEN if self._key is not None else 0)
+        message = bytes(max(datagram_len - sealed_len, 0))
         return lambda request_id: _codec.build_message(WireOp.PING, target, request_id, message)
 
     def _passes(self, datagram_len: int) -> bool:
         """Whether a ping of this length is answered, whatever the kernel thinks of the path."""
-        channel = _Channel(_path.open_socket(self.address, probe=True))
+        channel = _Channel(_path.open_socket(self.address, probe=True), self._key)
         build = self._ping_builder(datagram_len)
         try:
             datagram = build(channel.request_id())
@@ -592,12 +600,13 @@ class Client:
         """Send a datagram and wait for its answer, repeating it as configured."""
         sock = channel.sock
         room = max(self._datagram_len_max, len(datagram)) + 1
-        self._send(sock, datagram)
+        self._send(channel, datagram)
         now = time.monotonic()
         backoff = Backoff(now, timeout, self.retries, self.retry_after)
         due = backoff.due(now)
         channel.set_wait(due - now)
         verdict = int(Verdict.OK)
+        challenges = 0
         while True:
             try:
                 received = sock.recv(room)
@@ -611,16 +620,28 @@ class Client:
             else:
                 reply = _codec.parse_reply(received, op)
                 if reply is not None and reply.request_id == channel.last_id:
-                    if reply.verdict not in _exchange.TRANSIENT:
+                    if reply.verdict in _exchange.TRANSIENT:
+                        verdict = reply.verdict
+                    elif self._follow(channel, reply, challenges):
+                        challenges += 1
+                        self._send(channel, datagram)
+                    else:
                         return reply
-                    verdict = reply.verdict
             now = time.monotonic()
             if now >= due:
                 if not backoff.again(now):
                     raise no_answer(self.address, verdict, timeout)
-                self._send(sock, datagram)
+                self._send(channel, datagram)
                 due = backoff.due(now)
             channel.set_wait(due - now)
+
+    def _follow(self, channel: _Channel, reply: Reply, challenges: int) -> bool:
+        """Whether a reply is a challenge that another attempt answers; takes its cookie."""
+        cookie = _seal.cookie_of(reply)
+        if cookie is None or challenges >= _seal.CHALLENGES_MAX:
+            return False
+        channel.seal.learn(cookie)
+        return True
 
     def _run(self, call: Call, items: Sequence[Item]) -> list[Outcome]:
         """All items of one call, packed into datagrams, `window` of them under way at a time."""
@@ -685,11 +706,11 @@ class Client:
         sock = channel.sock
         room = self._datagram_len_max + 1
         for datagram in transfer.start(time.monotonic()):
-            self._send(sock, datagram)
+            self._send(channel, datagram)
         while True:
             now = time.monotonic()
             if now >= transfer.deadline or transfer.failed:
-                self._send(sock, transfer.cancel())
+                self._send(channel, transfer.cancel())
                 raise no_answer(self.address, transfer.verdict, self.timeout)
             channel.set_wait(transfer.due - now)
             try:
@@ -702,12 +723,15 @@ class Client:
             except OSError as error:
                 raise TransportError(f"{self.address.text}: {error}") from None
             else:
+                cookie = transfer.challenge(received)
+                if cookie is not None:
+                    channel.seal.learn(cookie)
                 answers = transfer.receive(received, time.monotonic())
             answers = answers or transfer.expire(time.monotonic())
             for datagram in answers:
-                self._send(sock, datagram)
+                self._send(channel, datagram)
             if transfer.reply is not None:
-                self._send(sock, transfer.cancel())
+                self._send(channel, transfer.cancel())
                 return
 
     def _drive(self, channel: _Channel, exchange: Exchange, op: WireOp) -> None:
@@ -731,19 +755,24 @@ class Client:
             except OSError as error:
                 raise TransportError(f"{self.address.text}: {error}") from None
             else:
-                self._land(received, op, exchange, flights)
+                self._land(channel, received, op, exchange, flights)
             self._repeat(channel, flights)
 
     def _launch(self, channel: _Channel, part: Part, flights: dict[int, _Flight]) -> None:
         request_id = channel.request_id()
         datagram = part.datagram(self._identity.target, request_id)
-        self._send(channel.sock, datagram)
+        self._send(channel, datagram)
         now = time.monotonic()
         backoff = Backoff(now, self.timeout, self.retries, self.retry_after)
         flights[request_id] = _Flight(part, datagram, backoff, backoff.due(now))
 
     def _land(
-        self, received: bytes, op: WireOp, exchange: Exchange, flights: dict[int, _Flight]
+        self,
+        channel: _Channel,
+        received: bytes,
+        op: WireOp,
+        exchange: Exchange,
+        flights: dict[int, _Flight],
     ) -> None:
         """Take a reply; what answers nothing under way (a duplicate, for instance) is ignored."""
         reply = _codec.parse_reply(received, op)
@@ -754,6 +783,10 @@ class Client:
             return
         if reply.verdict in _exchange.TRANSIENT:
             flight.verdict = reply.verdict
+            return
+        if self._follow(channel, reply, flight.challenges):
+            flight.challenges += 1
+            self._send(channel, flight.datagram)
             return
         del flights[reply.request_id]
         self._identity.check(reply)
@@ -766,12 +799,12 @@ class Client:
                 continue
             if not flight.backoff.again(now):
                 raise no_answer(self.address, flight.verdict, self.timeout)
-            self._send(channel.sock, flight.datagram)
+            self._send(channel, flight.datagram)
             flight.due = flight.backoff.due(now)
 
-    def _send(self, sock: socket.socket, datagram: bytes) -> None:
+    def _send(self, channel: _Channel, datagram: bytes) -> None:
         try:
-            sock.send(datagram)
+            channel.sock.send(channel.seal.wrap(datagram))
         except ConnectionRefusedError:
             # The answer to an earlier datagram; this one counts as lost and is repeated.
             return

@@ -452,7 +452,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Memory of each poller for long messages under way. Default: 16 of the longest.",
     ),
     Setting(
-        "address_validation", parse_choice("on", "off"), "off", "on|off",
+        "address_validation", parse_choice("on", "off"), "on", "on|off",
         "Challenge sources that have not shown that they receive at their address: no reply "
         "longer than its request, no state, a share of time.",
     ),

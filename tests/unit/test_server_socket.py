@@ -316,7 +316,7 @@ def test_each_request_of_many_gets_its_own_outcome(
     instance: SocketInstance, tokenizer: Tokenizer
 ) -> None:
     instance.start()
-    texts: list[str | bytes] = [*TEXTS * 40, b"\xff", "y" * 5000, *TEXTS]
+    texts: list[str | bytes] = [*TEXTS * 40, b"\xff", "y" * (1 << 20), *TEXTS]
     with instance.client() as client:
         outcomes = client.encode_each(texts)
         assert [(o.verdict, i) for i, o in enumerate(outcomes) if o.verdict] == [
