@@ -45,7 +45,7 @@ static inline __m256i ascii_rectangles(__m256i bytes)
     return _mm256_and_si256(_mm256_shuffle_epi8(columns, bytes), _mm256_shuffle_epi8(rows, high));
 }
 
-/* Bytes of which bit `bit` is set. A macro because the instruction takes its count as a constant. */
+/* Bytes that have bit `bit`. A macro because the instruction takes its count as a constant. */
 #define BIT_MASK(bytes, bit)                                                                       \
     mask_of(_mm256_slli_epi16((bytes).low, 7 - (bit)), _mm256_slli_epi16((bytes).high, 7 - (bit)))
 
