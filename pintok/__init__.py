@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         RefusedError,
         TransportError,
     )
+    from pintok.fleet import Fleet
     from pintok.stream import (
         AsyncDecodeStream,
         DecodeStream,
@@ -57,6 +58,7 @@ __all__ = [
     "DecodeStream",
     "Encoding",
     "FileSettings",
+    "Fleet",
     "Key",
     "ModelError",
     "ModelInfo",
@@ -87,6 +89,7 @@ _MODULES = {
     "DecodeStream": "stream",
     "Encoding": "encoding",
     "FileSettings": "_codec",
+    "Fleet": "fleet",
     "ModelError": "errors",
     "ModelInfo": "_codec",
     "Padding": "encoding",
