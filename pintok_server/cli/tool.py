@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pathlib
 import re
 import sys
 import time
@@ -22,6 +24,7 @@ import click
 import numpy as np
 
 from pintok._path import parse_server
+from pintok._seal import Key
 from pintok.client import Client
 from pintok.errors import DeadlineError, PinTokError
 from pintok_server.cli.lines import (
@@ -307,6 +310,17 @@ def _open_tokenizer(model: str | None) -> Tokenizer:
     return Tokenizer.from_pretrained(source, revision=revision)
 
 
+def _tenant_key() -> Key | None:
+    """The key in the file that PINTOK_KEY_FILE names, a line of `pintok-server keys make`."""
+    name = os.environ.get("PINTOK_KEY_FILE")
+    if not name:
+        return None
+    try:
+        return Key.parse(pathlib.Path(name).read_text())
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"PINTOK_KEY_FILE {name}: {error}") from None
+
+
 @contextlib.contextmanager
 def _open_client(
     model: str | None, server: str, timeout: float, datagram_len_max: int | None
@@ -316,7 +330,11 @@ def _open_client(
         named = parse_model(model).name if model is not None else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    limits: dict[str, Any] = {"timeout": timeout, "datagram_len_max": datagram_len_max}
+    limits: dict[str, Any] = {
+        "timeout": timeout,
+        "datagram_len_max": datagram_len_max,
+        "key": _tenant_key(),
+    }
     choice: int | str = 0
     if model is not None:
         choice = int(model) if re.fullmatch("[0-9]{1,5}", model) else model

@@ -20,10 +20,12 @@ import pytest
 import vocab_models
 from prometheus_client.parser import text_string_to_metric_families
 
+from pintok._seal import Key
 from pintok._wire import Verdict
 from pintok.client import Client
 from pintok.errors import PinTokError, RefusedError
 from pintok.tokenizer import Tokenizer
+from pintok_server.control.keys import make_key, reload_keys
 from pintok_server.control.runtime import process_start_time, read_state
 from tests.server_process import ROOT, Instance, free_port, wait_until
 
@@ -354,3 +356,54 @@ def test_refusals_to_start_are_one_sentence(
     other = SocketInstance(tmp_path / "other", port=instance.port)
     sentence = other.refuse()
     assert str(instance.port) in sentence and not other.run_dir.state.exists()
+
+
+def test_tenants_show_their_keys_and_keys_change_while_serving(
+    instance: SocketInstance, tokenizer: Tokenizer, tmp_path: pathlib.Path
+) -> None:
+    """Without a good key nothing is served; a reload ends one key and begins another."""
+    keys = tmp_path / "keys"
+    lines = [make_key(number) for number in (1, 2)]
+
+    def store(line: str) -> None:
+        keys.write_text(line + "\n")
+        keys.chmod(0o600)
+
+    store(lines[0])
+    instance.start(f"--keys={keys}", "--require-key=on")
+    first, second = (Key.parse(line) for line in lines)
+    with instance.client() as client, pytest.raises(RefusedError) as info:
+        client.encode("a")
+    assert info.value.verdict == Verdict.BAD_KEY
+    long_text = "A text of many words. " * 4000
+    with instance.client(key=first) as client:
+        assert answers_well(client, tokenizer)
+        assert client.encode(long_text).tolist() == tokenizer.encode(long_text).tolist()
+        own = tmp_path / "own"
+        own.write_text(lines[0])
+        done = subprocess.run(
+            [sys.executable, "-m", "pintok_server.cli.tool", "encode", "--server"]
+            + [f"127.0.0.1:{instance.port}"],
+            input=b"Hello",
+            capture_output=True,
+            cwd=ROOT,
+            env=os.environ | {"PINTOK_KEY_FILE": str(own)},
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        store(lines[1])
+        path, ids = reload_keys(instance.run_dir)
+        assert (path, list(ids)) == (keys, [2])
+        wait_until(lambda: refused_with(client) == Verdict.BAD_KEY)
+    with instance.client(key=second) as client:
+        assert answers_well(client, tokenizer)
+    with instance.client(key=Key(2, bytes(32))) as client:
+        assert refused_with(client) == Verdict.BAD_KEY
+
+
+def refused_with(client: Client) -> int:
+    try:
+        client.encode("a")
+    except RefusedError as refusal:
+        return refusal.verdict
+    return Verdict.OK
