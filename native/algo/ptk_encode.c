@@ -681,7 +681,9 @@ static enum ptk_verdict unigram_piece(const struct job *job, const source_text *
     }
     const bool in_parts = ptk_unigram_has_parts(unigram, len);
     size_t done = 0;
+    uint32_t turns = 0;
     for (size_t pos = 0; pos < len && !job->sink->full;) {
+        ptk_pause_turn(&turns);
         const size_t strange_len =
             in_parts ? ptk_unigram_cuts_strange(unigram->cuts, piece, len, pos) : 0;
         if (strange_len > 0) {

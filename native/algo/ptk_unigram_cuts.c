@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 static size_t bit_of(uint32_t left, uint32_t right)
@@ -105,7 +106,9 @@ size_t ptk_unigram_cuts_next(const struct ptk_unigram_cuts *cuts, const uint8_t 
 {
     uint32_t char_len;
     uint32_t left = ptk_utf8_decode(text + pos, &char_len);
+    uint32_t turns = 0;
     for (pos += char_len; pos < len; pos += char_len) {
+        ptk_pause_turn(&turns);
         const uint32_t right = ptk_utf8_decode(text + pos, &char_len);
         if (!are_neighbours(cuts, left, right) &&
             (is_known(cuts, right) || begins_strange(cuts, left, right))) {
@@ -120,7 +123,9 @@ size_t ptk_unigram_cuts_strange(const struct ptk_unigram_cuts *cuts, const uint8
                                 size_t len, size_t pos)
 {
     const size_t begin = pos;
+    uint32_t turns = 0;
     while (pos < len) {
+        ptk_pause_turn(&turns);
         uint32_t char_len;
         const uint32_t code_point = ptk_utf8_decode(text + pos, &char_len);
         if (!is_strange(cuts, code_point)) {

@@ -6,6 +6,7 @@
 
 #include <tmmintrin.h>
 
+#include "base/ptk_pause.h"
 #include "text/ptk_segments_ops.h"
 
 #define BLOCK_LEN 64u
@@ -279,8 +280,10 @@ size_t ptk_segments_next(const struct ptk_segments *segments, struct ptk_segment
     if (cursor->is_open) {
         spans[begins++].begin = cursor->begin;
     }
+    uint32_t turns = 0;
     while (cursor->pos < len && !cursor->is_closed && begins + BLOCK_LEN <= cap) {
         struct block block;
+        ptk_pause_turn(&turns);
         struct bounds bounds = next_block(segments, cursor, text, len, &block);
         for (; bounds.begins != 0; bounds.begins &= bounds.begins - 1) {
             spans[begins++].begin =
