@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from private_link import SERVER_INTERFACE, SERVER_IPV4, PrivateLink
+from private_link import CLIENT_IPV4, SERVER_INTERFACE, SERVER_IPV4, PrivateLink
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = ROOT / "pintok" / "data" / "default" / "tokenizer.json"
@@ -46,6 +46,7 @@ class Service:
 
     name: str
     path: str | None  # pintok-server's --path; None: the HTTP service
+    options: tuple[str, ...] = ()  # more of pintok-server's
 
     def command(self, *, cores: Sequence[int]) -> list[str]:
         """What starts it with the embedded vocabulary on the server's end of a PrivateLink."""
@@ -56,7 +57,7 @@ class Service:
             return [sys.executable, script, *options]
         options = ["--iface", SERVER_INTERFACE, "--path", self.path, "--model", "default"]
         options += ["--cores", ",".join(map(str, cores)), "--http", "off"]
-        return [str(BIN / "pintok-server"), *options]
+        return [str(BIN / "pintok-server"), *options, *self.options]
 
     def answers(self) -> bool:
         """Whether it answers now; waits a second at most."""
@@ -107,15 +108,26 @@ def _http_encode(text: str) -> list[int]:
 
 @contextlib.contextmanager
 def serving(
-    service: Service, *, queue_count: int, cores: Sequence[int], work: Path, mtu: int = 1500
+    service: Service,
+    *,
+    queue_count: int,
+    cores: Sequence[int],
+    work: Path,
+    mtu: int = 1500,
+    routes: Sequence[str] = (),
 ) -> Iterator[str]:
     """The service on a fresh link for the block, from its first answer on; yields its log so far.
+
+    `routes` are more networks that the server's side reaches through the client's.
 
     Raises ServiceError when it does not answer in START_SECONDS or ends by itself. It is stopped
     with SIGTERM, and killed when that does not help.
     """
     log = work / f"{service.path or 'http'}-{time.monotonic_ns()}.log"
     with PrivateLink(queue_count=queue_count, mtu=mtu) as link:
+        for network in routes:
+            words = ["ip", "route", "add", network, "via", CLIENT_IPV4]
+            subprocess.run([*link.command(), *words], check=True)
         process = link.start(service.command(cores=cores), log=log)
         try:
             deadline = time.monotonic() + START_SECONDS
@@ -190,8 +202,11 @@ def load(
     seconds: float,
     core: int,
     op: str = "encode",
+    rate: float = 0,
 ) -> dict[str, Any]:
     """Slices of `size` bytes, `window` under way, for `seconds`; the generator's JSON line.
+
+    `rate` requests a second at most; 0: as many as are answered. Not with the HTTP service.
 
     Raises ServiceError where the generator fails.
     """
@@ -201,7 +216,7 @@ def load(
     if service.path is None:
         options += ["--port", str(HTTP_PORT)]
     else:
-        options += ["--op", op]
+        options += ["--op", op, "--rate", str(rate)]
     command = [str(LOAD_PROGRAMS / program), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
