@@ -164,10 +164,7 @@ enum ptk_image_section {
     /* JSON: model name, source files with their SHA-256, special token names, chat template,
      * compiler version. */
     PTK_IMAGE_SECTION_META = 24,
-    /* Bit set over pairs of neighbouring characters that lie inside some token; a boundary
-     * outside of it is a safe cut. */
-    PTK_IMAGE_SECTION_SAFE_PAIRS = 25,
-    PTK_IMAGE_SECTION_VALUE_COUNT = 26,
+    PTK_IMAGE_SECTION_VALUE_COUNT = 25,
 };
 
 /* The name of each image_section; NULL where no value is defined. */
@@ -197,7 +194,6 @@ enum ptk_image_section {
         [22] = "decoder", \
         [23] = "certificate", \
         [24] = "meta", \
-        [25] = "safe_pairs", \
     }
 
 /* Kinds of operations in a normalizer program. STRING means: u32 length, bytes. Regular

@@ -84,7 +84,6 @@ static const uint32_t item_lens[PTK_IMAGE_SECTION_VALUE_COUNT] = {
     [PTK_IMAGE_SECTION_DECODER] = 1,
     [PTK_IMAGE_SECTION_CERTIFICATE] = 1,
     [PTK_IMAGE_SECTION_META] = 1,
-    [PTK_IMAGE_SECTION_SAFE_PAIRS] = 1,
 };
 
 /* Sections by kind; len 0 and bytes NULL when absent. An empty section counts as absent. */
@@ -289,8 +288,6 @@ static void fill(struct ptk_image *image, const struct sections *s)
     image->certificate_len = s->by_kind[PTK_IMAGE_SECTION_CERTIFICATE].len;
     image->meta = items(s, PTK_IMAGE_SECTION_META);
     image->meta_len = s->by_kind[PTK_IMAGE_SECTION_META].len;
-    image->safe_pairs = items(s, PTK_IMAGE_SECTION_SAFE_PAIRS);
-    image->safe_pairs_len = s->by_kind[PTK_IMAGE_SECTION_SAFE_PAIRS].len;
 }
 
 int ptk_image_view(const void *bytes, size_t len, struct ptk_image *out, struct ptk_err *err)

@@ -78,8 +78,6 @@ struct ptk_image {
     size_t certificate_len;
     const uint8_t *meta; /* JSON, not terminated */
     size_t meta_len;
-    const uint8_t *safe_pairs;
-    size_t safe_pairs_len;
 
     bool owned; /* set by ptk_image_open: ptk_image_close unmaps `bytes` */
 };

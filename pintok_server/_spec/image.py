@@ -142,9 +142,6 @@ class ImageSection(enum.IntEnum):
     # JSON: model name, source files with their SHA-256, special token names, chat template, compiler
     # version.
     META = 24
-    # Bit set over pairs of neighbouring characters that lie inside some token; a boundary outside of
-    # it is a safe cut.
-    SAFE_PAIRS = 25
 
 
 class OpNorm(enum.IntEnum):

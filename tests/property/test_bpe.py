@@ -84,3 +84,66 @@ def test_cut_piece_at_the_edge_of_a_window_is_not_kept_in_part(tmp_path: Path) -
         kept = native.encode("世ab界", truncation=Truncation(size, direction="left"))
         assert kept.tolist() == expected[-size:]
         assert native.encode("世ab界").tolist() == expected
+
+
+def byte_alphabet() -> dict[int, str]:
+    """The character that stands for each byte in a byte-level vocabulary."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(0x100 + index) for index, byte in enumerate(others)
+    }
+
+
+def random_byte_level(rng: random.Random) -> Vocabulary:
+    """Merges within characters, of parts of characters with what is beside them, and of whole ones:
+    in the order of training or shuffled."""
+    alphabet = byte_alphabet()
+    letters = rng.choice(["aé世", "жщ aб", "世界中 a", "ก็ไท", "😀😁a世"])
+    spelled = ["".join(alphabet[byte] for byte in letter.encode()) for letter in letters]
+    corpus = "".join(rng.choices(spelled, k=60))
+    tokens = list(alphabet.values())
+    merges: list[tuple[str, str]] = []
+    for _ in range(rng.randrange(10, 120)):
+        # Two neighbours somewhere in the text, as training would find them.
+        at = rng.randrange(len(corpus) - 1)
+        left = max((token for token in tokens if corpus.startswith(token, at)), key=len)
+        rest = at + len(left)
+        right = max(
+            (token for token in tokens if corpus.startswith(token, rest)), key=len, default=""
+        )
+        if rng.random() < 0.5:
+            left, right = corpus[at], corpus[at + 1]
+        if right and (left, right) not in merges and len(left + right) <= 20:
+            merges.append((left, right))
+            if left + right not in tokens:
+                tokens.append(left + right)
+    if rng.random() < 0.4:
+        rng.shuffle(merges)
+    return Vocabulary(ids={name: number for number, name in enumerate(tokens)}, merges=merges)
+
+
+@pytest.mark.parametrize("number", range(VOCABULARIES))
+def test_byte_level_merges_cross_characters(number: int, tmp_path: Path) -> None:
+    """Parts of characters merge with their neighbours, before and after the characters are made;
+    cuts between characters must not be seen."""
+    rng = random.Random(SEED + 1000 + number)
+    path = random_byte_level(rng).write(
+        tmp_path / "tokenizer.json",
+        pre_tokenizer={
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": False,
+            "use_regex": False,
+        },
+    )
+    native = Tokenizer.from_file(path)
+    reference = tokenizers.Tokenizer.from_file(str(path))
+    letters = "aé世界中жщб ก็ไท😀😁"
+    for _ in range(150):
+        some = rng.choices(letters, k=rng.choice([1, 2, 3, len(letters)]))
+        text = "".join(rng.choices(some, k=rng.choice([1, 2, 4, 8, 20, 100])))
+        expected = reference.encode(text).ids
+        for _ in range(2):
+            assert native.encode(text).tolist() == expected, f"seed {SEED + number}: {text!r}"
+        assert native.encode_full(text).ids.tolist() == expected
