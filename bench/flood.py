@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -190,21 +189,6 @@ def find_faults(rows: list[Row]) -> list[str]:
     return faults
 
 
-def facts(args: argparse.Namespace) -> Row:
-    """What a reader needs to judge the figures."""
-    return {
-        "kind": "run",
-        "cpu": services.cpu_name(),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "link": "veth",
-        "rounds": args.rounds,
-        "seconds": args.seconds,
-        "client_rate": args.client_rate,
-        "flood_rate": args.flood_rate,
-    }
-
-
 def inside(args: argparse.Namespace) -> int:
     set_up_inside()
     with tempfile.TemporaryDirectory(prefix="ptk-flood-") as folder:
@@ -214,7 +198,8 @@ def inside(args: argparse.Namespace) -> int:
         rows = measure_all(args, work, texts)
     OUT.mkdir(parents=True, exist_ok=True)
     out = OUT / ("flood-smoke.jsonl" if args.smoke else "flood.jsonl")
-    run = facts(args)
+    run = services.facts(rounds=args.rounds, seconds=args.seconds)
+    run |= {"client_rate": args.client_rate, "flood_rate": args.flood_rate}
     out.write_text("".join(json.dumps(row) + "\n" for row in [run, *rows]))
     print_table(rows)
     say("\n" + ", ".join(f"{name} {value}" for name, value in run.items() if name != "kind"))

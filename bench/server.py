@@ -23,12 +23,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -178,27 +176,6 @@ def plot(rows: list[Row], path: Path) -> bool:
     return True
 
 
-def facts(args: argparse.Namespace) -> Row:
-    """What a reader needs to judge the figures."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "kind": "run",
-        "commit": commit,
-        "cpu": services.cpu_name(),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "link": "veth",
-        "rounds": args.rounds,
-        "seconds": args.seconds,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
 def inside(args: argparse.Namespace) -> int:
     set_up_inside()
     with tempfile.TemporaryDirectory(prefix="ptk-bench-") as folder:
@@ -209,7 +186,7 @@ def inside(args: argparse.Namespace) -> int:
         rows = measure_links(args, work, texts)
     OUT.mkdir(parents=True, exist_ok=True)
     out = OUT / ("server-smoke.jsonl" if args.smoke else "server.jsonl")
-    run = facts(args)
+    run = services.facts(rounds=args.rounds, seconds=args.seconds)
     out.write_text("".join(json.dumps(row) + "\n" for row in [run, *engine, *rows]))
     print_tables(rows, engine)
     say("\n" + ", ".join(f"{name} {value}" for name, value in run.items() if name != "kind"))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import random
 import subprocess
 import sys
@@ -230,3 +232,24 @@ def cpu_name() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return "unknown CPU"
+
+
+def facts(*, rounds: int, seconds: float) -> dict[str, Any]:
+    """What a reader needs to judge the figures of a run."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "kind": "run",
+        "commit": commit,
+        "cpu": cpu_name(),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "link": "veth",
+        "rounds": rounds,
+        "seconds": seconds,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
