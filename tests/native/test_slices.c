@@ -15,7 +15,14 @@
 #include <stdlib.h>
 #include <time.h>
 
+/* Long messages, and what is paused at every point. Checked builds are some twenty times slower. */
+#ifdef PTK_DEBUG
+#define TEXT_LEN  (1u << 17)
+#define OFTEN_LEN 6000u
+#else
 #define TEXT_LEN  (1u << 20)
+#define OFTEN_LEN 60000u
+#endif
 #define SMALL_LEN 2000u
 #define IDS_CAP   (2u * TEXT_LEN + 64)
 #define CACHE_LEN (1u << 20)
@@ -227,7 +234,7 @@ static void run_model(const char *path, uint32_t cycles_per_us, uint64_t slice_m
                    (unsigned long long)longest_us, (unsigned long long)pause.slices);
         }
         CHECK(slice_max_us == 0 || longest_us <= slice_max_us);
-        const size_t short_len = len < 60000 ? len : 60000 / 12 * 12;
+        const size_t short_len = len < OFTEN_LEN ? len : OFTEN_LEN / 12 * 12;
         size_t end = short_len;
         while (end > 0 && (text[end] & 0xC0) == 0x80) {
             end--;
