@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 from pintok_server.control.config import Settings
 from pintok_server.control.datapath import datapath_options
@@ -39,6 +40,9 @@ from pintok_server.errors import ServerError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# The descriptor on which the program before this one noted signals.
+INHERITED = "PINTOK_SIGNALS_FD"
+
 
 class Interrupted(ServerError):
     """A signal asked the server to stop before it served."""
@@ -53,13 +57,14 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._inherit()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[StopSignals]:
         """Take the two signals while the block runs."""
         old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        # Blocked by `defer` of the program before this one, perhaps with one that waits.
+        # Blocked by `begin_anew` of the program before this one, perhaps with one that waits.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
             yield self
@@ -74,11 +79,36 @@ class StopSignals:
         self.count += 1
         self.name = signal.Signals(number).name
 
-    def defer(self) -> None:
-        """Leave the signals, those that came and those to come, to the program that follows."""
+    def begin_anew(self, argv: list[str]) -> NoReturn:
+        """Replace the program; signals that came, and those that come meanwhile, are left to it.
+
+        Blocked signals wait for the next program, unless a thread of some library takes them; then
+        the handler's byte waits in the socket, which the next program inherits.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        self._drain()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [])  # Handlers of what was drained run here.
         if self.count:
             os.kill(os.getpid(), signal.SIGTERM)
+        self._reader.set_inheritable(True)
+        os.environ[INHERITED] = str(self._reader.fileno())
+        os.execv(argv[0], argv)
+
+    def _inherit(self) -> None:
+        """Take note of what came while the program before this one was replaced."""
+        fd = os.environ.pop(INHERITED, None)
+        if fd is None:
+            return
+        with socket.socket(fileno=int(fd)) as left, contextlib.suppress(BlockingIOError):
+            left.setblocking(False)
+            for number in STOP_SIGNALS:
+                if number in left.recv(4096, socket.MSG_PEEK):
+                    self.count, self.name = 1, number.name
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
 
     def check(self) -> None:
         """Raise Interrupted when a signal came."""
@@ -92,9 +122,7 @@ class StopSignals:
         if pidfd is not None:
             poller.register(pidfd, select.POLLIN)
         poller.poll(max(timeout_s, 0) * 1000)
-        with contextlib.suppress(BlockingIOError):
-            while self._reader.recv(4096):
-                pass
+        self._drain()
 
 
 def serve(settings: Settings, *, replace: bool, log: Log) -> None:
@@ -103,13 +131,6 @@ def serve(settings: Settings, *, replace: bool, log: Log) -> None:
     Raises a PinTokError with one sentence when the server cannot start, or when the datapath had to
     be killed at the end. Does not return after an upgrade: the program begins anew.
     """
-    if _serve(settings, replace=replace, log=log):
-        # Locks, sockets and handlers are given back; everything else closes by itself.
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _serve(settings: Settings, *, replace: bool, log: Log) -> bool:
-    """The same; True when another datapath has taken over and this program is to begin anew."""
     name = settings.instance_name
     run_dir = run_dir_of(name, runtime_dir=settings.runtime_dir)
     create_run_dir(run_dir)
@@ -148,11 +169,11 @@ def _serve(settings: Settings, *, replace: bool, log: Log) -> bool:
         while not signals.count and not supervisor.replaced:
             signals.wait(supervisor.pidfd, supervisor.watch())
         if supervisor.replaced:
-            signals.defer()
-            return True
+            stack.close()
+            # The locks and whatever else is open close by themselves.
+            signals.begin_anew([sys.executable, *sys.orig_argv[1:]])
         notify_manager("STOPPING=1")
         log.say("drain", f"{signals.name}: draining")
         if not supervisor.stop(hurry=lambda: signals.count > 1):
             raise ServerError("the datapath did not drain in time and was killed")
         log.say("stopped", "stopped")
-        return False
