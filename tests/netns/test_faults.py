@@ -85,7 +85,7 @@ def test_link_down_and_up_under_load(link: Link, folder: pathlib.Path) -> None:
         assert seen.process["link_changes"] == 6
         assert seen.workers[0].counters["rx_packets"] > 200  # over AF_XDP again
         assert seen.workers[0].gauges["frames_missing"] == 0
-        assert "is down" in process.text and "is up again" in process.text
+        assert process.says("is down") and process.says("is up again")
         assert process.stop() == 0
 
 
@@ -129,7 +129,7 @@ def test_queues_changed_while_serving(folder: pathlib.Path) -> None:
                 assert process.statistics().process["queue_changes"] == changes
                 for _ in range(40):
                     check_reply(ping(140, 32), ask(link, ping(140, 32)))
-            assert "has 2 queues now and had 1" in process.text
+            assert process.says("has 2 queues now and had 1")
             # veth gives a queue that was added no program: its packets pass without a look.
             wait_for(lambda: process.statistics().total("tx_packets") == 80)
             answered = {each.kind: each.counters["tx_packets"]
@@ -206,7 +206,7 @@ def test_huge_pages_run_out(link: Link, folder: pathlib.Path) -> None:
     box = Mailbox(folder / "mailbox")
     required = (*XDP, *small, "--require=hugepages", f"--mailbox={box.path}")
     with huge_pages(2), veth.datapath(link, folder, *required, ready=False) as process:
-        assert process.process.wait(20.0) == 1
+        assert process.ended(20.0) == 1
         wait_for(lambda: "raise vm.nr_hugepages or leave hugepages out" in process.text)
     # Some 36 are needed for frames and workers; a model of 64 MiB does not fit the rest.
     with huge_pages(48), veth.datapath(link, folder, *required) as process:
@@ -219,7 +219,7 @@ def test_huge_pages_run_out(link: Link, folder: pathlib.Path) -> None:
         assert process.statistics().state == "ready"
         assert process.stop() == 0
     with veth.datapath(link, folder, *XDP, *small) as process:
-        assert "lesser mode: huge pages: too few are free, 4 KiB pages are used" in process.text
+        assert process.says("lesser mode: huge pages: too few are free, 4 KiB pages are used")
         assert process.statistics().process["umem_pages"] == metrics.PageKind.SMALL
         check_reply(ping(103, 8), ask(link, ping(103, 8)))
 

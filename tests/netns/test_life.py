@@ -84,7 +84,7 @@ def test_drain_answers_all_that_was_asked(link: Link, tmp_path: pathlib.Path, pa
         load.join(30.0)
         lost = set(range(asked)) - load.answered
         assert not lost, f"{len(lost)} of {asked}, first {min(lost)}"
-    assert "drained" in process.text
+    assert process.says("drained")
     assert link.xdp_program() is None
 
 
@@ -95,7 +95,7 @@ def test_drain_hands_the_queue_to_the_kernel_socket(link: Link, tmp_path: pathli
         load.start()
         wait_for(lambda: len(load.answered) > 100, 10.0)
         process.process.send_signal(signal.SIGTERM)
-        assert process.process.wait(10.0) == 0
+        assert process.ended(10.0) == 0
         load.stopping.set()
         load.join(20.0)
         with StatisticsReader(process.stats_path) as reader:
@@ -112,9 +112,7 @@ def test_drain_hands_the_queue_to_the_kernel_socket(link: Link, tmp_path: pathli
 def refused(link: Link, folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
     """Exit status and words of a datapath that does not start."""
     with veth.datapath(link, folder, *arguments, ready=False) as process:
-        status = process.process.wait(20.0)
-        wait_for(lambda: bool(process.lines))
-        time.sleep(0.05)
+        status = process.ended(20.0)
     return status, process.lines[-1]
 
 
@@ -268,7 +266,7 @@ def test_link_down_and_up(link: Link, tmp_path: pathlib.Path) -> None:
         )
         assert process.statistics().process["link_changes"] == 2
         check_reply(ping(130, 8), ask(link, ping(130, 8)))
-        assert "is down" in process.text
+        assert process.says("is down")
 
 
 def test_starved_rings_move_their_counters(link: Link, tmp_path: pathlib.Path) -> None:
@@ -321,7 +319,7 @@ def test_queue_without_core_is_answered_by_the_kernel_socket(tmp_path: pathlib.P
             worker.kind for worker in process.statistics().workers if worker.counters["requests"]
         }
         assert kinds == {"poller", "socket"}
-        assert "1 of the 2 queues" in process.text
+        assert process.says("1 of the 2 queues")
 
 
 def test_heartbeat_and_idle(link: Link, tmp_path: pathlib.Path) -> None:
@@ -399,7 +397,7 @@ def test_mailbox_refusals(link: Link, tmp_path: pathlib.Path) -> None:
         assert (result, text) == (22, "mailbox: command 77 is unknown")
         assert process.statistics().process["commands"] == 5
         assert mailbox.send(process, command=metrics.MailboxCommand.DRAIN) == (0, "")
-        assert process.process.wait(10.0) == 0
+        assert process.ended(10.0) == 0
 
 
 def test_control_process_may_die(link: Link, tmp_path: pathlib.Path) -> None:
@@ -491,7 +489,7 @@ def test_missing_capability_is_named(
 ) -> None:
     three = FOUR.replace(f",+{missing}", "")
     with veth.datapath(link, open_folder, *XDP, prefix=unprivileged(three), ready=False) as process:
-        assert process.process.wait(20.0) == 1
+        assert process.ended(20.0) == 1
         wait_for(lambda: words in process.text)
 
 
@@ -502,7 +500,7 @@ def test_without_rights_the_socket_path_serves(link: Link, open_folder: pathlib.
     ) as process:
         check_reply(ping(181, 8), ask(link, ping(181, 8)))
         assert process.statistics().path == "socket"
-        assert "lesser mode: AF_XDP" in process.text
+        assert process.says("lesser mode: AF_XDP")
         assert process.stop() == 0
 
 

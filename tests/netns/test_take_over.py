@@ -76,7 +76,7 @@ def test_three_in_a_row_under_load(link: Link, folder: pathlib.Path, path: str) 
             current = stack.enter_context(
                 veth.datapath(link, folder, *options(folder, path), successor(folder))
             )
-            assert old.process.wait(5.0) == 0
+            assert old.ended(5.0) == 0
             assert old.lines[-1] == "ptk-datapath: handed over"
             seen = current.statistics()
             assert seen.process["take_overs"] == count
@@ -172,7 +172,7 @@ def test_huge_pages_are_handed_over(link: Link, folder: pathlib.Path) -> None:
             current = stack.enter_context(
                 veth.datapath(link, folder, *arguments, successor(folder))
             )
-            assert old.process.wait(5.0) == 0
+            assert old.ended(5.0) == 0
             assert current.statistics().process["umem_pages"] == metrics.PageKind.HUGE_2M
         load.stopping.set()
         load.join(30.0)
@@ -197,7 +197,7 @@ def test_what_is_queued_at_the_kernel_socket_is_inherited(link: Link, folder: pa
                 number.to_bytes(8, "little") for number in range(100, 150)
             }
         with veth.datapath(link, folder, *arguments, successor(folder)):
-            assert old.process.wait(5.0) == 0
+            assert old.ended(5.0) == 0
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def served(
         # And it can still be taken over.
         path = "xdp" if seen.path == "xdp" else "socket"
         with veth.datapath(link, folder, *options(folder, path), successor(folder)) as heir:
-            assert process.process.wait(5.0) == 0
+            assert process.ended(5.0) == 0
             assert heir.stop() == 0
 
 
@@ -377,7 +377,7 @@ def test_successor_that_cannot_start(
         with veth.datapath(
             link, folder, *options(folder, "xdp"), successor(folder), stats, *arguments, ready=False
         ) as heir:
-            assert heir.process.wait(20.0) == 1
+            assert heir.ended(20.0) == 1
             wait_for(lambda: words in heir.text)
         figures = steady.finish()
         assert (figures.unanswered, figures.wrong) == (0, 0)
@@ -395,7 +395,7 @@ def test_successor_without_the_right_to_load_a_program(link: Link, folder: pathl
         with veth.datapath(
             link, folder, *options(folder, "xdp"), successor(folder), ready=False, prefix=prefix
         ) as heir:
-            assert heir.process.wait(20.0) == 1
+            assert heir.ended(20.0) == 1
             wait_for(lambda: "CAP_BPF is missing" in heir.text)
         check_reply(ping(121, 8), ask(link, ping(121, 8)))
         assert process.stop() == 0
@@ -414,7 +414,7 @@ def test_killed_successor_leaves_the_rest(link: Link, folder: pathlib.Path) -> N
             )
             time.sleep(delay_ms / 1000)
             heir.process.send_signal(signal.SIGKILL)
-            heir.process.wait(5.0)
+            heir.ended(5.0)
             # The old one ends only if it has been taken over: then a server has crashed.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 current.process.wait(0.3)

@@ -217,9 +217,20 @@ class Datapath:
     def stop(self, timeout_s: float = 10.0) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
+        return self.ended(timeout_s)
+
+    def ended(self, timeout_s: float = 10.0) -> int:
+        """Wait for its end and its last words; the exit status."""
         status = self.process.wait(timeout_s)
-        self._reader.join(1.0)
+        self._reader.join(5.0)
         return status
+
+    def says(self, words: str, timeout_s: float = 5.0) -> bool:
+        """Whether it says `words`: what it has written may be a moment on its way."""
+        deadline = time.monotonic() + timeout_s
+        while words not in self.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return words in self.text
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""
