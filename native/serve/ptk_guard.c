@@ -49,6 +49,14 @@ struct set {
     struct sender senders[WAYS];
 };
 
+/* What a successor inherits; a change of it, or of what it is made of, is a new version of the
+ * hand-over (serve/ptk_server_handover.h). */
+struct books {
+    struct ptk_guard_counters counters;
+    uint64_t uses;
+    struct set sets[SETS]; /* all empty while uses is 0 */
+};
+
 /* Cycles that may be spent on strangers. */
 struct budget {
     uint32_t percent;
@@ -93,6 +101,11 @@ void ptk_guard_shared_init(struct ptk_guard_shared *shared, struct ptk_siphash_k
     shared->master = master;
     atomic_init(&shared->epoch, epoch_at(now_ns));
     atomic_init(&shared->keys_version, 0);
+}
+
+void ptk_guard_shared_inherit(struct ptk_guard_shared *shared, struct ptk_siphash_key master)
+{
+    shared->master = master;
 }
 
 void ptk_guard_shared_turn(struct ptk_guard_shared *shared, uint64_t now_ns)
@@ -219,6 +232,24 @@ static void table_init(struct table *table, const struct ptk_guard_rate *rate,
     table->rate[UNIT_WORK] = (double)rate->work_us * cycles_per_us;
 }
 
+static struct ptk_siphash_key epoch_key(struct ptk_siphash_key master, uint32_t epoch)
+{
+    const uint64_t halves[2] = {(uint64_t)epoch << 1, (uint64_t)epoch << 1 | 1};
+    return (struct ptk_siphash_key){.k0 = ptk_siphash(master, &halves[0], sizeof halves[0]),
+                                    .k1 = ptk_siphash(master, &halves[1], sizeof halves[1])};
+}
+
+/* Everything that comes of the secret and the epoch. */
+static void derive(struct ptk_guard *guard, uint32_t epoch)
+{
+    const struct ptk_siphash_key master = guard->shared->master;
+    guard->epoch = epoch;
+    guard->cookie_keys[0] = epoch_key(master, epoch);
+    guard->cookie_keys[1] = epoch_key(master, epoch - 1);
+    guard->places.k0 = ptk_siphash(master, "places 0", 8);
+    guard->places.k1 = ptk_siphash(master, "places 1", 8);
+}
+
 struct ptk_guard *ptk_guard_init(void *memory, const struct ptk_guard_limits *limits,
                                  struct ptk_guard_shared *shared)
 {
@@ -233,21 +264,13 @@ struct ptk_guard *ptk_guard_init(void *memory, const struct ptk_guard_limits *li
     guard->cycles_per_second = limits->cycles_per_us * 1e6;
     guard->work.percent = limits->stranger_percent;
     guard->challenges.percent = CHALLENGE_PERCENT;
-    guard->places.k0 = ptk_siphash(shared->master, "places 0", 8);
-    guard->places.k1 = ptk_siphash(shared->master, "places 1", 8);
     if (has_tables(limits)) {
         table_init(&guard->tables[0], &limits->address, limits->cycles_per_us);
         table_init(&guard->tables[1], &limits->network, limits->cycles_per_us);
     }
+    derive(guard, atomic_load_explicit(&shared->epoch, memory_order_relaxed));
     ptk_guard_refresh(guard);
     return guard;
-}
-
-static struct ptk_siphash_key epoch_key(struct ptk_siphash_key master, uint32_t epoch)
-{
-    const uint64_t halves[2] = {(uint64_t)epoch << 1, (uint64_t)epoch << 1 | 1};
-    return (struct ptk_siphash_key){.k0 = ptk_siphash(master, &halves[0], sizeof halves[0]),
-                                    .k1 = ptk_siphash(master, &halves[1], sizeof halves[1])};
 }
 
 static void take_keys(struct ptk_guard *guard, uint32_t version)
@@ -277,9 +300,7 @@ void ptk_guard_refresh(struct ptk_guard *guard)
     struct ptk_guard_shared *shared = guard->shared;
     const uint32_t epoch = atomic_load_explicit(&shared->epoch, memory_order_relaxed);
     if (PTK_UNLIKELY(epoch != guard->epoch)) {
-        guard->epoch = epoch;
-        guard->cookie_keys[0] = epoch_key(shared->master, epoch);
-        guard->cookie_keys[1] = epoch_key(shared->master, epoch - 1);
+        derive(guard, epoch);
     }
     const uint32_t version = atomic_load_explicit(&shared->keys_version, memory_order_acquire);
     if (PTK_UNLIKELY(version != guard->keys_version && version % 2 == 0)) {
@@ -290,6 +311,36 @@ void ptk_guard_refresh(struct ptk_guard *guard)
 const struct ptk_guard_counters *ptk_guard_counters(const struct ptk_guard *guard)
 {
     return &guard->counters;
+}
+
+/* ---- a successor ---------------------------------------------------------------------------- */
+
+size_t ptk_guard_books_len(void)
+{
+    return sizeof(struct books);
+}
+
+void ptk_guard_give(const struct ptk_guard *guard, void *books)
+{
+    struct books *out = books;
+    PTK_ASSERT((uintptr_t)books % _Alignof(struct books) == 0);
+    out->counters = guard->counters;
+    out->uses = guard->uses;
+    if (guard->uses != 0) {
+        memcpy(out->sets, guard->sets, sizeof out->sets);
+    }
+}
+
+void ptk_guard_inherit(struct ptk_guard *guard, const void *books)
+{
+    const struct books *in = books;
+    PTK_ASSERT((uintptr_t)books % _Alignof(struct books) == 0);
+    guard->counters = in->counters;
+    guard->uses = in->uses;
+    if (in->uses != 0) {
+        memcpy(guard->sets, in->sets, sizeof guard->sets);
+    }
+    derive(guard, atomic_load_explicit(&guard->shared->epoch, memory_order_relaxed));
 }
 
 /* ---- networks and limits -------------------------------------------------------------------- */

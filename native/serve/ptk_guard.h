@@ -61,16 +61,20 @@ int ptk_guard_keys_parse(const char *text, size_t len,
 
 /* What the main thread tells all guards. */
 struct ptk_guard_shared {
-    struct ptk_siphash_key master; /* constant after init */
+    struct ptk_siphash_key master; /* constant once workers run */
     _Atomic uint32_t epoch;
     _Atomic uint32_t keys_version; /* odd while keys are written */
     uint64_t keys_count;
     struct ptk_guard_key keys[PTK_GUARD_KEYS_MAX];
 };
 
-/* ptk_guard_shared_init takes the secret of this process; `now_ns` is CLOCK_MONOTONIC. */
+/* ptk_guard_shared_init takes the secret of this server; `now_ns` is CLOCK_MONOTONIC. */
 void ptk_guard_shared_init(struct ptk_guard_shared *shared, struct ptk_siphash_key master,
                            uint64_t now_ns);
+
+/* ptk_guard_shared_inherit takes the secret of the server that this one succeeds on the same
+ * machine. Every guard must then inherit its books before its worker runs. */
+void ptk_guard_shared_inherit(struct ptk_guard_shared *shared, struct ptk_siphash_key master);
 
 /* ptk_guard_shared_turn moves the epoch; housekeeping. */
 void ptk_guard_shared_turn(struct ptk_guard_shared *shared, uint64_t now_ns);
@@ -156,5 +160,17 @@ struct ptk_guard_counters {
 };
 
 const struct ptk_guard_counters *ptk_guard_counters(const struct ptk_guard *guard);
+
+/*
+ * What a guard's successor must know so that nobody notices the change: its counters, and the
+ * windows of the senders of keys, without which a copy of what was answered would be answered
+ * again. Levels of limits are not part of it: they are forgotten within a second anyway.
+ *
+ * ptk_guard_give writes ptk_guard_books_len() bytes, 8-byte aligned; ptk_guard_inherit takes them
+ * while the worker of neither guard runs. Any bytes are safe to inherit.
+ */
+size_t ptk_guard_books_len(void);
+void ptk_guard_give(const struct ptk_guard *guard, void *books);
+void ptk_guard_inherit(struct ptk_guard *guard, const void *books);
 
 #endif

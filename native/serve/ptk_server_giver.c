@@ -302,8 +302,10 @@ bool ptk_server_hold_all(struct ptk_server *server)
     return true;
 }
 
-static void write_worker(struct ptk_handover_worker *out, const struct ptk_worker *worker)
+static void write_worker(struct ptk_handover_block *block, uint32_t worker_count, uint32_t place,
+                         const struct ptk_worker *worker)
 {
+    struct ptk_handover_worker *out = &block->workers[place];
     const struct ptk_engine_counters *engine = ptk_engine_counters(worker->config.engine);
     memcpy(out->counters, worker->counters, sizeof worker->counters);
     memcpy(out->ops, engine->requests, sizeof engine->requests);
@@ -313,6 +315,7 @@ static void write_worker(struct ptk_handover_worker *out, const struct ptk_worke
     }
     memcpy(out->item_verdicts, engine->item_verdicts, sizeof engine->item_verdicts);
     memcpy(out->latency, worker->latency, sizeof out->latency);
+    ptk_guard_give(worker->config.guard, ptk_handover_books(block, worker_count, place));
 }
 
 static void write_block(struct ptk_server *server, struct ptk_handover_block *block)
@@ -322,14 +325,17 @@ static void write_block(struct ptk_server *server, struct ptk_handover_block *bl
     block->link_changes = server->link_changes;
     block->queue_changes = server->queue_changes;
     block->take_overs = server->take_overs;
+    block->secret = server->guard_shared.master;
     if (server->path == PTK_DATAPATH_PATH_XDP) {
         (void)ptk_steer_past(&server->steer, block->steer); /* It was read 100 ms ago as well. */
     }
+    const uint32_t worker_count = server->queue_count + server->socket_count;
     for (uint32_t i = 0; i < server->queue_count; i++) {
-        write_worker(&block->workers[i], &server->queues[i].poller.worker);
+        write_worker(block, worker_count, i, &server->queues[i].poller.worker);
     }
     for (uint32_t i = 0; i < server->socket_count; i++) {
-        write_worker(&block->workers[server->queue_count + i], &server->sockets[i].socket.worker);
+        write_worker(block, worker_count, server->queue_count + i,
+                     &server->sockets[i].socket.worker);
     }
 }
 

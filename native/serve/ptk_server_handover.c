@@ -33,7 +33,14 @@ static const uint32_t LENGTHS[PTK_HANDOVER_KIND_COUNT] = {
 
 size_t ptk_handover_block_len(uint32_t worker_count)
 {
-    return sizeof(struct ptk_handover_block) + worker_count * sizeof(struct ptk_handover_worker);
+    return sizeof(struct ptk_handover_block) +
+           worker_count * (sizeof(struct ptk_handover_worker) + ptk_guard_books_len());
+}
+
+void *ptk_handover_books(struct ptk_handover_block *block, uint32_t worker_count, uint32_t i)
+{
+    PTK_ASSERT(i < worker_count);
+    return (uint8_t *)&block->workers[worker_count] + i * ptk_guard_books_len();
 }
 
 static bool power_of_two(uint32_t value, uint32_t most)

@@ -29,13 +29,14 @@
 #include "base/ptk_err.h"
 #include "gen/ptk_metrics_gen.h"
 #include "gen/ptk_wire_gen.h"
+#include "serve/ptk_guard.h"
 
 #include <stdatomic.h>
 
-/* Grows with every change of a layout below, and of what lies in the frames' memory. Another
- * version is refused by name: then a server is restarted, not taken over. */
+/* Grows with every change of a layout below, of what lies in the frames' memory, and of a guard's
+ * books. Another version is refused by name: then a server is restarted, not taken over. */
 #define PTK_HANDOVER_MAGIC   "PTKHAND"
-#define PTK_HANDOVER_VERSION 1u
+#define PTK_HANDOVER_VERSION 2u
 
 /* Descriptors of the largest message. */
 #define PTK_HANDOVER_FDS_MAX 4u
@@ -137,10 +138,14 @@ struct ptk_handover_block {
     uint64_t take_overs;
     uint64_t still_at_ns; /* CLOCK_MONOTONIC: when the workers were asked to stand still */
     uint64_t steer[PTK_HANDOVER_STEER_CAP]; /* what earlier programs have counted */
-    struct ptk_handover_worker workers[];
+    struct ptk_siphash_key secret;          /* of cookies, and of places in the guards' books */
+    struct ptk_handover_worker workers[];   /* behind them the books of every worker's guard */
 };
 
 size_t ptk_handover_block_len(uint32_t worker_count);
+
+/* Where the books of the guard of worker `i` lie, of `worker_count` workers. */
+void *ptk_handover_books(struct ptk_handover_block *block, uint32_t worker_count, uint32_t i);
 
 /*
  * ptk_handover_verify checks `len` bytes that came with `fd_count` descriptors. On 0 the message

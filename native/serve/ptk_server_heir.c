@@ -210,8 +210,10 @@ int ptk_server_heir_claim(struct ptk_server_heir *heir, uint32_t entry, uint32_t
     return fd;
 }
 
-static void read_worker(struct ptk_worker *worker, const struct ptk_handover_worker *in)
+static void read_worker(struct ptk_worker *worker, struct ptk_handover_block *block,
+                        uint32_t worker_count, uint32_t i)
 {
+    const struct ptk_handover_worker *in = &block->workers[i];
     struct ptk_engine_counters engine;
     memset(&engine, 0, sizeof engine);
     memcpy(worker->counters, in->counters, sizeof worker->counters);
@@ -224,15 +226,18 @@ static void read_worker(struct ptk_worker *worker, const struct ptk_handover_wor
     engine.cache_resets = in->counters[PTK_WORKER_CACHE_RESETS];
     ptk_engine_counters_resume(worker->config.engine, &engine);
     ptk_bulk_fates_resume(worker->config.bulk, &worker->counters[PTK_WORKER_BULK_SEGMENTS]);
+    ptk_guard_inherit(worker->config.guard, ptk_handover_books(block, worker_count, i));
 }
 
 /* The books as the giver's workers have left them; they and ours stand still. */
 static int take_books(struct ptk_server *server, struct ptk_err *err)
 {
-    const struct ptk_handover_block *block = server->heir.block;
+    struct ptk_handover_block *block = server->heir.block;
+    const uint32_t worker_count = server->queue_count + server->socket_count;
+    ptk_guard_shared_inherit(&server->guard_shared, block->secret);
     for (uint32_t i = 0; i < server->queue_count; i++) {
         struct ptk_server_queue *queue = &server->queues[i];
-        read_worker(&queue->poller.worker, &block->workers[i]);
+        read_worker(&queue->poller.worker, block, worker_count, i);
         if (!ptk_poller_inherit(&queue->poller)) {
             return ptk_err_set(err, -EPROTO,
                                "take-over: queue %u: rings and frames are not what a poller leaves",
@@ -240,7 +245,8 @@ static int take_books(struct ptk_server *server, struct ptk_err *err)
         }
     }
     for (uint32_t i = 0; i < server->socket_count; i++) {
-        read_worker(&server->sockets[i].socket.worker, &block->workers[server->queue_count + i]);
+        read_worker(&server->sockets[i].socket.worker, block, worker_count,
+                    server->queue_count + i);
     }
     server->answered = block->answered;
     server->commands = block->commands;

@@ -244,6 +244,51 @@ static void test_a_number_is_taken_once_within_the_window(void)
     free(guard);
 }
 
+/* Without the secret cookies end, without the windows copies are answered again. */
+static void test_a_successor_knows_cookies_and_numbers(void)
+{
+    const struct ptk_guard_limits limits = limits_make();
+    struct ptk_guard *guard = guard_make(&limits);
+    struct ptk_guard_key key;
+    key_make(&key, 3);
+    ptk_guard_shared_keys(&shared, &key, 1);
+    ptk_guard_refresh(guard);
+    const struct ptk_guard_source source = source_make("192.0.2.1", 5000, SECOND);
+    struct ptk_wire_cookie cookie;
+    take_cookie(guard, &source, &cookie);
+    CHECK(show_mac(guard, 3, 5) == PTK_VERDICT_OK);
+    CHECK(show_mac(guard, 3, 1000) == PTK_VERDICT_OK);
+    uint64_t *books = aligned_alloc(64, ptk_align_up(ptk_guard_books_len(), 64));
+    CHECK(books != NULL);
+    memset(books, 0, ptk_guard_books_len());
+    ptk_guard_give(guard, books);
+    const struct ptk_siphash_key secret = shared.master;
+
+    ptk_guard_shared_init(&shared, (struct ptk_siphash_key){3, 4}, 0);
+    struct ptk_guard *heir = ptk_guard_init(
+        aligned_alloc(64, ptk_align_up(ptk_guard_len(&limits), 64)), &limits, &shared);
+    ptk_guard_shared_keys(&shared, &key, 1);
+    ptk_guard_refresh(heir);
+    CHECK(show_cookie(heir, &source, &cookie) == PTK_VERDICT_BAD_COOKIE);
+    ptk_guard_shared_inherit(&shared, secret);
+    ptk_guard_inherit(heir, books);
+    CHECK(show_cookie(heir, &source, &cookie) == PTK_VERDICT_OK);
+    CHECK(show_mac(heir, 3, 5) == PTK_VERDICT_REPLAYED);
+    CHECK(show_mac(heir, 3, 1000) == PTK_VERDICT_REPLAYED);
+    CHECK(show_mac(heir, 3, 6) == PTK_VERDICT_OK);
+    CHECK(show_mac(heir, 3, 1001) == PTK_VERDICT_OK);
+    const struct ptk_guard_counters *counted = ptk_guard_counters(heir);
+    CHECK(counted->keyed == 4);
+    CHECK(counted->validated == 1);
+    CHECK(counted->verdicts[PTK_VERDICT_REPLAYED] == 2);
+    ptk_guard_shared_turn(&shared, PTK_GUARD_EPOCH_NS); /* It goes on as any other guard. */
+    ptk_guard_refresh(heir);
+    CHECK(show_cookie(heir, &source, &cookie) == PTK_VERDICT_OK);
+    free(books);
+    free(heir);
+    free(guard);
+}
+
 static enum ptk_verdict show(struct ptk_guard *guard, const struct ptk_guard_source *source,
                              size_t len)
 {
@@ -479,6 +524,7 @@ int main(void)
     test_a_mac_covers_every_byte();
     test_keys_are_replaced_while_it_works();
     test_a_number_is_taken_once_within_the_window();
+    test_a_successor_knows_cookies_and_numbers();
     test_limits_hold_for_an_address_and_for_its_network();
     test_bytes_and_work_are_limited_too();
     test_many_false_addresses_do_not_use_up_the_limit_of_one();

@@ -247,7 +247,14 @@ static void test_baton_has_one_winner(void)
         atomic_store(&block.baton, PTK_HANDOVER_BATON_STILL);
     }
     PTK_ASSERT(pthread_join(heir, NULL) == 0);
-    PTK_ASSERT(ptk_handover_block_len(3) == sizeof block + 3 * sizeof(struct ptk_handover_worker));
+    const size_t each = sizeof(struct ptk_handover_worker) + ptk_guard_books_len();
+    PTK_ASSERT(ptk_handover_block_len(3) == sizeof block + 3 * each);
+    for (uint32_t i = 0; i < 3; i++) { /* Behind the workers, one after another, to the end. */
+        const size_t off =
+            (size_t)((uint8_t *)ptk_handover_books(&block, 3, i) - (uint8_t *)&block);
+        PTK_ASSERT(off == ptk_handover_block_len(3) - (3 - i) * ptk_guard_books_len());
+        PTK_ASSERT(off % 8 == 0);
+    }
 }
 
 int main(void)

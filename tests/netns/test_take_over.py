@@ -18,12 +18,14 @@ from collections.abc import Iterator
 import pytest
 import veth
 from load import Load, Steady, ask, wait_for
+from test_abuse import exchange, extended, signed, verdict_of
 from test_paths import check_reply, header, ping
 from veth import IFACE, Datapath, Link
 
 from pintok import _wire
-from pintok._wire import Verdict, WireOp, WireType
+from pintok._wire import Verdict, WireFlags, WireOp, WireType
 from pintok_server._spec import metrics
+from pintok_server.control.keys import make_key
 
 pytestmark = [
     pytest.mark.needs("root", "netns", "af_xdp"),
@@ -31,7 +33,7 @@ pytestmark = [
 ]
 
 HELLO, SERVER, QUEUE, SOCKET, HOLD, HELD, TAKEN, REFUSE = range(1, 9)
-VERSION = 1
+VERSION = 2
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,55 @@ def test_long_messages_are_unknown_and_their_counters_go_on(
                 veth.datapath(link, folder, *options(folder, "xdp"), successor(folder))
             )
         assert current.statistics().total("bulk_unknown") == 3
+        assert current.stop() == 0
+
+
+@pytest.mark.parametrize("path", ["xdp", "socket"])
+def test_validated_clients_and_keys_notice_nothing(
+    link: Link, folder: pathlib.Path, path: str
+) -> None:
+    """Cookies hold over take-overs, counters go on, and what was answered is not answered again."""
+    line = make_key(1)
+    key = bytes.fromhex(line.split()[1])
+    (folder / "keys").write_text(line + "\n")
+    arguments = options(folder, path, "--validate=on", "--stranger-percent=100",
+                        f"--keys={folder / 'keys'}")  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        current = stack.enter_context(veth.datapath(link, folder, *arguments))
+        sock = stack.enter_context(link.client_socket(socket.AF_INET))
+        sock.connect((veth.SERVER4, veth.PORT))
+        sock.settimeout(10.0)
+
+        def once(request: bytes) -> bytes:
+            return exchange(sock, request, attempts=1)
+
+        no_cookie = extended(ping(150, 64), WireFlags.COOKIE, bytes(_wire.WIRE_COOKIE.size))
+        cookie = once(no_cookie)[_wire.WIRE_HEADER_LEN :]
+        answered = []
+        for number in range(151, 160):
+            if number > 151:
+                old = current
+                current = stack.enter_context(
+                    veth.datapath(link, folder, *arguments, successor(folder))
+                )
+                assert old.ended(5.0) == 0
+            shown = ping(number, 64)
+            check_reply(shown, once(extended(shown, WireFlags.COOKIE, cookie)))
+            answered.append(signed(ping(number, 64), 1, key, sequence=1000 + number))
+            check_reply(ping(number, 64), once(answered[-1]))
+            for copy in answered:
+                assert verdict_of(once(copy)) == "REPLAYED"
+        # The nine were each shown once, and nobody was asked to validate in between.
+        copies = sum(range(1, 10))
+
+        def counted() -> dict[str, int]:
+            (worker,) = [w for w in current.statistics().workers if w.counters["keyed"]]
+            return {name: worker.verdicts[name] for name in ("challenge", "bad_cookie", "replayed")}
+
+        wait_for(lambda: counted()["replayed"] == copies)
+        assert counted() == {"challenge": 0, "bad_cookie": 1, "replayed": copies}
+        seen = current.statistics()
+        assert (seen.total("validated"), seen.total("keyed")) == (9, 9)
         assert current.stop() == 0
 
 
