@@ -13,6 +13,7 @@ static void end_slice(struct ptk_pause *pause)
 {
     const uint64_t len = ptk_cycles() - pause->resumed_at;
     pause->longest = len > pause->longest ? len : pause->longest;
+    pause->worked += len;
 }
 
 void ptk_pause_begin(struct ptk_pause *pause)
@@ -20,6 +21,7 @@ void ptk_pause_begin(struct ptk_pause *pause)
     pause->outer = ptk_pause_active;
     pause->slices = 0;
     pause->longest = 0;
+    pause->worked = 0;
     begin_slice(pause);
     ptk_pause_active = pause;
 }

@@ -30,6 +30,7 @@ struct ptk_pause {
     uint64_t due;            /* cycles: when it is over */
     uint64_t slices;         /* pauses made */
     uint64_t longest;        /* cycles of the longest slice */
+    uint64_t worked;         /* cycles of all slices that are over: the work without the pauses */
 };
 
 /* The pause of this thread; NULL when nothing long is in work. */

@@ -437,7 +437,7 @@ enum ptk_worker_counter {
     PTK_WORKER_TX_PACKETS = 2,
     /* Their bytes, counted as rx_bytes. */
     PTK_WORKER_TX_BYTES = 3,
-    /* Messages given to the engine. */
+    /* Datagrams that are for this server: all but those refused_ or skipped. */
     PTK_WORKER_REQUESTS = 4,
     /* UDP payload bytes of these. */
     PTK_WORKER_REQUEST_BYTES = 5,
@@ -449,7 +449,8 @@ enum ptk_worker_counter {
     PTK_WORKER_TEXT_BYTES = 8,
     /* Piece caches emptied because their model changed. */
     PTK_WORKER_CACHE_RESETS = 9,
-    /* Requests that the engine did not answer. */
+    /* Datagrams of them that are not answered: silence is what the protocol asks for, or the
+     * time for refusals was used up. */
     PTK_WORKER_SILENT = 10,
     /* Packets dropped: shorter than their headers say. */
     PTK_WORKER_REFUSED_TRUNCATED = 11,
@@ -472,7 +473,8 @@ enum ptk_worker_counter {
     PTK_WORKER_PARTIAL_CHECKSUMS = 19,
     /* Packets that came in several buffers. */
     PTK_WORKER_MULTI_BUFFER = 20,
-    /* Replies dropped because the transmit ring had no room. */
+    /* Replies dropped because the transmit ring had no room; of a long reply the rest of a
+     * burst counts once. */
     PTK_WORKER_TX_FULL = 21,
     /* Replies dropped because no free frame was left. */
     PTK_WORKER_TX_NO_FRAME = 22,
@@ -500,7 +502,7 @@ enum ptk_worker_counter {
     PTK_WORKER_BULK_SEGMENTS = 33,
     /* Segments that were there already. */
     PTK_WORKER_BULK_DUPLICATES = 34,
-    /* Datagrams for a long message that has ended. */
+    /* Segments and cancels for a long message that has ended. */
     PTK_WORKER_BULK_LATE = 35,
     /* Segments refused because they contradict their message. */
     PTK_WORKER_BULK_CONFLICTS = 36,
@@ -512,7 +514,7 @@ enum ptk_worker_counter {
     PTK_WORKER_BULK_PARTS = 39,
     /* Pulls for a message that is not known (any more): the client sends it again. */
     PTK_WORKER_BULK_UNKNOWN = 40,
-    /* Long messages refused for lack of slots or arena. */
+    /* Segments and pulls refused for lack of slots or arena. */
     PTK_WORKER_BULK_BUSY = 41,
     /* Long messages that got a slot. */
     PTK_WORKER_BULK_BEGUN = 42,
@@ -528,7 +530,22 @@ enum ptk_worker_counter {
     PTK_WORKER_VALIDATED = 47,
     /* Datagrams with a good MAC. */
     PTK_WORKER_KEYED = 48,
-    PTK_WORKER_COUNTER_COUNT = 49,
+    /* Packets that were not looked at because the transmit ring had no room for a reply. */
+    PTK_WORKER_RX_SKIPPED = 49,
+    /* Datagrams refused before any work on their message, or for which the address must be
+     * validated first. */
+    PTK_WORKER_GUARD_REFUSED = 50,
+    /* Datagrams given to the engine, each with one verdict. */
+    PTK_WORKER_HANDLED = 51,
+    /* Segments refused with busy because their source holds its part of slots or arena. */
+    PTK_WORKER_BULK_CAPPED = 52,
+    /* Datagrams of long messages that are wrong in themselves. */
+    PTK_WORKER_BULK_REFUSED = 53,
+    /* Pulls for a long message that has no reply yet. */
+    PTK_WORKER_BULK_EARLY = 54,
+    /* Cancels for a long message that is here. */
+    PTK_WORKER_BULK_CANCELS = 55,
+    PTK_WORKER_COUNTER_COUNT = 56,
 };
 
 enum ptk_worker_gauge_counter {

@@ -60,11 +60,10 @@ struct ptk_bulk {
     uint64_t ended[ENDED_CAP];
     uint32_t receiving_count;
     uint32_t queued_count;
-    uint32_t depth;                           /* messages in work */
-    uint32_t running[PTK_ENGINE_LONG_DESKS];  /* their slots */
-    uint64_t begun_at[PTK_ENGINE_LONG_DESKS]; /* cycles */
-    uint64_t nested[PTK_ENGINE_LONG_DESKS];   /* cycles of others inside each */
-    uint64_t cycles_per_kib;                  /* of work, as it was lately */
+    uint32_t depth;                          /* messages in work */
+    uint32_t running[PTK_ENGINE_LONG_DESKS]; /* their slots */
+    const struct ptk_pause *pauses[PTK_ENGINE_LONG_DESKS];
+    uint64_t cycles_per_kib; /* of work, as it was lately */
     uint64_t last_completed_at;
     uint64_t last_cycles; /* of the message worked on last, */
     uint32_t last_idx;    /* and its slot */
@@ -214,13 +213,44 @@ static struct slot *free_slot(struct ptk_bulk *bulk, uint64_t now)
     return NULL;
 }
 
+/* One source has one address, or one IPv6 /64: its ports and hosts cost it nothing. */
+static bool same_source(const struct ptk_address *one, const struct ptk_address *other)
+{
+    return ptk_address_is_ipv4(one) ? ptk_address_equal(one, other)
+                                    : memcmp(one->bytes, other->bytes, 8) == 0;
+}
+
+/* Would `len` bytes more, in `more_slots` more slots, be more than the part of this source? One
+ * that holds nothing else may always have them. */
+static bool is_capped(const struct ptk_bulk *bulk, const struct ptk_address *source,
+                      uint32_t more_slots, size_t len)
+{
+    uint32_t slots = 0;
+    uint64_t units = 0;
+    for (uint32_t i = 0; i < PTK_BULK_SLOTS; i++) {
+        const struct slot *slot = &bulk->slots[i];
+        if (slot->state != SLOT_FREE && same_source(&slot->source, source)) {
+            slots++;
+            units += slot->region.first != PTK_ARENA_NONE ? slot->region.count : 0;
+        }
+    }
+    const uint64_t wanted = units + (len + PTK_ARENA_UNIT_LEN - 1) / PTK_ARENA_UNIT_LEN;
+    return slots + more_slots > PTK_BULK_SLOTS / PTK_BULK_SOURCE_PART ||
+           (units > 0 && wanted > bulk->arena.unit_count / PTK_BULK_SOURCE_PART);
+}
+
 /* A slot for the message that this segment belongs to; NULL when there is no room. */
 static struct slot *begin(struct ptk_bulk *bulk, const struct ptk_bulk_packet *packet,
                           const struct ptk_wire_header *header)
 {
+    if (is_capped(bulk, &packet->source, 1, header->message_len)) {
+        bulk->state.fates[PTK_BULK_CAPPED]++;
+        return NULL;
+    }
     struct slot *slot = free_slot(bulk, packet->now);
     struct ptk_region region;
     if (slot == NULL || !take_region(bulk, header->message_len, packet->now, &region)) {
+        bulk->state.fates[PTK_BULK_BUSY]++;
         return NULL;
     }
     uint64_t *received = slot->received;
@@ -360,6 +390,7 @@ static size_t receive_segment(struct ptk_bulk *bulk, const struct ptk_bulk_packe
     const struct ptk_wire_header *header = &view->header;
     const bool last = (header->flags & PTK_WIRE_FLAGS_LAST_FLIGHT) != 0;
     if (header->message_len > bulk->limits.message_len_max) {
+        bulk->state.fates[PTK_BULK_REFUSED]++;
         return refuse(bulk, header, PTK_VERDICT_TEXT_TOO_LONG, reply);
     }
     struct slot *slot = find(bulk, packet, header->request_id);
@@ -370,11 +401,11 @@ static size_t receive_segment(struct ptk_bulk *bulk, const struct ptk_bulk_packe
             return 0;
         }
         if (!packet->validated) {
+            bulk->state.fates[PTK_BULK_REFUSED]++;
             return refuse(bulk, header, PTK_VERDICT_CHALLENGE, reply);
         }
         slot = begin(bulk, packet, header);
         if (slot == NULL) {
-            bulk->state.fates[PTK_BULK_BUSY]++;
             return refuse(bulk, header, PTK_VERDICT_BUSY, reply);
         }
     }
@@ -405,9 +436,11 @@ static size_t receive_pull(struct ptk_bulk *bulk, const struct ptk_bulk_packet *
     }
     keep_route(slot, packet);
     if (slot->state != SLOT_READY) {
+        bulk->state.fates[PTK_BULK_EARLY]++;
         return build_need(bulk, slot, packet->len, reply);
     }
     if (slot->verdict == PTK_VERDICT_BUSY) { /* Its reply found no room: nothing is kept. */
+        bulk->state.fates[PTK_BULK_BUSY]++;
         bulk->state.fates[PTK_BULK_EVICTED]++;
         release(bulk, slot);
         return refuse(bulk, &view->header, PTK_VERDICT_BUSY, reply);
@@ -433,6 +466,7 @@ static void receive_cancel(struct ptk_bulk *bulk, const struct ptk_bulk_packet *
     }
     const uint64_t hash = key_hash(packet, header->request_id);
     *ended_entry(bulk, hash) = hash;
+    bulk->state.fates[PTK_BULK_CANCELS]++;
     if (slot->state == SLOT_RUNNING) {
         slot->cancelled = true;
         return;
@@ -447,6 +481,7 @@ size_t ptk_bulk_receive(struct ptk_bulk *bulk, const struct ptk_bulk_packet *pac
     bulk->burst.slot_idx = SLOT_NONE;
     const enum ptk_verdict verdict = ptk_wire_segment_parse(packet->datagram, packet->len, &view);
     if (verdict != PTK_VERDICT_OK) {
+        bulk->state.fates[PTK_BULK_REFUSED]++;
         return refuse(bulk, &view.header, verdict, reply);
     }
     switch (view.type) {
@@ -526,23 +561,22 @@ const void *ptk_bulk_route(const struct ptk_bulk *bulk)
 /* --- work ------------------------------------------------------------------------------------ */
 
 /* Bytes of the innermost message in work that are probably left, as lately measured. */
-static size_t bytes_left(const struct ptk_bulk *bulk, uint64_t now)
+static size_t bytes_left(const struct ptk_bulk *bulk)
 {
     const uint32_t top = bulk->depth - 1;
     const size_t len = bulk->slots[bulk->running[top]].header.message_len;
-    const uint64_t worked = now - bulk->begun_at[top] - bulk->nested[top];
-    const uint64_t done = worked / (bulk->cycles_per_kib + 1) * 1024;
+    const uint64_t done = bulk->pauses[top]->worked / (bulk->cycles_per_kib + 1) * 1024;
     return done < len ? len - (size_t)done : 0;
 }
 
 /* The shortest queued message that may begin; SLOT_NONE when there is none. */
-static uint32_t choose(const struct ptk_bulk *bulk, const struct ptk_engine *engine, uint64_t now)
+static uint32_t choose(const struct ptk_bulk *bulk, const struct ptk_engine *engine)
 {
     if (bulk->queued_count == 0 || bulk->depth == PTK_ENGINE_LONG_DESKS) {
         return SLOT_NONE;
     }
     uint32_t shortest = SLOT_NONE;
-    size_t limit = bulk->depth > 0 ? bytes_left(bulk, now) : SIZE_MAX;
+    size_t limit = bulk->depth > 0 ? bytes_left(bulk) : SIZE_MAX;
     for (uint32_t i = 0; i < PTK_BULK_SLOTS; i++) {
         const struct slot *slot = &bulk->slots[i];
         if (slot->state == SLOT_QUEUED && slot->header.message_len < limit &&
@@ -611,8 +645,8 @@ static enum ptk_verdict work_on(struct ptk_bulk *bulk, struct ptk_engine *engine
         return PTK_VERDICT_REPLY_TOO_LONG;
     }
     ptk_arena_give(&bulk->arena, &slot->region); /* The request has been read. */
-    if (!take_region(bulk, reply.message_len, ptk_cycles(), &slot->region)) {
-        bulk->state.fates[PTK_BULK_BUSY]++;
+    if (is_capped(bulk, &slot->source, 0, reply.message_len) ||
+        !take_region(bulk, reply.message_len, ptk_cycles(), &slot->region)) {
         bulk->state.verdicts[PTK_VERDICT_BUSY]++;
         return PTK_VERDICT_BUSY;
     }
@@ -631,8 +665,7 @@ static void learn_rate(struct ptk_bulk *bulk, size_t len, uint64_t cycles)
 
 bool ptk_bulk_work(struct ptk_bulk *bulk, struct ptk_engine *engine, struct ptk_pause *pause)
 {
-    const uint64_t begun_at = ptk_cycles();
-    const uint32_t slot_idx = choose(bulk, engine, begun_at);
+    const uint32_t slot_idx = choose(bulk, engine);
     if (slot_idx == SLOT_NONE) {
         return false;
     }
@@ -642,22 +675,17 @@ bool ptk_bulk_work(struct ptk_bulk *bulk, struct ptk_engine *engine, struct ptk_
     slot->cancelled = false;
     bulk->queued_count--;
     bulk->running[desk_idx] = slot_idx;
-    bulk->begun_at[desk_idx] = begun_at;
-    bulk->nested[desk_idx] = 0;
+    bulk->pauses[desk_idx] = pause;
     ptk_pause_begin(pause);
     slot->verdict = work_on(bulk, engine, desk_idx, slot);
     ptk_pause_end(pause);
-    const uint64_t now = ptk_cycles();
     bulk->depth--;
     PTK_ASSERT(bulk->depth == desk_idx);
-    bulk->last_cycles = now - begun_at - bulk->nested[desk_idx];
+    bulk->last_cycles = pause->worked; /* Without what others have had in its pauses. */
     bulk->last_idx = slot_idx;
     learn_rate(bulk, slot->header.message_len, bulk->last_cycles);
-    if (desk_idx > 0) {
-        bulk->nested[desk_idx - 1] += now - begun_at;
-    }
     slot->state = SLOT_READY;
-    slot->progressed_at = now;
+    slot->progressed_at = ptk_cycles();
     bulk->last_completed_at = slot->completed_at;
     if (slot->verdict != PTK_VERDICT_OK) {
         ptk_arena_give(&bulk->arena, &slot->region);

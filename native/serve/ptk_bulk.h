@@ -10,7 +10,9 @@
  * an arena that requests and replies share. When either is full, a slot that is RECEIVING or READY
  * and has made no progress for PTK_BULK_IDLE_US makes room, the one that progressed least recently
  * first; progress is a segment that was missing, or a pull. Without one the new message is refused
- * with busy. A slot that is QUEUED or RUNNING is never evicted.
+ * with busy. A slot that is QUEUED or RUNNING is never evicted. One source (an IPv4 address, an
+ * IPv6 /64) never holds more than half of the slots, nor of the arena: beyond that it is refused
+ * with busy, and what is left is for others.
  *
  * One input may have several outputs: the first one is built in place by ptk_bulk_receive, the
  * others, a burst, are taken one by one with ptk_bulk_next until it says 0, before anything else.
@@ -34,6 +36,9 @@
  * third of a megabyte of socket buffer. */
 #define PTK_BULK_GRANTS_MAX 256u
 
+/* Of slots and arena, what one source may hold. The longest reply there may be is as long. */
+#define PTK_BULK_SOURCE_PART 2u
+
 /* Most segments granted to one message at a time, and most sent for one pull. */
 #define PTK_BULK_GRANT_MAX 64u
 #define PTK_BULK_BURST_MAX 64u
@@ -50,21 +55,31 @@ struct ptk_bulk_limits {
     uint32_t cycles_per_us;
 };
 
-/* The fates of datagrams and messages. One writer; plain words: the worker publishes a copy. */
+/*
+ * The fates of datagrams and messages. One writer; plain words: the worker publishes a copy.
+ *
+ * Each datagram given to ptk_bulk_receive counts once: in SEGMENTS, DUPLICATES, LATE, CONFLICTS,
+ * PULLS, UNKNOWN, BUSY, CAPPED, REFUSED, EARLY or CANCELS. Each message that got a slot counts once
+ * at its end: in ANSWERED, CANCELLED or EVICTED.
+ */
 enum ptk_bulk_fate {
     PTK_BULK_SEGMENTS = 0, /* segments that were missing */
     PTK_BULK_DUPLICATES,   /* segments that were there already */
-    PTK_BULK_LATE,         /* datagrams for a message that has ended */
+    PTK_BULK_LATE,         /* segments and cancels for a message that has ended */
     PTK_BULK_CONFLICTS,    /* segments that contradict their message */
     PTK_BULK_NEEDS,        /* needs sent */
     PTK_BULK_PULLS,        /* pulls answered with segments */
     PTK_BULK_PARTS,        /* reply segments, and replies in one datagram, sent */
     PTK_BULK_UNKNOWN,      /* pulls for a message that is not here */
-    PTK_BULK_BUSY,         /* messages refused for lack of room */
+    PTK_BULK_BUSY,         /* segments and pulls refused for lack of room */
     PTK_BULK_BEGUN,        /* messages that got a slot: */
     PTK_BULK_ANSWERED,     /*   worked on, and cancelled by the client afterwards */
     PTK_BULK_CANCELLED,    /*   cancelled by the client before that */
     PTK_BULK_EVICTED,      /*   made room for others */
+    PTK_BULK_CAPPED,       /* segments refused because their source holds its part */
+    PTK_BULK_REFUSED,      /* datagrams that are wrong in themselves */
+    PTK_BULK_EARLY,        /* pulls for a message that has no reply yet */
+    PTK_BULK_CANCELS,      /* cancels for a message that is here */
     PTK_BULK_FATE_COUNT,
 };
 

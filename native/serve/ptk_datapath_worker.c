@@ -70,15 +70,32 @@ bool ptk_worker_be_held(struct ptk_worker *worker)
     return atomic_load_explicit(&worker->stop, memory_order_acquire) == 0;
 }
 
-/* The counters bulk_ of a worker stand in the order of enum ptk_bulk_fate. */
+/* The counters bulk_ of a worker stand in the order of enum ptk_bulk_fate, in two runs. */
+#define FATES_FIRST_COUNT ((size_t)PTK_BULK_EVICTED + 1)
+#define FATES_REST_COUNT  ((size_t)PTK_BULK_FATE_COUNT - FATES_FIRST_COUNT)
 _Static_assert(PTK_WORKER_BULK_EVICTED - PTK_WORKER_BULK_SEGMENTS ==
                    (int)PTK_BULK_EVICTED - (int)PTK_BULK_SEGMENTS,
                "fates and counters stand in the same order");
+_Static_assert(PTK_WORKER_BULK_CANCELS - PTK_WORKER_BULK_CAPPED ==
+                   (int)PTK_BULK_FATE_COUNT - 1 - (int)PTK_BULK_CAPPED,
+               "and so does the second run");
+
+void ptk_worker_bulk_resume(struct ptk_worker *worker)
+{
+    uint64_t fates[PTK_BULK_FATE_COUNT];
+    memcpy(fates, &worker->counters[PTK_WORKER_BULK_SEGMENTS], FATES_FIRST_COUNT * sizeof *fates);
+    memcpy(fates + FATES_FIRST_COUNT, &worker->counters[PTK_WORKER_BULK_CAPPED],
+           FATES_REST_COUNT * sizeof *fates);
+    ptk_bulk_fates_resume(worker->config.bulk, fates);
+}
 
 static void publish_bulk(struct ptk_worker *worker, uint64_t verdicts[PTK_VERDICT_VALUE_COUNT])
 {
     const struct ptk_bulk_state *state = ptk_bulk_state(worker->config.bulk);
-    memcpy(&worker->counters[PTK_WORKER_BULK_SEGMENTS], state->fates, sizeof state->fates);
+    memcpy(&worker->counters[PTK_WORKER_BULK_SEGMENTS], state->fates,
+           FATES_FIRST_COUNT * sizeof *state->fates);
+    memcpy(&worker->counters[PTK_WORKER_BULK_CAPPED], state->fates + FATES_FIRST_COUNT,
+           FATES_REST_COUNT * sizeof *state->fates);
     worker->gauges[PTK_WORKER_GAUGE_BULK_SLOTS] = state->slots_used;
     worker->gauges[PTK_WORKER_GAUGE_ARENA_LEN] = state->arena_len;
     worker->gauges[PTK_WORKER_GAUGE_ARENA_USED_LEN] = state->arena_used_len;
@@ -177,17 +194,30 @@ static size_t count_silence(struct ptk_worker *worker, size_t reply_len)
     return reply_len;
 }
 
+/* The work on a datagram is its source's, whether it was answered or refused. */
+static void charge(struct ptk_worker *worker, const struct ptk_guard_source *source,
+                   const struct ptk_guard_pass *pass)
+{
+    if (PTK_UNLIKELY(pass->charged)) {
+        ptk_guard_charge(worker->config.guard, source, pass->validated, ptk_cycles() - source->now);
+    }
+}
+
 /* The answer to a datagram that the guard refuses. */
 static size_t refuse(struct ptk_worker *worker, const struct ptk_guard_source *source,
                      const struct ptk_guard_pass *pass, const uint8_t *datagram, size_t len,
                      uint8_t *reply)
 {
     struct ptk_wire_header header;
-    if (pass->silent || len < sizeof header) {
-        return 0;
+    worker->counters[PTK_WORKER_GUARD_REFUSED]++;
+    size_t reply_len = 0;
+    if (!pass->silent && len >= sizeof header) {
+        memcpy(&header, datagram, sizeof header);
+        reply_len =
+            ptk_guard_refuse(worker->config.guard, source, &header, len, pass->verdict, reply);
     }
-    memcpy(&header, datagram, sizeof header);
-    return ptk_guard_refuse(worker->config.guard, source, &header, len, pass->verdict, reply);
+    charge(worker, source, pass);
+    return count_silence(worker, reply_len);
 }
 
 /* The longest reply that a datagram asks for. */
@@ -211,6 +241,14 @@ static uint64_t too_long_count(const struct ptk_worker *worker)
            engine->item_verdicts[PTK_VERDICT_REPLY_TOO_LONG];
 }
 
+/* What a stranger asks for is only for validated sources. */
+static size_t challenge(struct ptk_worker *worker, const struct ptk_guard_source *source,
+                        const struct ptk_wire_header *header, size_t len, uint8_t *reply)
+{
+    worker->counters[PTK_WORKER_GUARD_REFUSED]++;
+    return ptk_guard_challenge(worker->config.guard, source, header, len, reply);
+}
+
 /* A stranger's datagram: its reply is no longer than it, or a challenge. */
 static size_t handle_stranger(struct ptk_worker *worker, const struct ptk_guard_source *source,
                               const uint8_t *datagram, size_t len, uint8_t *reply, size_t reply_cap)
@@ -218,6 +256,7 @@ static size_t handle_stranger(struct ptk_worker *worker, const struct ptk_guard_
     enum ptk_verdict verdict = PTK_VERDICT_OK;
     struct ptk_wire_header header;
     if (len < sizeof header) {
+        worker->counters[PTK_WORKER_HANDLED]++;
         return ptk_engine_handle(worker->config.engine, datagram, len, reply, reply_cap, &verdict);
     }
     memcpy(&header, datagram, sizeof header); /* The reply may be built over it. */
@@ -226,8 +265,9 @@ static size_t handle_stranger(struct ptk_worker *worker, const struct ptk_guard_
     const size_t reply_len = ptk_engine_handle(worker->config.engine, datagram, len, reply,
                                                ptk_min_size(reply_cap, len), &verdict);
     if (wants_more && too_long_count(worker) != before) {
-        return ptk_guard_challenge(worker->config.guard, source, &header, len, reply);
+        return challenge(worker, source, &header, len, reply);
     }
+    worker->counters[PTK_WORKER_HANDLED]++;
     return reply_len;
 }
 
@@ -237,11 +277,12 @@ size_t ptk_worker_handle(struct ptk_worker *worker, const struct ptk_guard_sourc
     count_request(worker, len);
     const struct ptk_guard_pass pass = ptk_guard_admit(worker->config.guard, source, datagram, len);
     if (PTK_UNLIKELY(pass.verdict != PTK_VERDICT_OK)) {
-        return count_silence(worker, refuse(worker, source, &pass, datagram, len, reply));
+        return refuse(worker, source, &pass, datagram, len, reply);
     }
     size_t reply_len;
     if (pass.validated) {
         enum ptk_verdict verdict = PTK_VERDICT_OK;
+        worker->counters[PTK_WORKER_HANDLED]++;
         reply_len =
             ptk_engine_handle(worker->config.engine, datagram, len, reply, reply_cap, &verdict);
     } else {
@@ -249,9 +290,7 @@ size_t ptk_worker_handle(struct ptk_worker *worker, const struct ptk_guard_sourc
         PTK_DCHECK(reply_len <= len);
     }
     PTK_DCHECK(reply_len <= reply_cap);
-    if (pass.charged) {
-        ptk_guard_charge(worker->config.guard, source, pass.validated, ptk_cycles() - source->now);
-    }
+    charge(worker, source, &pass);
     return count_silence(worker, reply_len);
 }
 
@@ -265,23 +304,20 @@ size_t ptk_worker_receive(struct ptk_worker *worker, const struct ptk_bulk_packe
     const struct ptk_guard_pass pass =
         ptk_guard_admit(guard, &source, packet->datagram, packet->len);
     if (PTK_UNLIKELY(pass.verdict != PTK_VERDICT_OK)) {
-        const size_t refusal_len =
-            refuse(worker, &source, &pass, packet->datagram, packet->len, reply);
-        return count_silence(worker, refusal_len);
+        return refuse(worker, &source, &pass, packet->datagram, packet->len, reply);
     }
     if (PTK_UNLIKELY(!pass.validated)) { /* A message would be kept. */
         struct ptk_wire_header header;
         memcpy(&header, packet->datagram, sizeof header);
-        return count_silence(worker,
-                             ptk_guard_challenge(guard, &source, &header, packet->len, reply));
+        const size_t refusal_len = challenge(worker, &source, &header, packet->len, reply);
+        charge(worker, &source, &pass);
+        return count_silence(worker, refusal_len);
     }
     struct ptk_bulk_packet admitted = *packet;
     admitted.validated = true;
     const size_t reply_len = ptk_bulk_receive(worker->config.bulk, &admitted, reply);
     PTK_DCHECK(reply_len <= packet->len);
-    if (pass.charged) {
-        ptk_guard_charge(guard, &source, true, ptk_cycles() - source.now);
-    }
+    charge(worker, &source, &pass);
     return reply_len;
 }
 

@@ -184,6 +184,9 @@ size_t ptk_worker_receive(struct ptk_worker *worker, const struct ptk_bulk_packe
  */
 bool ptk_worker_work(struct ptk_worker *worker);
 
+/* Lets the bulk go on counting where worker->counters stand. Before the first datagram. */
+void ptk_worker_bulk_resume(struct ptk_worker *worker);
+
 /* Copies everything into the segment. */
 void ptk_worker_publish(struct ptk_worker *worker);
 

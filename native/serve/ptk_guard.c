@@ -15,9 +15,14 @@
 #define SETS 256u
 #define WAYS 4u
 
-/* Time for challenges, in percent, and what each is taken to cost. */
-#define CHALLENGE_PERCENT 10u
-#define CHALLENGE_US      1u
+/* Time for refusals, in percent, and what each is taken to cost. */
+#define REFUSAL_PERCENT 10u
+#define REFUSAL_US      1u
+
+/* Secrets of cookies: of this epoch and the one before, which hold, and of the one before these,
+ * which only tells a client whose cookie has aged from a sender of false ones. */
+#define COOKIE_KEYS 3u
+#define COOKIE_HOLD 2u
 
 /* A worker's time that may be saved up for strangers, in microseconds. */
 #define SAVED_US 20000u
@@ -74,11 +79,11 @@ struct ptk_guard {
     struct ptk_guard_limits limits;
     struct ptk_guard_shared *shared;
     uint32_t epoch;
-    struct ptk_siphash_key cookie_keys[2]; /* of this epoch and the one before */
-    struct ptk_siphash_key places;         /* where a source's cells and senders are */
+    struct ptk_siphash_key cookie_keys[COOKIE_KEYS]; /* by age in epochs */
+    struct ptk_siphash_key places;                   /* where a source's cells and senders are */
     double cycles_per_second;
     struct budget work;
-    struct budget challenges;
+    struct budget refusals;
     uint32_t keys_version;
     uint32_t keys_count;
     struct key keys[PTK_GUARD_KEYS_MAX];
@@ -244,8 +249,9 @@ static void derive(struct ptk_guard *guard, uint32_t epoch)
 {
     const struct ptk_siphash_key master = guard->shared->master;
     guard->epoch = epoch;
-    guard->cookie_keys[0] = epoch_key(master, epoch);
-    guard->cookie_keys[1] = epoch_key(master, epoch - 1);
+    for (uint32_t age = 0; age < COOKIE_KEYS; age++) {
+        guard->cookie_keys[age] = epoch_key(master, epoch - age);
+    }
     guard->places.k0 = ptk_siphash(master, "places 0", 8);
     guard->places.k1 = ptk_siphash(master, "places 1", 8);
 }
@@ -263,7 +269,7 @@ struct ptk_guard *ptk_guard_init(void *memory, const struct ptk_guard_limits *li
     guard->shared = shared;
     guard->cycles_per_second = limits->cycles_per_us * 1e6;
     guard->work.percent = limits->stranger_percent;
-    guard->challenges.percent = CHALLENGE_PERCENT;
+    guard->refusals.percent = REFUSAL_PERCENT;
     if (has_tables(limits)) {
         table_init(&guard->tables[0], &limits->address, limits->cycles_per_us);
         table_init(&guard->tables[1], &limits->network, limits->cycles_per_us);
@@ -449,25 +455,27 @@ void ptk_guard_charge(struct ptk_guard *guard, const struct ptk_guard_source *so
 /* ---- cookies -------------------------------------------------------------------------------- */
 
 static uint64_t cookie_mac(const struct ptk_guard *guard, const struct ptk_guard_source *source,
-                           uint32_t epoch, uint32_t nonce)
+                           uint32_t age, uint32_t nonce)
 {
     uint8_t bytes[32];
     memcpy(bytes, source->address.bytes, 16);
     ptk_store_u32(bytes + 16, source->port);
-    ptk_store_u32(bytes + 20, epoch);
+    ptk_store_u32(bytes + 20, guard->epoch - age);
     ptk_store_u32(bytes + 24, nonce);
     ptk_store_u32(bytes + 28, 0);
-    const struct ptk_siphash_key *key = &guard->cookie_keys[epoch == guard->epoch ? 0 : 1];
-    return ptk_siphash(*key, bytes, sizeof bytes);
+    return ptk_siphash(guard->cookie_keys[age], bytes, sizeof bytes);
 }
 
-static bool cookie_good(const struct ptk_guard *guard, const struct ptk_guard_source *source,
-                        const uint8_t *bytes)
+/* Epochs since this source was given this cookie; COOKIE_KEYS: it never was, or long ago. */
+static uint32_t cookie_age(const struct ptk_guard *guard, const struct ptk_guard_source *source,
+                           const uint8_t *bytes)
 {
     struct ptk_wire_cookie cookie;
     memcpy(&cookie, bytes, sizeof cookie);
-    return (cookie.epoch == guard->epoch || cookie.epoch == guard->epoch - 1) &&
-           cookie.mac == cookie_mac(guard, source, cookie.epoch, cookie.nonce);
+    const uint32_t age = guard->epoch - cookie.epoch;
+    const bool given =
+        age < COOKIE_KEYS && cookie.mac == cookie_mac(guard, source, age, cookie.nonce);
+    return given ? age : COOKIE_KEYS;
 }
 
 /* ---- keys ----------------------------------------------------------------------------------- */
@@ -536,19 +544,24 @@ static bool is_new(struct ptk_guard *guard, const struct ptk_wire_mac *mac)
     return fresh;
 }
 
-static enum ptk_verdict check_mac(struct ptk_guard *guard, const uint8_t *datagram, size_t len,
-                                  size_t mac_off)
+/* The key that a datagram names; NULL when there is none of this number. */
+static const struct key *find_key(const struct ptk_guard *guard, const uint8_t *mac)
+{
+    const uint32_t id = ptk_load_u32(mac + offsetof(struct ptk_wire_mac, key_id));
+    const struct key *key = NULL;
+    for (uint32_t i = 0; i < guard->keys_count; i++) {
+        key = guard->keys[i].id == id ? &guard->keys[i] : key;
+    }
+    return key;
+}
+
+/* A hash of the whole datagram: the dearest of all checks. */
+static enum ptk_verdict check_mac(struct ptk_guard *guard, const struct key *key,
+                                  const uint8_t *datagram, size_t len, size_t mac_off)
 {
     static const uint8_t ZEROS[PTK_BLAKE2B_MAC_LEN];
     struct ptk_wire_mac mac;
     memcpy(&mac, datagram + mac_off, sizeof mac);
-    const struct key *key = NULL;
-    for (uint32_t i = 0; i < guard->keys_count; i++) {
-        key = guard->keys[i].id == mac.key_id ? &guard->keys[i] : key;
-    }
-    if (key == NULL) {
-        return PTK_VERDICT_BAD_KEY;
-    }
     const size_t code_off = mac_off + offsetof(struct ptk_wire_mac, mac);
     struct ptk_blake2b state = key->begun;
     uint8_t code[PTK_BLAKE2B_MAC_LEN];
@@ -571,14 +584,14 @@ static struct ptk_guard_pass refuse(struct ptk_guard *guard, enum ptk_verdict ve
     return (struct ptk_guard_pass){.verdict = verdict, .silent = silent};
 }
 
-/* A refusal that floods cause, answered as long as there is time for such. */
+/* A refusal that floods may cause, answered as long as there is time for such. */
 static struct ptk_guard_pass refuse_in_time(struct ptk_guard *guard, enum ptk_verdict verdict,
                                             uint64_t now)
 {
-    fill(guard, &guard->challenges, now);
-    const bool silent = guard->challenges.left <= 0;
+    fill(guard, &guard->refusals, now);
+    const bool silent = guard->refusals.left <= 0;
     if (!silent) {
-        guard->challenges.left -= (double)CHALLENGE_US * guard->limits.cycles_per_us;
+        guard->refusals.left -= (double)REFUSAL_US * guard->limits.cycles_per_us;
     }
     return refuse(guard, verdict, silent);
 }
@@ -590,48 +603,62 @@ static struct ptk_guard_pass accept(const struct ptk_guard *guard, bool validate
                                    .charged = !validated || has_tables(&guard->limits)};
 }
 
+/* From cheap to dear: what is refused early costs no more than it has cost until then. */
 struct ptk_guard_pass ptk_guard_admit(struct ptk_guard *guard,
                                       const struct ptk_guard_source *source,
                                       const uint8_t *datagram, size_t len)
 {
     const struct ptk_guard_limits *limits = &guard->limits;
+    const uint64_t now = source->now;
     if (PTK_UNLIKELY(!is_allowed(limits, &source->address))) {
         return refuse(guard, PTK_VERDICT_NOT_ALLOWED, true);
     }
     if (PTK_UNLIKELY(has_tables(limits))) {
         const double amounts[UNIT_COUNT] = {1, (double)len, 0};
         if (note(guard, source, amounts)) {
-            return refuse_in_time(guard, PTK_VERDICT_RATE_LIMITED, source->now);
+            return refuse_in_time(guard, PTK_VERDICT_RATE_LIMITED, now);
         }
     }
     struct ptk_wire_extensions extensions;
     if (!ptk_wire_extensions_find(datagram, len, &extensions)) {
         return accept(guard, !limits->validate);
     }
-    if (extensions.mac_off != 0) {
-        const enum ptk_verdict verdict = check_mac(guard, datagram, len, extensions.mac_off);
-        if (verdict != PTK_VERDICT_OK) {
-            return refuse(guard, verdict, false);
-        }
-        guard->counters.keyed++;
-    } else if (limits->require_key) {
-        return refuse(guard, PTK_VERDICT_BAD_KEY, false);
+    const bool has_mac = extensions.mac_off != 0;
+    const struct key *key = has_mac ? find_key(guard, datagram + extensions.mac_off) : NULL;
+    if (key == NULL && (has_mac || limits->require_key)) {
+        return refuse_in_time(guard, PTK_VERDICT_BAD_KEY, now);
     }
-    if (!limits->validate) {
-        return accept(guard, true);
-    }
-    if (extensions.cookie_off != 0) {
-        if (!cookie_good(guard, source, datagram + extensions.cookie_off)) {
-            return refuse(guard, PTK_VERDICT_BAD_COOKIE, false);
+    bool validated = !limits->validate;
+    if (!validated && extensions.cookie_off != 0) {
+        const uint32_t age = cookie_age(guard, source, datagram + extensions.cookie_off);
+        if (age >= COOKIE_HOLD) {
+            /* One that has aged is a client's: no flood of false ones may keep it from a fresh
+             * one. */
+            return age < COOKIE_KEYS ? refuse(guard, PTK_VERDICT_BAD_COOKIE, false)
+                                     : refuse_in_time(guard, PTK_VERDICT_BAD_COOKIE, now);
         }
         guard->counters.validated++;
-        return accept(guard, true);
+        validated = true;
     }
-    fill(guard, &guard->work, source->now);
-    if (guard->work.left <= 0) {
-        return refuse_in_time(guard, PTK_VERDICT_CHALLENGE, source->now);
+    if (!validated) {
+        fill(guard, &guard->work, now);
+        if (guard->work.left <= 0) {
+            return refuse_in_time(guard, PTK_VERDICT_CHALLENGE, now);
+        }
     }
-    return accept(guard, false);
+    const struct ptk_guard_pass pass = accept(guard, validated);
+    if (key == NULL) {
+        return pass;
+    }
+    const enum ptk_verdict verdict = check_mac(guard, key, datagram, len, extensions.mac_off);
+    if (verdict == PTK_VERDICT_OK) {
+        guard->counters.keyed++;
+        return pass;
+    }
+    struct ptk_guard_pass refusal = refuse_in_time(guard, verdict, now);
+    refusal.validated = pass.validated; /* The hash was work, and is charged like any other. */
+    refusal.charged = pass.charged;
+    return refusal;
 }
 
 size_t ptk_guard_refuse(const struct ptk_guard *guard, const struct ptk_guard_source *source,
@@ -647,7 +674,7 @@ size_t ptk_guard_refuse(const struct ptk_guard *guard, const struct ptk_guard_so
     const struct ptk_wire_cookie cookie = {
         .epoch = guard->epoch,
         .nonce = nonce,
-        .mac = cookie_mac(guard, source, guard->epoch, nonce),
+        .mac = cookie_mac(guard, source, 0, nonce),
     };
     reply[offsetof(struct ptk_wire_header, flags)] |= PTK_WIRE_FLAGS_COOKIE;
     memcpy(reply + reply_len, &cookie, sizeof cookie);

@@ -1,8 +1,11 @@
 /*
  * The guard: who may have what, before any work is done for a datagram.
  *
- *     datagram ─ network allowed? ─ source within its limits? ─ MAC ─ cookie ─ room for strangers?
- * ─> engine
+ *     datagram ─ network allowed? ─ source within its limits? ─ key known? ─ cookie
+ *              ─ time left for strangers? ─ MAC ─> engine
+ *
+ * The checks come from cheap to dear. The MAC is a hash of the whole datagram: a stranger gets it
+ * out of the strangers' time, so a flood that names a key which exists takes no more than another.
  *
  * A port that is open to everybody is open to senders of false addresses. So there are two kinds of
  * sources. One that is validated has repeated a cookie, which only somebody who receives at its
@@ -11,8 +14,11 @@
  *   - never gets more bytes than it sent: a longer reply becomes the verdict challenge;
  *   - leaves no state behind (serve/ptk_bulk.h asks for validation);
  *   - shares with all strangers a part of each worker's time. What is beyond it is answered with
- *     challenge, and beyond the time for challenges with nothing. A flood of false addresses thus
- *     takes nothing from validated sources but the reception of its packets.
+ *     challenge, and what is beyond the time for refusals with nothing. A flood of false addresses
+ *     thus takes nothing from validated sources but the reception of its packets.
+ *
+ * Every refusal here is answered out of that time for refusals but one: a cookie that has aged,
+ * whose bearer did receive at its address, always gets a fresh one.
  *
  * A refusal with challenge or bad_cookie carries a fresh cookie where the datagram had room for it,
  * so a client goes on after one more round trip, and its cookie holds for one to two minutes.
@@ -121,7 +127,7 @@ struct ptk_guard_source {
 struct ptk_guard_pass {
     enum ptk_verdict verdict; /* OK: go on */
     bool validated;
-    bool charged; /* ptk_guard_charge wants to know what the work was */
+    bool charged; /* ptk_guard_charge wants to know what the work was, also that of a refusal */
     bool silent;  /* the refusal is not to be answered */
 };
 

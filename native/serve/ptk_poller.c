@@ -301,7 +301,7 @@ static bool answer_in_place(struct ptk_poller *poller, uint64_t address, size_t 
         return false;
     }
     if (!tx_reserve(poller, 1)) {
-        poller->worker.counters[PTK_WORKER_TX_FULL]++;
+        poller->worker.counters[PTK_WORKER_RX_SKIPPED]++;
         return false; /* Before the engine's work, which nobody would see. */
     }
     const size_t room = PTK_FRAME_LEN - (address & (PTK_FRAME_LEN - 1)) - view.payload_off;

@@ -225,7 +225,7 @@ static void read_worker(struct ptk_worker *worker, struct ptk_handover_block *bl
     engine.text_bytes = in->counters[PTK_WORKER_TEXT_BYTES];
     engine.cache_resets = in->counters[PTK_WORKER_CACHE_RESETS];
     ptk_engine_counters_resume(worker->config.engine, &engine);
-    ptk_bulk_fates_resume(worker->config.bulk, &worker->counters[PTK_WORKER_BULK_SEGMENTS]);
+    ptk_worker_bulk_resume(worker);
     ptk_guard_inherit(worker->config.guard, ptk_handover_books(block, worker_count, i));
 }
 

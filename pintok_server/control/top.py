@@ -23,7 +23,8 @@ from pintok_server.errors import InstanceError
 UNANSWERED = tuple(
     name
     for name in WORKER_NAMES
-    if name.startswith("refused_") or name in {"tx_full", "tx_no_frame", "tx_errors", "silent"}
+    if name.startswith("refused_")
+    or name in {"rx_skipped", "tx_full", "tx_no_frame", "tx_errors", "silent"}
 )
 
 

@@ -58,13 +58,23 @@ static void drain(struct ptk_bulk *bulk)
     CHECK(sent <= PTK_BULK_BURST_MAX);
 }
 
-static void check_books(struct ptk_bulk *bulk)
+static void check_books(struct ptk_bulk *bulk, uint64_t received)
 {
     const struct ptk_bulk_state *state = ptk_bulk_state(bulk);
     const uint64_t *fates = state->fates;
     CHECK(fates[PTK_BULK_BEGUN] == fates[PTK_BULK_ANSWERED] + fates[PTK_BULK_CANCELLED] +
                                        fates[PTK_BULK_EVICTED] + state->slots_used);
     CHECK(state->arena_used_len <= state->arena_len);
+    static const enum ptk_bulk_fate INPUTS[] = {
+        PTK_BULK_SEGMENTS, PTK_BULK_DUPLICATES, PTK_BULK_LATE,    PTK_BULK_CONFLICTS,
+        PTK_BULK_PULLS,    PTK_BULK_UNKNOWN,    PTK_BULK_BUSY,    PTK_BULK_CAPPED,
+        PTK_BULK_REFUSED,  PTK_BULK_EARLY,      PTK_BULK_CANCELS,
+    };
+    uint64_t counted = 0;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(INPUTS); i++) {
+        counted += fates[INPUTS[i]];
+    }
+    CHECK(counted == received);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -74,6 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     struct ptk_bulk *bulk = ptk_bulk_init(bulk_memory, &limits);
     uint64_t now = ptk_cycles();
+    uint64_t received = 0;
     for (size_t pos = 0; pos < size;) {
         const uint8_t settings = data[pos++];
         size_t len = 104;
@@ -105,7 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                    .now = now};
             CHECK(ptk_bulk_receive(bulk, &packet, datagram) <= len);
             drain(bulk);
-            check_books(bulk);
+            check_books(bulk, ++received);
         }
         free(datagram);
     }

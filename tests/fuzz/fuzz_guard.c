@@ -188,7 +188,9 @@ static void check_pass(const struct made *made, const uint8_t *datagram, size_t 
 {
     const bool outside = run.limits.network_count != 0 && made->source >= 2;
     PTK_ASSERT((pass->verdict == PTK_VERDICT_NOT_ALLOWED) == outside);
-    PTK_ASSERT(pass->verdict == PTK_VERDICT_OK || !pass->validated);
+    const bool code_refused =
+        pass->verdict == PTK_VERDICT_BAD_KEY || pass->verdict == PTK_VERDICT_REPLAYED;
+    PTK_ASSERT(pass->verdict == PTK_VERDICT_OK || code_refused || !pass->validated);
     run.refused += pass->verdict != PTK_VERDICT_OK;
     PTK_ASSERT(pass->silent || !outside);
     if (outside || pass->verdict == PTK_VERDICT_RATE_LIMITED) {
@@ -200,11 +202,13 @@ static void check_pass(const struct made *made, const uint8_t *datagram, size_t 
         run.passed[first]++;
         PTK_ASSERT(run.passed[first] <= PACKETS_MAX + 1 + PACKETS_MAX * elapsed_us / 1000000);
     }
+    const bool before_code =
+        pass->verdict == PTK_VERDICT_BAD_COOKIE || pass->verdict == PTK_VERDICT_CHALLENGE;
     if (made->is_signed) {
         const bool holds = (run.keys_mask & 1u << made->name % 2) != 0;
         PTK_ASSERT((pass->verdict == PTK_VERDICT_BAD_KEY) == !holds);
-        const bool fresh = holds && number_is_new(made->name, made->number);
-        PTK_ASSERT((pass->verdict == PTK_VERDICT_REPLAYED) == (holds && !fresh));
+        const bool fresh = holds && !before_code && number_is_new(made->name, made->number);
+        PTK_ASSERT((pass->verdict == PTK_VERDICT_REPLAYED) == (holds && !before_code && !fresh));
     } else {
         PTK_ASSERT(pass->verdict != PTK_VERDICT_REPLAYED);
     }

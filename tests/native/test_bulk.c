@@ -463,6 +463,7 @@ static void client_tick(uint32_t idx)
 static struct ptk_bulk *bulk;
 static uint64_t skew; /* cycles that the clock is ahead */
 static uint64_t sent_len_max;
+static uint64_t received; /* datagrams given to this bulk */
 
 static void server_push(void)
 {
@@ -501,6 +502,7 @@ static size_t server_receive(uint32_t client, uint8_t *bytes, size_t len, uint8_
 {
     const struct ptk_bulk_packet packet = packet_from(&client, bytes, len);
     const size_t reply_len = ptk_bulk_receive(bulk, &packet, reply);
+    received++;
     EXPECT(reply_len <= len);
     EXPECT(reply_len == 0 || !ptk_bulk_bursting(bulk));
     return reply_len;
@@ -552,14 +554,25 @@ static void step(uint32_t budget)
     server_work();
 }
 
+/* Every message and every datagram has one fate. */
 static void check_sums(void)
 {
+    static const enum ptk_bulk_fate INPUTS[] = {
+        PTK_BULK_SEGMENTS, PTK_BULK_DUPLICATES, PTK_BULK_LATE,    PTK_BULK_CONFLICTS,
+        PTK_BULK_PULLS,    PTK_BULK_UNKNOWN,    PTK_BULK_BUSY,    PTK_BULK_CAPPED,
+        PTK_BULK_REFUSED,  PTK_BULK_EARLY,      PTK_BULK_CANCELS,
+    };
     const struct ptk_bulk_state *state = ptk_bulk_state(bulk);
     const uint64_t *fates = state->fates;
     EXPECT(fates[PTK_BULK_BEGUN] == fates[PTK_BULK_ANSWERED] + fates[PTK_BULK_CANCELLED] +
                                         fates[PTK_BULK_EVICTED] + state->slots_used);
     EXPECT(state->slots_used <= PTK_BULK_SLOTS);
     EXPECT(state->arena_used_len <= state->arena_len);
+    uint64_t counted = 0;
+    for (size_t i = 0; i < PTK_ARRAY_LEN(INPUTS); i++) {
+        counted += fates[INPUTS[i]];
+    }
+    EXPECT(counted == received);
 }
 
 static void make_bulk(void)
@@ -573,6 +586,7 @@ static void make_bulk(void)
     bulk = ptk_bulk_init(memory, &limits);
     engine = (struct ptk_engine){.pauses = 3};
     skew = 0;
+    received = 0;
 }
 
 /* --- the properties -------------------------------------------------------------------------- */
@@ -765,6 +779,7 @@ static void test_a_flood_of_first_segments_is_bounded(void)
         struct ptk_bulk_packet packet = packet_from(&client, bytes, len);
         ptk_store_u32(packet.source.bytes + 12, i | 1);
         const size_t reply_len = ptk_bulk_receive(bulk, &packet, reply);
+        received++;
         EXPECT(reply_len <= len);
         busy += reply_len > 0 && reply[23] == PTK_VERDICT_BUSY;
         if (reply_len > 0 && reply[23] == PTK_VERDICT_BUSY) {
@@ -802,12 +817,148 @@ static void test_late_segments_begin_nothing(void)
     EXPECT(state->fates[PTK_BULK_LATE] == 2);
 }
 
+/* A datagram of a source of its choice; the verdict of its refusal. */
+static enum ptk_verdict verdict_for(const struct ptk_address *source, uint16_t port, uint8_t *bytes,
+                                    size_t len)
+{
+    static uint8_t reply[DATAGRAM_CAP];
+    uint32_t client = 1;
+    struct ptk_bulk_packet packet = packet_from(&client, bytes, len);
+    packet.source = *source;
+    packet.source_port = port;
+    received++;
+    const size_t reply_len = ptk_bulk_receive(bulk, &packet, reply);
+    const bool refusal = reply_len > 0 && reply[2] == (PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_REPLY);
+    return refusal ? (enum ptk_verdict)reply[23] : PTK_VERDICT_OK;
+}
+
+/* Of slots and of arena, a source never holds more than half, whatever ports and hosts of its /64
+ * it uses: another one still finds room. */
+static void test_one_source_never_holds_more_than_its_part(void)
+{
+    static uint8_t bytes[DATAGRAM_CAP];
+    static const struct {
+        const char *text;
+        const char *other; /* the same source, by another address or port */
+        const char *neighbour;
+    } SOURCES[] = {
+        {"192.0.2.1", "192.0.2.1", "192.0.2.2"},
+        {"2001:db8:1:2::1", "2001:db8:1:2:3::9", "2001:db8:1:3::1"},
+    };
+    for (size_t i = 0; i < PTK_ARRAY_LEN(SOURCES); i++) {
+        struct ptk_address source, other, neighbour;
+        EXPECT(ptk_address_parse(SOURCES[i].text, &source, NULL) == 0);
+        EXPECT(ptk_address_parse(SOURCES[i].other, &other, NULL) == 0);
+        EXPECT(ptk_address_parse(SOURCES[i].neighbour, &neighbour, NULL) == 0);
+        for (uint32_t large = 0; large < 2; large++) { /* Slots run out first, or the arena. */
+            make_bulk();
+            const uint32_t message_len = large ? MESSAGE_LEN_MAX : 10000;
+            const uint32_t part = large ? ARENA_LEN / MESSAGE_LEN_MAX / 2 : PTK_BULK_SLOTS / 2;
+            uint32_t begun = 0;
+            for (uint32_t n = 0; n < PTK_BULK_SLOTS; n++) {
+                const size_t len = make_segment(bytes, n, 0, message_len);
+                const enum ptk_verdict verdict =
+                    verdict_for(n % 2 ? &source : &other, (uint16_t)(5000 + n), bytes, len);
+                EXPECT(verdict == (n < part ? PTK_VERDICT_OK : PTK_VERDICT_BUSY));
+                begun += verdict == PTK_VERDICT_OK;
+            }
+            const struct ptk_bulk_state *state = ptk_bulk_state(bulk);
+            EXPECT(begun == part && state->slots_used == part);
+            EXPECT(state->fates[PTK_BULK_CAPPED] == PTK_BULK_SLOTS - part);
+            EXPECT(state->fates[PTK_BULK_BUSY] == 0);
+            for (uint32_t n = 0; n < part; n++) {
+                const size_t len = make_segment(bytes, n, 0, message_len);
+                EXPECT(verdict_for(&neighbour, 5000, bytes, len) == PTK_VERDICT_OK);
+            }
+            check_sums();
+        }
+    }
+}
+
+/* The longest reply there is may have what a source may hold; with another message of the same
+ * source beside it the answer is busy, and nothing is kept of it. */
+static void test_a_reply_counts_as_its_sources(void)
+{
+    static uint8_t bytes[DATAGRAM_CAP], reply[DATAGRAM_CAP];
+    for (uint32_t beside = 0; beside < 2; beside++) {
+        make_bulk();
+        if (beside) {
+            const size_t len = make_segment(bytes, 5, 0, 10000);
+            EXPECT(verdict_of(bytes, len) == PTK_VERDICT_OK);
+        }
+        size_t len = make_segment(bytes, 6, 0, 1200);
+        ptk_store_u32(bytes + PTK_WIRE_HEADER_LEN, ARENA_LEN / 2);
+        ptk_store_u16(bytes + PTK_WIRE_HEADER_LEN + 4, 1232);
+        ptk_store_u32(bytes + offsetof(struct ptk_wire_header, message_crc),
+                      ptk_crc32c(bytes + PTK_WIRE_HEADER_LEN, 1200));
+        ptk_store_u32(bytes + offsetof(struct ptk_wire_header, model_tag), ARENA_LEN / 2);
+        EXPECT(verdict_of(bytes, len) == PTK_VERDICT_OK);
+        server_work();
+        struct ptk_wire_header pull = {.magic = PTK_WIRE_MAGIC,
+                                       .version_type = PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_PULL,
+                                       .request_id = 6,
+                                       .op = PTK_WIRE_OP_ENCODE};
+        memset(bytes, 0, sizeof bytes);
+        memcpy(bytes, &pull, sizeof pull);
+        len = PTK_WIRE_WINDOW_LEN(0);
+        if (beside) {
+            EXPECT(verdict_of(bytes, len) == PTK_VERDICT_BUSY);
+            EXPECT(ptk_bulk_state(bulk)->slots_used == 1);
+        } else {
+            EXPECT(server_receive(1, bytes, len, reply) == 0);
+            EXPECT(ptk_bulk_state(bulk)->arena_used_len == ARENA_LEN / 2);
+        }
+        check_sums();
+    }
+}
+
+static uint64_t paused_cycles;
+
+/* What others do in a pause. */
+static void spend(void *self)
+{
+    (void)self;
+    const uint64_t begun_at = ptk_cycles();
+    while (ptk_cycles() - begun_at < 2500u * 1000) { /* A millisecond. */
+    }
+    paused_cycles += ptk_cycles() - begun_at;
+}
+
+/* A source is charged for the work on its message, and not for what others have had meanwhile. */
+static void test_pauses_are_not_charged(void)
+{
+    static uint8_t bytes[DATAGRAM_CAP];
+    make_bulk();
+    engine.pauses = 20;
+    paused_cycles = 0;
+    const size_t len = make_segment(bytes, 6, 0, 1200);
+    ptk_store_u32(bytes + PTK_WIRE_HEADER_LEN, 8);
+    ptk_store_u16(bytes + PTK_WIRE_HEADER_LEN + 4, 1232);
+    ptk_store_u32(bytes + offsetof(struct ptk_wire_header, message_crc),
+                  ptk_crc32c(bytes + PTK_WIRE_HEADER_LEN, 1200));
+    ptk_store_u32(bytes + offsetof(struct ptk_wire_header, model_tag), 8);
+    EXPECT(verdict_of(bytes, len) == PTK_VERDICT_OK);
+    const uint64_t begun_at = ptk_cycles();
+    struct ptk_pause pause = {.run = spend};
+    EXPECT(ptk_bulk_work(bulk, &engine, &pause));
+    const uint64_t elapsed = ptk_cycles() - begun_at;
+    struct ptk_address source;
+    uint16_t port;
+    const uint64_t charged = ptk_bulk_last_work(bulk, &source, &port);
+    EXPECT(paused_cycles >= 20u * 2500 * 1000);
+    EXPECT(charged <= elapsed - paused_cycles);
+    EXPECT(charged > 0);
+}
+
 int main(void)
 {
     test_each_wrong_field_has_its_verdict();
     test_conflicts_change_nothing();
     test_clients_are_told_apart();
     test_unvalidated_addresses_leave_no_state();
+    test_one_source_never_holds_more_than_its_part();
+    test_a_reply_counts_as_its_sources();
+    test_pauses_are_not_charged();
     test_late_segments_begin_nothing();
     test_a_flood_of_first_segments_is_bounded();
     test_every_message_is_answered();

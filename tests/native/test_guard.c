@@ -410,6 +410,155 @@ static void test_strangers_have_their_share_of_time(void)
     free(guard);
 }
 
+/* A datagram signed with key 3, with this cookie if there is one; false where the code is wrong. */
+static size_t signed_make(uint8_t *datagram, size_t len, const struct ptk_wire_cookie *cookie,
+                          uint64_t sequence, bool good)
+{
+    uint8_t plain[1400];
+    datagram_make(plain, len, PTK_WIRE_FLAGS_MAC);
+    if (cookie == NULL) {
+        memcpy(datagram, plain, len);
+        sign(datagram, len, 3, sequence);
+        datagram[len - 1] ^= !good;
+        return len;
+    }
+    const size_t cookie_len = sizeof *cookie;
+    struct ptk_wire_mac mac = {.key_id = 3, .sender = 7, .sequence = sequence};
+    struct ptk_blake2b state;
+    uint8_t key[PTK_BLAKE2B_KEY_LEN];
+    memset(key, 3, sizeof key);
+    memcpy(datagram, plain, PTK_WIRE_HEADER_LEN);
+    datagram[3] |= PTK_WIRE_FLAGS_COOKIE;
+    memcpy(datagram + 32, cookie, cookie_len);
+    memcpy(datagram + 32 + cookie_len, &mac, sizeof mac);
+    memcpy(datagram + 32 + cookie_len + sizeof mac, plain + 64, len - 64);
+    ptk_blake2b_init(&state, key);
+    ptk_blake2b_update(&state, datagram, len + cookie_len);
+    ptk_blake2b_final(&state, mac.mac);
+    memcpy(datagram + 32 + cookie_len, &mac, sizeof mac);
+    datagram[len + cookie_len - 1] ^= !good;
+    return len + cookie_len;
+}
+
+static struct ptk_guard *guard_with_key(const struct ptk_guard_limits *limits)
+{
+    struct ptk_guard *guard = guard_make(limits);
+    struct ptk_guard_key key;
+    key_make(&key, 3);
+    ptk_guard_shared_keys(&shared, &key, 1);
+    ptk_guard_refresh(guard);
+    return guard;
+}
+
+/* What is cheap to check comes first: a wrong cookie is refused before the code is looked at, and
+ * takes no number of its sender. */
+static void test_the_cookie_is_judged_before_the_code(void)
+{
+    const struct ptk_guard_limits limits = limits_make();
+    struct ptk_guard *guard = guard_with_key(&limits);
+    const struct ptk_guard_source source = source_make("192.0.2.1", 5000, SECOND);
+    const struct ptk_wire_cookie none = {0};
+    struct ptk_wire_cookie cookie;
+    take_cookie(guard, &source, &cookie);
+    uint8_t datagram[200];
+    for (int good = 0; good < 2; good++) {
+        const size_t len = signed_make(datagram, 100, &none, 1, good != 0);
+        CHECK(ptk_guard_admit(guard, &source, datagram, len).verdict == PTK_VERDICT_BAD_COOKIE);
+    }
+    size_t len = signed_make(datagram, 100, &cookie, 1, false);
+    const struct ptk_guard_pass refused = ptk_guard_admit(guard, &source, datagram, len);
+    CHECK(refused.verdict == PTK_VERDICT_BAD_KEY);
+    CHECK(refused.validated);
+    len = signed_make(datagram, 100, &cookie, 1, true);
+    CHECK(ptk_guard_admit(guard, &source, datagram, len).verdict == PTK_VERDICT_OK);
+    CHECK(ptk_guard_admit(guard, &source, datagram, len).verdict == PTK_VERDICT_REPLAYED);
+    CHECK(ptk_guard_counters(guard)->keyed == 1);
+    free(guard);
+}
+
+/* A flood that names a key which exists, with codes that are wrong: each costs a hash, and all of
+ * them together no more than the strangers' share. Who has a cookie is judged as ever. */
+static void test_codes_of_strangers_come_out_of_their_share(void)
+{
+    const struct ptk_guard_limits limits = limits_make();
+    struct ptk_guard *guard = guard_with_key(&limits);
+    struct ptk_guard_source source = source_make("192.0.2.1", 5000, SECOND);
+    struct ptk_guard_source honest = source_make("192.0.2.2", 5000, SECOND);
+    struct ptk_wire_cookie cookie;
+    take_cookie(guard, &honest, &cookie);
+    uint8_t datagram[1400];
+    uint8_t asked[1400];
+    const size_t len = signed_make(datagram, 1000, NULL, 1, false);
+    uint64_t hashed = 0;
+    uint64_t challenged = 0;
+    uint64_t number = 0;
+    for (; source.now < 2 * SECOND; source.now += 2 * CYCLES_PER_US) { /* A hash takes 5 us. */
+        const struct ptk_guard_pass pass = ptk_guard_admit(guard, &source, datagram, len);
+        CHECK(!pass.validated);
+        CHECK(pass.charged == (pass.verdict == PTK_VERDICT_BAD_KEY));
+        if (pass.verdict == PTK_VERDICT_BAD_KEY) {
+            ptk_guard_charge(guard, &source, pass.validated, 5 * CYCLES_PER_US);
+            hashed++;
+        } else {
+            CHECK(pass.verdict == PTK_VERDICT_CHALLENGE);
+            challenged++;
+        }
+        if (challenged % 1000 == 1) {
+            honest.now = source.now;
+            const size_t asked_len = signed_make(asked, 100, &cookie, ++number, true);
+            CHECK(ptk_guard_admit(guard, &honest, asked, asked_len).verdict == PTK_VERDICT_OK);
+        }
+    }
+    CHECK(hashed * 5 > 450000 && hashed * 5 < 530000); /* Half a second. */
+    CHECK(challenged > 100000);
+    CHECK(number > 100);
+    free(guard);
+}
+
+/* Refusals of a wrong key and a false cookie are answered for a tenth of the time, and one of a
+ * cookie that has aged always: its bearer is at its address. */
+static void test_refusals_have_their_share_of_time(void)
+{
+    const struct ptk_guard_limits limits = limits_make();
+    const struct ptk_wire_cookie false_cookie = {.epoch = 2, .mac = 99};
+    for (int which = 0; which < 2; which++) {
+        struct ptk_guard *guard = guard_with_key(&limits);
+        struct ptk_guard_source source = source_make("192.0.2.1", 5000, SECOND);
+        struct ptk_guard_source honest = source_make("192.0.2.2", 5000, SECOND);
+        struct ptk_wire_cookie cookie;
+        take_cookie(guard, &honest, &cookie);
+        ptk_guard_shared_turn(&shared, 2 * PTK_GUARD_EPOCH_NS);
+        ptk_guard_refresh(guard);
+        uint8_t datagram[64];
+        uint8_t aged[64];
+        datagram_make(datagram, sizeof datagram,
+                      which == 0 ? PTK_WIRE_FLAGS_COOKIE : PTK_WIRE_FLAGS_MAC);
+        /* As a code it is one of key 2, which is not there. */
+        memcpy(datagram + 32, &false_cookie, sizeof false_cookie);
+        datagram_make(aged, sizeof aged, PTK_WIRE_FLAGS_COOKIE);
+        memcpy(aged + 32, &cookie, sizeof cookie);
+        uint64_t answered = 0;
+        uint64_t silent = 0;
+        for (; source.now < 2 * SECOND; source.now += CYCLES_PER_US) {
+            const struct ptk_guard_pass pass =
+                ptk_guard_admit(guard, &source, datagram, sizeof datagram);
+            CHECK(pass.verdict == (which == 0 ? PTK_VERDICT_BAD_COOKIE : PTK_VERDICT_BAD_KEY));
+            answered += !pass.silent;
+            silent += pass.silent;
+            if (silent % 1000 == 1) {
+                honest.now = source.now;
+                const struct ptk_guard_pass fresh =
+                    ptk_guard_admit(guard, &honest, aged, sizeof aged);
+                CHECK(fresh.verdict == PTK_VERDICT_BAD_COOKIE);
+                CHECK(!fresh.silent);
+            }
+        }
+        CHECK(answered > 90000 && answered < 110000);
+        CHECK(silent > 800000);
+        free(guard);
+    }
+}
+
 static void test_networks_are_prefixes(void)
 {
     static const struct {
@@ -529,6 +678,9 @@ int main(void)
     test_bytes_and_work_are_limited_too();
     test_many_false_addresses_do_not_use_up_the_limit_of_one();
     test_strangers_have_their_share_of_time();
+    test_the_cookie_is_judged_before_the_code();
+    test_codes_of_strangers_come_out_of_their_share();
+    test_refusals_have_their_share_of_time();
     test_networks_are_prefixes();
     test_a_file_of_keys_is_read_strictly();
     return 0;

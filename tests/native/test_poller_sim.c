@@ -590,7 +590,8 @@ static void check_sums(void)
     const uint64_t refused = counters[PTK_WORKER_REFUSED_UDP_CHECKSUM] +
                              counters[PTK_WORKER_REFUSED_SOURCE] +
                              counters[PTK_WORKER_REFUSED_LARGE];
-    const uint64_t dropped = counters[PTK_WORKER_TX_FULL] + counters[PTK_WORKER_TX_NO_FRAME];
+    const uint64_t dropped = counters[PTK_WORKER_TX_FULL] + counters[PTK_WORKER_TX_NO_FRAME] +
+                             counters[PTK_WORKER_RX_SKIPPED];
     sim.skipped += sim.expected_end - sim.expected_first;
     EXPECT(counters[PTK_WORKER_RX_PACKETS] == sim.requests);
     EXPECT(refused == sim.refused);
