@@ -3,6 +3,7 @@
     Tokenizer     in this process, over the native core
     Client        of a PinTok server, blocking
     AsyncClient   of a PinTok server, for asyncio
+    Fleet         of several servers as one, and AsyncFleet
     DecodeStream  ids that arrive one at a time, as text
     ChatTemplate  messages to the text a model reads
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         RefusedError,
         TransportError,
     )
-    from pintok.fleet import Fleet
+    from pintok.fleet import AsyncFleet, Fleet
     from pintok.stream import (
         AsyncDecodeStream,
         DecodeStream,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncDecodeStream",
+    "AsyncFleet",
     "Batch",
     "ChatEncoding",
     "ChatTemplate",
@@ -80,6 +82,7 @@ _MODULES = {
     "Key": "_seal",
     "AsyncClient": "aclient",
     "AsyncDecodeStream": "stream",
+    "AsyncFleet": "fleet",
     "Batch": "encoding",
     "ChatEncoding": "chat",
     "ChatTemplate": "chat",

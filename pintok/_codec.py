@@ -49,6 +49,7 @@ _ENCODE: Final = int(WireOp.ENCODE)
 # Plain integers: bit arithmetic on enum flags costs a microsecond each.
 _CRC: Final = int(WireFlags.CRC)
 _COOKIE = int(WireFlags.COOKIE)
+_BUSY: Final = int(Verdict.BUSY)
 _CHALLENGES = frozenset({int(Verdict.CHALLENGE), int(Verdict.BAD_COOKIE)})
 _OFFSETS: Final = int(WireOutputs.OFFSETS)
 _OFFSETS_SHORT: Final = int(WireOutputs.OFFSETS_SHORT)
@@ -105,6 +106,8 @@ class Reply:
     op: int
     verdict: int
     message: memoryview
+    pause: float = 0.0
+    """Of a refusal with busy: seconds after which to try again, where the server says so."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -311,7 +314,8 @@ def parse_reply(datagram: bytes | memoryview, op: int) -> Reply | None:
         return None
     if flags and crc32c(message) != message_crc:
         return None
-    return Reply(request_id, model_id, model_tag, reply_op, verdict, message)
+    pause = message_crc / 1e6 if verdict == _BUSY and not flags else 0.0
+    return Reply(request_id, model_id, model_tag, reply_op, verdict, message, pause)
 
 
 def parse_one_ids(message: memoryview) -> tuple[int, Ids | None]:

@@ -79,6 +79,11 @@ class Seal:
         """Repeat this cookie from now on."""
         self._cookie = cookie
 
+    @property
+    def length(self) -> int:
+        """Bytes that `wrap` adds now."""
+        return len(self._cookie) + (MAC_LEN if self._key is not None else 0)
+
     def wrap(self, datagram: bytes) -> bytes:
         """The datagram as it is sent: up to `room_of` bytes longer."""
         if self._key is None and not self._cookie:

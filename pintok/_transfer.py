@@ -1,6 +1,6 @@
 """One message in segments, without a socket or a clock: what to send next, what came back.
 
-    transfer = Transfer(op, target, message, datagram_len_max, new_id, pacing, now)
+    transfer = Transfer(op, target, message, datagram_len_max, new_id, pacing, patience)
     send(transfer.start(now))
     while transfer.reply is None:
         wait until transfer.due for a datagram of transfer.request_id
@@ -14,13 +14,13 @@ a new request id, so that nothing of the first attempt can be mistaken for the s
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Callable
 from typing import Final
 
 from pintok import _codec, _seal, _wire
 from pintok._codec import Reply, Target
+from pintok._pacing import Pacing, Patience, after_hint, jittered
 from pintok._wire import Verdict, WireFlags, WireOp, WireState, WireType
 
 SEGMENT_LEN_MIN: Final = _wire.WIRE_SEGMENT_LEN_MIN
@@ -62,15 +62,6 @@ _WAIT_MOST: Final = 1.0
 _IN_FLIGHT_LEN_MAX: Final = 96 * 1024
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Pacing:
-    """How patient a transfer is: seconds, and repetitions in a row without news."""
-
-    timeout: float
-    retries: int
-    retry_after: float
-
-
 class Transfer:
     """See the module."""
 
@@ -86,10 +77,10 @@ class Transfer:
         "_op",
         "_pacing",
         "_parts",
+        "_patience",
         "_paused",
         "_probing",
         "_pulls",
-        "_quiet",
         "_reply_head",
         "_restarted",
         "_seen",
@@ -101,8 +92,8 @@ class Transfer:
         "_wait",
         "_working",
         "crc",
-        "deadline",
         "due",
+        "quiet",
         "reply",
         "request_id",
         "verdict",
@@ -116,7 +107,7 @@ class Transfer:
         datagram_len_max: int,
         new_id: Callable[[], int],
         pacing: Pacing,
-        now: float,
+        patience: Patience,
     ) -> None:
         if datagram_len_max < DATAGRAM_LEN_MIN:
             raise ValueError(f"segments need datagrams of {DATAGRAM_LEN_MIN} bytes at least")
@@ -129,13 +120,14 @@ class Transfer:
         self._new_id = new_id
         self._pacing = pacing
         self.crc = _codec.crc32c(message)
-        self.deadline = now + pacing.timeout
+        self._patience = patience
         self.reply: Reply | None = None
         """The answer, or the refusal, once it is there."""
         self.verdict = int(Verdict.OK)
         """The last transient refusal."""
         self._wait = pacing.retry_after
-        self._quiet = 0
+        self.quiet = 0
+        """Timers in a row that ran out without news."""
         self._restarted = False
         self._challenges = 0
         self._reset()
@@ -263,11 +255,11 @@ class Transfer:
     # --- timers -------------------------------------------------------------------------------
 
     def _arm(self, now: float) -> None:
-        self.due = min(now + self._wait, self.deadline)
+        self.due = min(now + jittered(self._wait), self._patience.deadline)
 
     def _news(self, now: float) -> None:
         """The server has answered: the waits begin anew, as long as the path takes."""
-        self._quiet = 0
+        self.quiet = 0
         if self._sent_at is not None:
             taken = now - self._sent_at
             self._sent_at = None
@@ -275,18 +267,19 @@ class Transfer:
         self._arm(now)
 
     def expire(self, now: float) -> list[bytes]:
-        """What to send when `due` has passed without an answer; nothing before that.
-
-        Without anything to send and `due` at the deadline, the transfer has failed.
-        """
-        if now < self.due or now >= self.deadline or self.reply is not None:
+        """What to send when `due` has passed without an answer; nothing before that."""
+        deadline = self._patience.deadline
+        if now < self.due or now >= deadline or self.reply is not None:
             return []
-        if self._quiet >= self._pacing.retries and not self._working:
-            self.due = self.deadline
+        if self.quiet >= self._pacing.retries and not self._working:
+            self.due = deadline
+            return []
+        if not self._pacing.budget.withdraw(now):
+            self._arm(now)
             return []
         if self._paused:
             return self.start(now)  # The server had asked for a while.
-        self._quiet += 1
+        self.quiet += 1
         self._wait = min(2 * self._wait, _WAIT_MOST)
         self._sent_at = None
         self._arm(now)
@@ -304,16 +297,6 @@ class Transfer:
         base, bits = self._seen
         word = int.from_bytes(bits, "little")
         return min(base + (word & -word).bit_length() - 1, self._segment_count - 1)
-
-    @property
-    def failed(self) -> bool:
-        """Whether nothing more can be done before the deadline."""
-        return (
-            self.reply is None
-            and self._quiet >= self._pacing.retries
-            and not self._working
-            and self.due >= self.deadline
-        )
 
     # --- what came back -----------------------------------------------------------------------
 
@@ -374,10 +357,10 @@ class Transfer:
             forget = self.cancel()
             self._reset()
             self._paused = True
+            # The server says how long; whoever comes back again and again waits longer.
             pause = fields[11] / 1e6 or self._pacing.retry_after
-            self._wait = min(max(self._wait, pause), _WAIT_MOST)
-            self._arm(now)
-            self._wait = min(2 * self._wait, _WAIT_MOST)
+            self.due = min(now + after_hint(max(self._wait, pause)), self._patience.deadline)
+            self._wait = min(2 * max(self._wait, pause), _WAIT_MOST)
             return [forget]
         if verdict in _FORGOTTEN:
             self.verdict = verdict

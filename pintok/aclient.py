@@ -4,269 +4,210 @@
         ids = await client.encode("Hello, world!")
 
 One connected socket; any number of calls at a time, told apart by request id. It speaks exactly as
-`pintok.Client` does; arguments, results and errors are the same.
+`pintok.Client` does; arguments, results and errors are the same. A call that is cancelled leaves
+nothing behind: what still comes for it is dropped and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import dataclasses
 import errno
-import functools
+import os
 import random
-import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Self, TypeVar
 
-import numpy.typing as npt
-
-from pintok import _codec, _exchange, _path, _seal, _wire
-from pintok._codec import Call, FileSettings, ModelInfo, Outcome, Reply, Target
-from pintok._exchange import (
-    Backoff,
-    Exchange,
-    Identity,
-    Item,
-    ModelSearch,
-    Part,
-    PathSearch,
-    no_answer,
-    oversized,
-)
-from pintok._options import (
-    SOURCE_TIKTOKEN,
-    encode_options,
-    id_array,
-    joined,
-    offset_options,
-)
+from pintok import _codec, _path, _wire
+from pintok._calls import AsyncCalls
+from pintok._conversation import Conversation
+from pintok._pacing import Patience
+from pintok._questions import Question
 from pintok._seal import Key, Seal
-from pintok._shape import pad
-from pintok._transfer import Pacing, Transfer
-from pintok._wire import Verdict, WireOp, WireOptions
-from pintok.encoding import (
-    Batch,
-    Encoding,
-    Ids,
-    OffsetUnit,
-    Padding,
-    ParseSpecial,
-    PlainEncoding,
-    PlainRange,
-    Truncation,
-)
-from pintok.errors import RefusedError, TransportError
-from pintok.stream import AsyncDecodeStream, Step, Stepped
+from pintok._session import OneServer, Session, Settings, Steps
+from pintok.errors import TransportError
+
+_T = TypeVar("_T")
+
+# Datagrams taken in one turn of the event loop: others want theirs, too.
+_BURST_MAX: Final = 64
 
 
-class _Flight:
-    """A request on its way: its datagram, its timer, and who waits for the answer."""
+class _Talk:
+    """A conversation on its way, as the link sees it: its requests, its timer, who waits for it."""
 
-    __slots__ = ("backoff", "challenges", "datagram", "future", "op", "timer", "verdict")
+    __slots__ = ("_due", "_link", "_timer", "conversation", "ended", "ids", "seal")
 
-    def __init__(self, op: WireOp, datagram: bytes, backoff: Backoff) -> None:
+    def __init__(self, link: _Link, conversation: Conversation[Any]) -> None:
         loop = asyncio.get_running_loop()
-        self.op = op
-        self.datagram = datagram
-        self.backoff = backoff
-        self.future: asyncio.Future[Reply] = loop.create_future()
-        self.timer: asyncio.TimerHandle | None = None
-        self.verdict = int(Verdict.OK)
-        self.challenges = 0
+        self._link = link
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self.conversation = conversation
+        self.seal = link.seal
+        self.ids: list[int] = []
+        self.ended: asyncio.Future[None] = loop.create_future()
 
+    def request_id(self) -> int:
+        """The next one of the socket; what answers it comes here."""
+        request_id = self._link.request_id()
+        self.ids.append(request_id)
+        self._link.talks[request_id] = self
+        return request_id
 
-class _Inbox:
-    """What has come for one message in segments, and who waits for it."""
+    async def carry(self) -> None:
+        """To its end. Raises what the conversation raises."""
+        try:
+            self._step(lambda now: self.conversation.begin(self, now))
+            await self.ended
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for request_id in self.ids:
+                self._link.talks.pop(request_id, None)
+            if not self.conversation.done:
+                self._link.send(self.conversation.abandon(), None)
 
-    __slots__ = ("_waiter", "datagrams", "error")
+    def receive(self, datagram: bytes) -> None:
+        """What has come for one of its requests."""
+        self._step(lambda now: self.conversation.receive(datagram, now))
 
-    def __init__(self) -> None:
-        self.datagrams: collections.deque[bytes] = collections.deque()
-        self.error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
+    def refused(self) -> None:
+        """Nobody listens at the server."""
 
-    def put(self, datagram: bytes) -> None:
-        self.datagrams.append(datagram)
-        self._wake()
+        def tell(_: float) -> list[bytes]:
+            self.conversation.refused()
+            return []
+
+        self._step(tell)
 
     def fail(self, error: Exception) -> None:
-        self.error = error
-        self._wake()
+        """It ends with this."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _expire(self) -> None:
+        self._timer = None
+        self._step(lambda now: [])
 
-    async def wait(self, seconds: float) -> None:
-        """Until something is there, or for so long."""
-        if self.datagrams or self.error is not None or seconds <= 0:
-            await asyncio.sleep(0)
+    def _step(self, happens: Callable[[float], list[bytes]]) -> None:
+        conversation = self.conversation
+        if self.ended.done():
             return
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_later(seconds, self._wake)
         try:
-            await self._waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
+            self._link.send(happens(time.monotonic()), conversation)
+            now = time.monotonic()
+            if not conversation.done and now >= conversation.due:
+                self._link.send(conversation.expire(now), conversation)
+        except Exception as error:
+            self.fail(error)
+            return
+        if conversation.done:
+            self.ended.set_result(None)
+            return
+        due = conversation.due
+        if self._timer is None or due != self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = due
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(due - time.monotonic(), 0.0), self._expire)
 
 
-class _Channel(asyncio.DatagramProtocol):
-    """One connected socket and the requests under way on it."""
+class _Link:
+    """One connected socket and the conversations under way on it, in one event loop."""
 
-    def __init__(self, address: _path.Address, key: Key | None) -> None:
-        self._address = address
-        self._seal = Seal(key)
-        self._flights: dict[int, _Flight] = {}
-        self._inboxes: dict[int, _Inbox] = {}
+    def __init__(self, session: Session, *, probe: bool = False) -> None:
+        """Raises TransportError."""
+        self._session = session
+        self._sock = _path.open_socket(session.address, probe=probe)
+        self._sock.setblocking(False)
+        self._backlog: collections.deque[bytes] = collections.deque()
         self._last_id = random.SystemRandom().getrandbits(64)
-        self._transport: asyncio.DatagramTransport | None = None
-
-    @classmethod
-    async def open(cls, address: _path.Address, key: Key | None, *, probe: bool = False) -> Self:
-        channel = cls(address, key)
-        sock = _path.open_socket(address, probe=probe)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().create_datagram_endpoint(lambda: channel, sock=sock)
-        return channel
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-        self._fail_all(TransportError("the client was closed"))
-
-    @property
-    def sock(self) -> socket.socket:
-        assert self._transport is not None
-        return cast(socket.socket, self._transport.get_extra_info("socket"))
-
-    async def ask(
-        self, op: WireOp, build: Callable[[int], bytes], backoff: Backoff, timeout: float
-    ) -> Reply:
-        """Send a request, repeat it as `backoff` says, and return the answer."""
-        self._last_id = request_id = (self._last_id + 1) & 0xFFFFFFFFFFFFFFFF
-        flight = _Flight(op, build(request_id), backoff)
-        self._flights[request_id] = flight
-        try:
-            self._attempt(flight, timeout)
-            return await flight.future
-        finally:
-            del self._flights[request_id]
-            if flight.timer is not None:
-                flight.timer.cancel()
+        self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        self.seal = Seal(session.settings.key)
+        self.talks: dict[int, _Talk] = {}
+        self.loop.add_reader(self._sock.fileno(), self._readable)
 
     def request_id(self) -> int:
         self._last_id = (self._last_id + 1) & 0xFFFFFFFFFFFFFFFF
         return self._last_id
 
-    async def carry(self, transfer: Transfer, timeout: float) -> Reply:
-        """One message in segments: send and receive until there is a reply."""
-        assert self._transport is not None
-        self._send_all(transfer.start(time.monotonic()))
-        try:
-            while transfer.reply is None:
-                now = time.monotonic()
-                if now >= transfer.deadline or transfer.failed:
-                    raise no_answer(self._address, transfer.verdict, timeout)
-                request_id = transfer.request_id
-                inbox = self._inboxes.setdefault(request_id, _Inbox())
-                await inbox.wait(transfer.due - now)
-                while inbox.datagrams and transfer.request_id == request_id:
-                    datagram = inbox.datagrams.popleft()
-                    cookie = transfer.challenge(datagram)
-                    if cookie is not None:
-                        self._seal.learn(cookie)
-                    self._send_all(transfer.receive(datagram, time.monotonic()))
-                if inbox.error is not None:
-                    raise inbox.error
-                self._send_all(transfer.expire(time.monotonic()))
-                if transfer.request_id != request_id:
-                    del self._inboxes[request_id]
-        finally:
-            self._inboxes.pop(transfer.request_id, None)
-            if not self._transport.is_closing():
-                self._transport.sendto(self._seal.wrap(transfer.cancel()))
-        return transfer.reply
+    def close(self, why: str) -> None:
+        """Ends the conversations with TransportError."""
+        if not self.loop.is_closed() and self._sock.fileno() >= 0:
+            self.loop.remove_reader(self._sock.fileno())
+            self.loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        for talk in set(self.talks.values()):
+            talk.fail(TransportError(why))
 
-    def _send_all(self, datagrams: Sequence[bytes]) -> None:
-        assert self._transport is not None
+    def send(self, datagrams: Sequence[bytes], conversation: Conversation[Any] | None) -> None:
+        """Send now, or, when the kernel's buffer is full, as soon as it is not."""
         for datagram in datagrams:
-            self._transport.sendto(self._seal.wrap(datagram))
+            if self._backlog:
+                self._backlog.append(datagram)
+                continue
+            try:
+                self._sock.send(datagram)
+            except BlockingIOError:
+                self._backlog.append(datagram)
+                self.loop.add_writer(self._sock.fileno(), self._writable)
+            except ConnectionRefusedError:
+                # The answer to an earlier datagram; this one counts as lost and is repeated.
+                if conversation is not None:
+                    conversation.refused()
+            except OSError as error:
+                if conversation is None:
+                    return
+                if error.errno != errno.EMSGSIZE:
+                    raise TransportError(f"{self._session.address.text}: {error}") from None
+                conversation.oversized(len(datagram), time.monotonic())
 
-    def _attempt(self, flight: _Flight, timeout: float) -> None:
-        assert self._transport is not None
-        self._transport.sendto(self._seal.wrap(flight.datagram))
-        now = time.monotonic()
-        due = flight.backoff.due(now)
-        loop = asyncio.get_running_loop()
-        flight.timer = loop.call_later(due - now, self._expire, flight, timeout)
+    def _writable(self) -> None:
+        while self._backlog:
+            try:
+                self._sock.send(self._backlog[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # As good as lost.
+            self._backlog.popleft()
+        self.loop.remove_writer(self._sock.fileno())
 
-    def _expire(self, flight: _Flight, timeout: float) -> None:
-        if flight.future.done():
-            return
-        if flight.backoff.again(time.monotonic()):
-            self._attempt(flight, timeout)
-        else:
-            flight.future.set_exception(no_answer(self._address, flight.verdict, timeout))
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        """Give a reply to its request; what answers nothing under way is ignored."""
-        request_id = _codec.any_id(data)
-        if request_id is None:
-            return
-        inbox = self._inboxes.get(request_id)
-        if inbox is not None:
-            inbox.put(data)
-            return
-        flight = self._flights.get(request_id)
-        if flight is None or flight.future.done():
-            return
-        reply = _codec.parse_reply(data, flight.op)
-        if reply is None:
-            return
-        cookie = _seal.cookie_of(reply)
-        if reply.verdict in _exchange.TRANSIENT:
-            flight.verdict = reply.verdict
-        elif cookie is not None and flight.challenges < _seal.CHALLENGES_MAX:
-            flight.challenges += 1
-            self._seal.learn(cookie)
-            self._send_all([flight.datagram])
-        else:
-            flight.future.set_result(reply)
-
-    def error_received(self, exc: Exception) -> None:
-        """No server at the moment is no error yet: it may come back before the deadline."""
-        if isinstance(exc, ConnectionRefusedError):
-            return
-        if isinstance(exc, OSError) and exc.errno == errno.EMSGSIZE:
-            longest = max((len(flight.datagram) for flight in self._flights.values()), default=0)
-            self._fail_all(oversized(self._address, longest))
-            return
-        self._fail_all(TransportError(f"{self._address.text}: {exc}"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail_all(TransportError(f"{self._address.text}: {exc or 'the socket was closed'}"))
-
-    def _fail_all(self, error: Exception) -> None:
-        for flight in self._flights.values():
-            if not flight.future.done():
-                flight.future.set_exception(error)
-        for inbox in self._inboxes.values():
-            inbox.fail(error)
+    def _readable(self) -> None:
+        """All that is there; what answers nothing under way is counted and dropped."""
+        for _ in range(_BURST_MAX):
+            try:
+                datagram = self._sock.recv(_path.PAYLOAD_LEN_MAX + 1)
+            except BlockingIOError:
+                return
+            except ConnectionRefusedError:
+                for talk in set(self.talks.values()):
+                    talk.refused()
+                continue
+            except OSError as error:
+                for talk in set(self.talks.values()):
+                    talk.fail(TransportError(f"{self._session.address.text}: {error}"))
+                return
+            request_id = _codec.any_id(datagram)
+            found = self.talks.get(request_id) if request_id is not None else None
+            if found is None:
+                self._session.counters.late += 1
+            else:
+                found.receive(datagram)
 
 
-class AsyncClient:
+class AsyncClient(OneServer, AsyncCalls):
     """Talks to one model of one server from one event loop; any number of calls at a time.
 
     Methods raise `RefusedError` with the server's verdict, `DeadlineError` when no answer came in
     time, and `TransportError` for what the network or a foreign server does wrong.
     """
+
+    __slots__ = ("_link",)
 
     def __init__(
         self,
@@ -277,6 +218,7 @@ class AsyncClient:
         timeout: float = 5.0,
         retries: int = 8,
         retry_after: float = 0.05,
+        retry_share: float = 0.2,
         window: int = 32,
         datagram_len_max: int | None = None,
         checksum: bool = False,
@@ -286,24 +228,28 @@ class AsyncClient:
 
         A host name is resolved here, blocking: give an address where that matters.
         """
-        _exchange.check_settings(timeout, retries, retry_after, window, datagram_len_max)
-        self.address = _path.resolve(host, port)
-        self.timeout = timeout
-        self.retries = retries
-        self.retry_after = retry_after
-        self.window = window
-        self._key = key
-        self._identity = Identity(model, 0, checksum)
-        self._plain = not checksum
-        self._datagram_len_max = 0
-        self._datagram_len_stated = datagram_len_max
-        self._opening: asyncio.Future[_Channel] | None = None
+        super().__init__(
+            host,
+            port,
+            Settings(
+                model=model,
+                timeout=timeout,
+                retries=retries,
+                retry_after=retry_after,
+                retry_share=retry_share,
+                window=window,
+                datagram_len_max=datagram_len_max,
+                checksum=checksum,
+                key=key,
+            ),
+        )
+        self._link: _Link | None = None
 
     async def close(self) -> None:
         """Close the socket; calls under way end with TransportError."""
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            (await opening).close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close("the client was closed")
 
     async def __aenter__(self) -> Self:
         return self
@@ -311,338 +257,68 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        return f"AsyncClient({self.address.text!r}, model={self._identity.model!r})"
-
-    async def encode(
-        self,
-        text: str | bytes,
-        *,
-        pair: str | bytes | None = None,
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-        encode_special_tokens: bool = False,
-        bos: bool = False,
-        eos: bool = False,
-        truncation: Truncation | None = None,
-    ) -> Ids:
-        """The ids of a text, or of a pair: uint32, shape (n,)."""
-        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
-        call = _exchange.encode_call(WireOp.ENCODE, options, 0, pair is not None, truncation)
-        outcomes = await self._run(call, await self._items([(text, pair)]))
-        return _exchange.present(outcomes[0].ids)
-
-    async def encode_full(
-        self,
-        text: str | bytes,
-        *,
-        pair: str | bytes | None = None,
-        offset_unit: OffsetUnit = "chars",
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-        encode_special_tokens: bool = False,
-        bos: bool = False,
-        eos: bool = False,
-        truncation: Truncation | None = None,
-        overflowing: bool = True,
-    ) -> Encoding:
-        """The ids with offsets, type ids and special tokens mask; arguments as in `encode`."""
-        options = encode_options(add_special_tokens, parse_special, encode_special_tokens, bos, eos)
-        options |= offset_options(offset_unit)
-        call = _exchange.full_call(options, pair is not None, truncation, overflowing)
-        outcomes = await self._run(call, await self._items([(text, pair)]))
-        return _exchange.encoding_of(outcomes[0])
-
-    async def encode_batch_full(
-        self,
-        texts: Iterable[str | bytes | tuple[str | bytes, str | bytes]],
-        *,
-        offset_unit: OffsetUnit = "chars",
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-        encode_special_tokens: bool = False,
-        truncation: Truncation | None = None,
-        padding: Padding | None = None,
-    ) -> list[Encoding]:
-        """`encode_full` of many texts, or pairs as tuples, as `Client.encode_batch_full`."""
-        options = encode_options(add_special_tokens, parse_special, encode_special_tokens)
-        options |= offset_options(offset_unit)
-        encodings = _exchange.InOrder[Encoding]()
-        for paired, places, sides in _exchange.by_pairs(texts):
-            call = _exchange.full_call(options, paired, truncation)
-            outcomes = await self._run(call, await self._items(sides))
-            encodings.put(places, map(_exchange.encoding_of, outcomes))
-        return encodings.items if padding is None else pad(encodings.items, padding)
-
-    async def encode_plain(
-        self,
-        text: str | bytes,
-        plain: Sequence[PlainRange],
-        *,
-        add_special_tokens: bool = True,
-        bos: bool = False,
-        eos: bool = False,
-    ) -> PlainEncoding:
-        """The ids of a text with ranges of ordinary text, as `Tokenizer.encode_plain`."""
-        options = encode_options(add_special_tokens, "all", bos=bos, eos=eos)
-        call, item = _exchange.plain_item(text, plain, options)
-        return _exchange.plain_of((await self._run(call, [item]))[0])
-
-    async def encode_batch(
-        self,
-        texts: Iterable[str | bytes],
-        *,
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-        truncation: Truncation | None = None,
-    ) -> Batch:
-        """The ids of many texts in one array; the first refusal raises and names its text."""
-        options = encode_options(add_special_tokens, parse_special)
-        call = _exchange.encode_call(WireOp.ENCODE, options, 0, False, truncation)
-        items = await self._items([(text, None) for text in texts])
-        return _exchange.batch_of(await self._run(call, items))
-
-    async def count(
-        self,
-        text: str | bytes,
-        *,
-        pair: str | bytes | None = None,
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-    ) -> int:
-        """How many ids `encode` would give."""
-        options = encode_options(add_special_tokens, parse_special)
-        call = _exchange.encode_call(WireOp.COUNT, options, 0, pair is not None, None)
-        return (await self._run(call, await self._items([(text, pair)])))[0].count
-
-    async def count_batch(
-        self,
-        texts: Iterable[str | bytes],
-        *,
-        add_special_tokens: bool = True,
-        parse_special: ParseSpecial = "all",
-    ) -> list[int]:
-        """How many ids each text has."""
-        options = encode_options(add_special_tokens, parse_special)
-        call = _exchange.encode_call(WireOp.COUNT, options, 0, False, None)
-        outcomes = await self._run(call, await self._items([(text, None) for text in texts]))
-        return [outcome.count for outcome in outcomes]
-
-    async def decode(
-        self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
-    ) -> str:
-        """The text of the ids, as `Tokenizer.decode`."""
-        return (await self.decode_batch([ids], skip_special_tokens=skip_special_tokens))[0]
-
-    async def decode_batch(
-        self,
-        batch: Iterable[Sequence[int] | npt.NDArray[Any]],
-        *,
-        skip_special_tokens: bool = False,
-    ) -> list[str]:
-        """The texts of many id lists."""
-        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
-        call, items = _exchange.decode_items([id_array(ids) for ids in batch], options)
-        return [_exchange.present(outcome.text) for outcome in await self._run(call, items)]
-
-    def decode_stream(
-        self, *, skip_special_tokens: bool = True, prefill: Iterable[int] = ()
-    ) -> AsyncDecodeStream:
-        """A stream of ids to decode one at a time; the server keeps nothing of it."""
-        return AsyncDecodeStream(self, skip_special_tokens=skip_special_tokens, prefill=prefill)
-
-    async def decode_steps(
-        self, steps: Sequence[Step], *, skip_special_tokens: bool = True
-    ) -> list[Stepped]:
-        """One step each of many streams, as `Client.decode_steps`."""
-        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
-        call, items = _exchange.step_items(steps, options)
-        return [_exchange.stepped_of(outcome) for outcome in await self._run(call, items)]
-
-    async def file_settings(self) -> FileSettings:
-        """The truncation and padding that the model's own file sets; applied only if asked for."""
-        channel = await self._ready()
-        target = self._identity.target
-        reply = await self._ask(
-            channel,
-            WireOp.SETTINGS,
-            lambda request_id: _codec.build_settings(target, request_id),
-        )
-        self._identity.check(reply)
-        if reply.verdict != Verdict.OK:
-            raise RefusedError(reply.verdict)
-        return _codec.parse_settings(reply)
-
-    async def info(self) -> ModelInfo:
-        """What the server says about this client's model."""
-        channel = await self._ready()
-        reply = await self._ask_info(channel, self._identity.target.model_id)
-        self._identity.check(reply)
-        if reply.verdict != Verdict.OK:
-            raise RefusedError(reply.verdict)
-        return _codec.parse_info(reply)
-
-    async def models(self) -> list[ModelInfo]:
-        """Every model of the server, by slot."""
-        return (await self._search(await self._channel())).found
+    # --- this server --------------------------------------------------------------------------
 
     async def ping(self, *, datagram_len: int = _codec.HEADER_LEN) -> float:
-        """The round-trip time in seconds of a datagram of this length, as `Client.ping`."""
-        if not _codec.HEADER_LEN <= datagram_len <= _path.PAYLOAD_LEN_MAX:
-            raise ValueError(f"datagram_len must be 32 ... 65507, not {datagram_len}")
-        channel = await self._channel()
-        begin = time.perf_counter()
-        reply = await self._ask(channel, WireOp.PING, self._ping_builder(datagram_len))
-        seconds = time.perf_counter() - begin
-        if reply.verdict != Verdict.OK:
-            raise RefusedError(reply.verdict)
-        return seconds
+        """The round-trip time in seconds of a datagram of this length.
+
+        A lost one is repeated like any request, and the time then counts from the first.
+        """
+        return await self._ask(lambda session, patience: session.ping(datagram_len, patience))
 
     async def probe_path(self, *, datagram_len_max: int = _path.PAYLOAD_LEN_JUMBO) -> int:
-        """Find the largest UDP payload that travels both ways, and use it.
+        """Find the largest UDP payload up to `datagram_len_max` that travels both ways, and use it.
 
-        As `Client.probe_path`.
+        Exact to eight bytes, by padded pings one after another, each waited for at most five times
+        `retry_after`; what the client finds out by itself is one of the usual lengths. Returns the
+        length, which becomes the client's. Raises DeadlineError when not even the smallest is
+        answered.
         """
-        search = PathSearch(datagram_len_max)
-        await self.ping(datagram_len=search.low)
-        while (datagram_len := search.next_len) is not None:
-            search.accept(datagram_len, await self._passes(datagram_len))
-        self._set_datagram_len_max(search.low)
-        return search.low
-
-    @property
-    def datagram_len_max(self) -> int:
-        """Largest UDP payload that this client sends and accepts; 0 before the first call."""
-        if self._datagram_len_max == 0:
-            return 0
-        return self._datagram_len_max + _seal.room_of(self._key)
-
-    @property
-    def model_tag(self) -> int | None:
-        """The tag of the model that answered first; None before that."""
-        return self._identity.tag
-
-    def accept_model(self) -> None:
-        """After a `model_changed` refusal: go on with the model that the server holds now."""
-        self._identity.forget()
+        return await self._ask(
+            lambda session, patience: session.probe_path(datagram_len_max, patience)
+        )
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _set_datagram_len_max(self, datagram_len_max: int) -> None:
-        self._datagram_len_max = datagram_len_max - _seal.room_of(self._key)
-        self._identity.limit(self._datagram_len_max)
+    async def _answer(self, question: Question[_T]) -> _T:
+        session = self._session
+        return await self._run(session.answer(question, session.patience()))
 
-    async def _channel(self) -> _Channel:
-        """The socket; opened once, however many calls begin at the same time."""
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(_Channel.open(self.address, self._key))
-        try:
-            channel = await asyncio.shield(self._opening)
-        except TransportError:
-            self._opening = None
-            raise
-        if self._identity.target.reply_len_max == 0:
-            usual = _path.payload_len(self.address, channel.sock)
-            self._set_datagram_len_max(self._datagram_len_stated or usual)
-        return channel
+    async def _ask(self, ask: Callable[[Session, Patience], Steps[_T]]) -> _T:
+        return await self._run(ask(self._session, self._session.patience()))
 
-    async def _ready(self) -> _Channel:
-        """The socket, and the model's name looked up."""
-        channel = await self._channel()
-        identity = self._identity
-        if not identity.known and identity.name is not None:
-            info = (await self._search(channel)).choose(identity.name)
-            identity.resolve(info.model_id, info.tag)
-        return channel
-
-    async def _items(self, texts: Sequence[tuple[str | bytes, str | bytes | None]]) -> list[Item]:
-        """The texts as items; surrogates as the model's reference takes them."""
-        try:
-            return [_exchange.text_item(text, pair) for text, pair in texts]
-        except RefusedError:
-            if (await self.info()).source != SOURCE_TIKTOKEN:
-                raise
-        return [
-            _exchange.text_item(joined(text), pair if pair is None else joined(pair))
-            for text, pair in texts
-        ]
-
-    async def _search(self, channel: _Channel) -> ModelSearch:
-        search = ModelSearch()
-        while (model_id := search.next_id) is not None:
-            search.accept(await self._ask_info(channel, model_id))
-        return search
-
-    async def _ask(self, channel: _Channel, op: WireOp, build: Callable[[int], bytes]) -> Reply:
-        backoff = Backoff(time.monotonic(), self.timeout, self.retries, self.retry_after)
-        return await channel.ask(op, build, backoff, self.timeout)
-
-    async def _ask_info(self, channel: _Channel, model_id: int) -> Reply:
-        target = dataclasses.replace(
-            self._identity.target, model_id=model_id, model_tag=_wire.WIRE_ANY_MODEL_TAG
-        )
-        return await self._ask(
-            channel, WireOp.INFO, lambda request_id: _codec.build_info(target, request_id)
-        )
-
-    def _ping_builder(self, datagram_len: int) -> Callable[[int], bytes]:
-        target = Target(checksum=not self._plain)
-        sealed_len = _codec.HEADER_LEN + (_seal.MAC_LEN if self._key is not None else 0)
-        message = bytes(max(datagram_len - sealed_len, 0))
-        return lambda request_id: _codec.build_message(WireOp.PING, target, request_id, message)
-
-    async def _passes(self, datagram_len: int) -> bool:
-        """Whether a ping of this length is answered, whatever the kernel thinks of the path."""
-        channel = await _Channel.open(self.address, self._key, probe=True)
-        timeout = 5 * self.retry_after
-        backoff = Backoff(time.monotonic(), timeout, self.retries, self.retry_after)
-        try:
-            build = self._ping_builder(datagram_len)
-            reply = await channel.ask(WireOp.PING, build, backoff, timeout)
-        except TransportError:
-            return False
-        finally:
-            channel.close()
-        return reply.verdict == Verdict.OK
-
-    async def _run(self, call: Call, items: Sequence[Item]) -> list[Outcome]:
-        """All items of one call, packed into datagrams, `window` of them under way at a time."""
-        channel = await self._ready()
-        exchange = Exchange(call, items, self._datagram_len_max)
-        if len(items) == 1:
-            await self._carry(channel, exchange)
-        elif items:
-            window = _exchange.window_of(self.window, self._datagram_len_max)
-            # One worker is one datagram under way; the first refusal ends them all.
+    async def _run(self, steps: Steps[_T]) -> _T:
+        """The steps, one conversation after another."""
+        error: Exception | None = None
+        while True:
             try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(window, len(items))):
-                        group.create_task(self._carry(channel, exchange))
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-        return exchange.finished()
+                conversation = next(steps) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
+            error = None
+            try:
+                await self._talk(conversation)
+            except Exception as raised:
+                error = raised
 
-    async def _carry(self, channel: _Channel, exchange: Exchange) -> None:
-        """Send parts of an exchange, one after another, until none is waiting."""
-        while (part := exchange.take()) is not None:
-            if part.segmented:
-                reply = await self._ask_long(channel, part)
-            else:
-                build = functools.partial(part.datagram, self._identity.target)
-                reply = await self._ask(channel, part.call.op, build)
-            self._identity.check(reply)
-            exchange.accept(part, reply)
+    async def _talk(self, conversation: Conversation[Any]) -> None:
+        if not conversation.probe:
+            await _Talk(self._open_link(), conversation).carry()
+            return
+        link = _Link(self._session, probe=True)
+        try:
+            await _Talk(link, conversation).carry()
+        finally:
+            link.close("the path was probed")
 
-    async def _ask_long(self, channel: _Channel, part: Part) -> Reply:
-        """A message in segments and its answer."""
-        target = self._identity.target
-        transfer = Transfer(
-            part.call.op,
-            target,
-            part.message(target),
-            target.reply_len_max,
-            channel.request_id,
-            Pacing(self.timeout, self.retries, self.retry_after),
-            time.monotonic(),
-        )
-        return await channel.carry(transfer, self.timeout)
+    def _open_link(self) -> _Link:
+        """The socket of this event loop. In a child of fork() it is a new one: the parent's, and
+        whatever waits for it, is the parent's alone, and is left as it is."""
+        link = self._link
+        if link is not None and link.pid == os.getpid() and link.loop.is_closed():
+            link.close("its event loop was closed")
+            link = None
+        if link is None or link.pid != os.getpid() or link.loop is not asyncio.get_running_loop():
+            link = self._link = _Link(self._session)
+        return link

@@ -19,17 +19,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pintok._options import id_list
 
 if TYPE_CHECKING:  # A stream over a server does without the native core.
-    from pintok.aclient import AsyncClient
-    from pintok.client import Client
+    from pintok._calls import AsyncCalls, BlockingCalls
     from pintok.tokenizer import Tokenizer
 
-    _Blocking = Tokenizer | Client
-    _Waiting = AsyncClient
+    _Blocking: TypeAlias = Tokenizer | BlockingCalls
+    _Waiting: TypeAlias = AsyncCalls
 
 
 class Step(NamedTuple):
@@ -97,7 +96,7 @@ class _Stream(Generic[_Decoder]):
 
 
 class DecodeStream(_Stream["_Blocking"]):
-    """Decodes one stream of ids, in process or over a `Client`.
+    """Decodes one stream of ids, in process or over a `Client` or `Fleet`.
 
         >>> from pintok import Tokenizer
         >>> tokenizer = Tokenizer.from_pretrained("default")
@@ -115,7 +114,7 @@ class DecodeStream(_Stream["_Blocking"]):
 
     def __init__(
         self,
-        decoder: Tokenizer | Client,
+        decoder: Tokenizer | BlockingCalls,
         *,
         skip_special_tokens: bool = True,
         prefill: Iterable[int] = (),
@@ -166,7 +165,7 @@ class DecodeStream(_Stream["_Blocking"]):
 
 
 class AsyncDecodeStream(_Stream["_Waiting"]):
-    """As `DecodeStream`, over an `AsyncClient`. The steps of one stream follow each other."""
+    """As `DecodeStream`, over an `AsyncClient` or `AsyncFleet`; steps of a stream take turns."""
 
     __slots__ = ()
 

@@ -25,7 +25,7 @@ from pintok_server.cli.lines import (
 )
 
 if TYPE_CHECKING:
-    from pintok.client import Client
+    from pintok._calls import BlockingCalls
     from pintok.tokenizer import Tokenizer
 
 _FLAGS = ("add_generation_prompt", "continue_final_message")
@@ -81,7 +81,7 @@ def _time(value: Any) -> datetime.datetime:
 class ChatBackend:
     """Serves chats with the template of a tokenizer, and it or a server for the ids."""
 
-    def __init__(self, local: Tokenizer, engine: Tokenizer | Client) -> None:
+    def __init__(self, local: Tokenizer, engine: Tokenizer | BlockingCalls) -> None:
         self._local = local
         self._template: ChatTemplate | None = None
         self._backend = Backend(engine)

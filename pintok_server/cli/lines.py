@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pintok._calls import BlockingCalls
 from pintok._codec import FileSettings, Outcome
-from pintok._exchange import encoding_of, stepped_of
 from pintok._options import join_surrogates
+from pintok._questions import encoding_of, stepped_of
 from pintok._shape import pad
 from pintok._wire import VERDICT_TEXTS, Verdict
-from pintok.client import Client
 from pintok.encoding import Encoding, Padding, ParseSpecial, Truncation
 from pintok.errors import RefusedError
 from pintok.stream import Step, Stepped, StreamWindow
@@ -284,7 +284,7 @@ def _parse_ids(fields: dict[str, Any], name: str) -> npt.NDArray[np.uint32]:
 class Backend:
     """Serves jobs with a tokenizer in process, or with a server."""
 
-    def __init__(self, engine: Tokenizer | Client) -> None:
+    def __init__(self, engine: Tokenizer | BlockingCalls) -> None:
         self._engine = engine
         self._source: int | None = None
         self._settings: FileSettings | None = None
@@ -318,7 +318,9 @@ class Backend:
         """The format the model was compiled from; a server is asked once."""
         if self._source is None:
             engine = self._engine
-            self._source = engine.info().source if isinstance(engine, Client) else engine.source
+            self._source = (
+                engine.info().source if isinstance(engine, BlockingCalls) else engine.source
+            )
         return self._source
 
     def _as_file(self) -> FileSettings:
@@ -327,7 +329,7 @@ class Backend:
             engine = self._engine
             self._settings = (
                 engine.file_settings()
-                if isinstance(engine, Client)
+                if isinstance(engine, BlockingCalls)
                 else FileSettings(engine.truncation, engine.padding)
             )
         return self._settings
@@ -346,7 +348,7 @@ class Backend:
         if options.stream:
             yield from _serve_streams(self._engine, jobs)
             return
-        if isinstance(self._engine, Client):
+        if isinstance(self._engine, BlockingCalls):
             for job, outcome in zip(jobs, _ask(self._engine, operation, jobs), strict=True):
                 if outcome.verdict != Verdict.OK:
                     yield error_object(Refusal.of(outcome.verdict))
@@ -365,7 +367,7 @@ def error_object(refusal: Refusal) -> dict[str, Any]:
     return {"error": {"code": refusal.code, "message": refusal.message}}
 
 
-def _ask(client: Client, operation: Operation, jobs: list[Job]) -> list[Outcome]:
+def _ask(client: BlockingCalls, operation: Operation, jobs: list[Job]) -> list[Outcome]:
     """What a server answers to jobs with equal options."""
     options = jobs[0].options
     if operation == "decode":
@@ -380,7 +382,7 @@ def _ask(client: Client, operation: Operation, jobs: list[Job]) -> list[Outcome]
 
 
 def _serve_shaped(
-    engine: Tokenizer | Client,
+    engine: Tokenizer | BlockingCalls,
     jobs: list[Job],
     truncation: Truncation | None,
     padding: Padding | None,
@@ -401,11 +403,11 @@ def _serve_shaped(
 
 
 def _encode_windows(
-    engine: Tokenizer | Client, jobs: list[Job], truncation: Truncation | None
+    engine: Tokenizer | BlockingCalls, jobs: list[Job], truncation: Truncation | None
 ) -> Iterator[Encoding | Refusal]:
     """Every job's text as windows, or why not."""
     options = jobs[0].options
-    if isinstance(engine, Client):
+    if isinstance(engine, BlockingCalls):
         pairs = [job.pair for job in jobs if job.pair is not None]
         texts = [job.text for job in jobs]
         for outcome in engine.encode_each(
@@ -447,7 +449,7 @@ class _LineStream:
             self.chunks.append(text or None)
 
 
-def _serve_streams(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+def _serve_streams(engine: Tokenizer | BlockingCalls, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     """Answers to streams: in every round each goes one id on, all together."""
     skip = jobs[0].options.skip_special_tokens
     streams = []
@@ -467,10 +469,10 @@ def _serve_streams(engine: Tokenizer | Client, jobs: list[Job]) -> Iterator[dict
 
 
 def _take_steps(
-    engine: Tokenizer | Client, steps: list[Step], skip: bool
+    engine: Tokenizer | BlockingCalls, steps: list[Step], skip: bool
 ) -> Iterator[Stepped | Refusal]:
     """One step of every stream, a refusal beside the others."""
-    if isinstance(engine, Client):
+    if isinstance(engine, BlockingCalls):
         for outcome in engine.decode_steps_each(steps, skip_special_tokens=skip):
             ok = outcome.verdict == Verdict.OK
             yield stepped_of(outcome) if ok else Refusal.of(outcome.verdict)

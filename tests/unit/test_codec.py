@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pintok import _codec, _exchange, _wire
+from pintok import _codec, _exchange, _questions, _wire
 from pintok._codec import Call, Target
 from pintok._wire import IdFormat, Verdict, WireOp, WireOptions
 from pintok.encoding import PlainRange
@@ -56,7 +56,7 @@ def build(request: dict[str, Any]) -> bytes:
         return _codec.build_settings(target, request_id)
     if call.op == WireOp.DECODE_STEP:
         steps = [Step(ids, *rest) for ids, *rest in request["items"]]
-        _, items = _exchange.step_items(steps, call.options)
+        _, items = _questions.step_items(steps, call.options)
     elif call.op == WireOp.DECODE:
         items = [
             _exchange.Item((len(ids),), _codec.build_ids(np.array(ids, np.uint32), call.id_format))
@@ -68,7 +68,7 @@ def build(request: dict[str, Any]) -> bytes:
             _exchange.Item(
                 tuple(len(as_bytes(text)) for text in texts),
                 b"".join(map(as_bytes, texts)),
-                _exchange.range_bytes([PlainRange(*each) for each in plain]),
+                _questions.range_bytes([PlainRange(*each) for each in plain]),
             )
             for texts, plain in zip(request["items"], ranges, strict=True)
         ]
