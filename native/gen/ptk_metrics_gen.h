@@ -545,7 +545,10 @@ enum ptk_worker_counter {
     PTK_WORKER_BULK_EARLY = 54,
     /* Cancels for a long message that is here. */
     PTK_WORKER_BULK_CANCELS = 55,
-    PTK_WORKER_COUNTER_COUNT = 56,
+    /* Special tokens in texts that were left as ordinary text, since the request said so of
+     * their place: users wrote them. */
+    PTK_WORKER_PLAIN_HITS = 56,
+    PTK_WORKER_COUNTER_COUNT = 57,
 };
 
 enum ptk_worker_gauge_counter {

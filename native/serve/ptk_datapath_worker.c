@@ -121,6 +121,7 @@ void ptk_worker_publish(struct ptk_worker *worker)
     worker->counters[PTK_WORKER_IDS] = engine->ids;
     worker->counters[PTK_WORKER_TEXT_BYTES] = engine->text_bytes;
     worker->counters[PTK_WORKER_CACHE_RESETS] = engine->cache_resets;
+    worker->counters[PTK_WORKER_PLAIN_HITS] = engine->plain_hits;
     uint64_t verdicts[PTK_VERDICT_VALUE_COUNT];
     memcpy(verdicts, engine->verdicts, sizeof verdicts);
     publish_bulk(worker, verdicts);

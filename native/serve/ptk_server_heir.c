@@ -224,6 +224,7 @@ static void read_worker(struct ptk_worker *worker, struct ptk_handover_block *bl
     engine.ids = in->counters[PTK_WORKER_IDS];
     engine.text_bytes = in->counters[PTK_WORKER_TEXT_BYTES];
     engine.cache_resets = in->counters[PTK_WORKER_CACHE_RESETS];
+    engine.plain_hits = in->counters[PTK_WORKER_PLAIN_HITS];
     ptk_engine_counters_resume(worker->config.engine, &engine);
     ptk_worker_bulk_resume(worker);
     ptk_guard_inherit(worker->config.guard, ptk_handover_books(block, worker_count, i));

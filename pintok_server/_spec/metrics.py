@@ -373,6 +373,7 @@ WORKER_COUNTERS: Final = (
     ('bulk_refused', 'Datagrams of long messages that are wrong in themselves.'),
     ('bulk_early', 'Pulls for a long message that has no reply yet.'),
     ('bulk_cancels', 'Cancels for a long message that is here.'),
+    ('plain_hits', 'Special tokens in texts that were left as ordinary text, since the request said so of their place: users wrote them.'),
 )
 
 
