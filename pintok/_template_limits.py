@@ -8,6 +8,7 @@ is refused. What honest templates do stays far below.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
@@ -94,6 +95,8 @@ class _Steps(threading.local):
     """How many steps the rendering of this thread may still take."""
 
     left = 0
+    shared = False
+    """Several renderings take from the same."""
 
     def take(self, count: int = 1) -> None:
         self.left -= count
@@ -201,14 +204,23 @@ class BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return _check_made(super().call(__context, __obj, *args, **kwargs))
 
 
+@contextlib.contextmanager
+def one_allowance() -> Iterator[None]:
+    """Renderings inside take their steps together, as if they were one."""
+    before = _steps.left, _steps.shared
+    _steps.left, _steps.shared = STEPS_MAX, True
+    try:
+        yield
+    finally:
+        _steps.left, _steps.shared = before
+
+
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
     """The template's output. Raises LimitError beyond a limit, and whatever the template raises."""
-    before = _steps.left
-    _steps.left = STEPS_MAX
-    try:
+    if _steps.shared:
         return "".join(_bounded(template.generate(variables)))
-    finally:
-        _steps.left = before
+    with one_allowance():
+        return "".join(_bounded(template.generate(variables)))
 
 
 def _bounded(chunks: Iterator[str]) -> Iterator[str]:

@@ -8,11 +8,13 @@ exactly what `transformers` renders (5.x): trimmed blocks, loop controls, `gener
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -23,10 +25,20 @@ import jinja2.runtime
 import jinja2.utils
 
 from pintok import _template_limits
+from pintok._content import (
+    AmbiguousError,
+    ContentPolicy,
+    Rendered,
+    SpecialTokens,
+    Strings,
+    map_strings,
+    protect,
+)
 from pintok.encoding import Ids
 from pintok.errors import PinTokError
 
 Message = Mapping[str, Any]
+ContentPolicies = ContentPolicy | Mapping[str, ContentPolicy]
 
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 _CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -45,6 +57,11 @@ class ChatEncoding:
     text: str
     ids: Ids
     """uint32, shape (n,)."""
+    hits: int = 0
+    """Special tokens in callers' strings that were left as ordinary text."""
+    acted_on: tuple[str, ...] = ()
+    """Special tokens that were found because of what callers wrote: the template looks for it
+    itself, as for `</think>` in earlier answers, and its reading stands."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,9 +106,108 @@ class ChatTemplate:
             raise ChatTemplateError(f"no default chat template: this model has {known}")
         return self.templates["default"]
 
-    def render(
+    def render(self, messages: Sequence[Message], /, **arguments: Any) -> str:
+        """The text of a conversation.
+
+        Arguments: `tools` and `documents`, lists of objects; `add_generation_prompt` and
+        `continue_final_message`; `template`, a name; `now`, what `strftime_now` sees (the current
+        local time by default); any other is a variable of the template. Raises ChatTemplateError
+        when the template refuses the messages.
+        """
+        return self._filled(_Chat(messages, **arguments), _as_written)
+
+    def render_content(
+        self,
+        special: SpecialTokens,
+        messages: Sequence[Message],
+        /,
+        *,
+        content_special_tokens: ContentPolicies = "text",
+        **arguments: Any,
+    ) -> Rendered:
+        """The same text, with the ranges where special tokens of the callers stay ordinary text.
+
+        `content_special_tokens` is "text" or "parse" for all, or a mapping from places to these:
+        roles of messages, `tools`, `documents`, and `variables`, the variables of the template but
+        for those that end in `_token` or `_tokens`; a place that it lacks is "text". Other
+        arguments as `render`. Raises ChatTemplateError as well when it cannot be told whose a
+        special token is.
+        """
+        policies = content_special_tokens
+        check_policies(policies)
+        chat = _Chat(messages, **arguments)
+        if policies == "parse":
+            return Rendered(self._filled(chat, _as_written))
+        by_place: Mapping[str, str] = {} if isinstance(policies, str) else policies
+        source = self.select(chat.template, tools=bool(chat.tools))
+        try:
+            with _template_limits.one_allowance(), _template_errors():
+                return protect(
+                    lambda strings: self._fill(chat, strings),
+                    special,
+                    source=source,
+                    constants=lambda: _constants(source),
+                    parsed=lambda place: by_place.get(place) == "parse",
+                )
+        except AmbiguousError as error:
+            raise ChatTemplateError(
+                f"whose the special tokens in the chat are cannot be told: {error}; with"
+                " content_special_tokens 'parse' they are found wherever they stand"
+            ) from None
+
+    def _filled(self, chat: _Chat, strings: Strings) -> str:
+        with _template_errors():
+            return self._fill(chat, strings)
+
+    def _fill(self, chat: _Chat, strings: Strings) -> str:
+        """The text, with each string of the caller put through `strings`."""
+        source = self.select(chat.template, tools=bool(chat.tools))
+        if chat.add_generation_prompt and chat.continue_final_message:
+            raise ChatTemplateError(
+                "a prompt for generation cannot follow a message to be continued"
+            )
+        messages = [_with_reasoning(_plain(message)) for message in chat.messages]
+        messages = [map_strings(one, partial(strings, _role(one))) for one in messages]
+        field = _mark_final_message(messages, source) if chat.continue_final_message else None
+        variables = {
+            name: value
+            if name.endswith(("_token", "_tokens"))
+            else map_strings(value, partial(strings, "variables"))
+            for name, value in _plain(chat.variables).items()
+        }
+        rendered = _template_limits.render(
+            _compile(source),
+            {
+                **self.special_tokens,
+                **variables,
+                "messages": messages,
+                "tools": map_strings(_plain(chat.tools), partial(strings, "tools")),
+                "documents": map_strings(_plain(chat.documents), partial(strings, "documents")),
+                "add_generation_prompt": chat.add_generation_prompt,
+                "strftime_now": _clock(chat.now),
+            },
+        )
+        return rendered if field is None else _cut_at_mark(rendered, field)
+
+
+class _Chat:
+    """The arguments of `ChatTemplate.render`."""
+
+    __slots__ = (
+        "add_generation_prompt",
+        "continue_final_message",
+        "documents",
+        "messages",
+        "now",
+        "template",
+        "tools",
+        "variables",
+    )
+
+    def __init__(
         self,
         messages: Sequence[Message],
+        /,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
@@ -100,44 +216,50 @@ class ChatTemplate:
         template: str | None = None,
         now: datetime.datetime | None = None,
         **variables: Any,
-    ) -> str:
-        """The text of a conversation.
+    ) -> None:
+        self.messages = messages
+        self.tools = tools
+        self.documents = documents
+        self.add_generation_prompt = add_generation_prompt
+        self.continue_final_message = continue_final_message
+        self.template = template
+        self.now = now
+        self.variables = variables
 
-        `now` is what `strftime_now` sees (the current local time by default); further keyword
-        arguments are variables of the template. Raises ChatTemplateError when the template refuses
-        the messages.
-        """
-        source = self.select(template, tools=bool(tools))
-        if add_generation_prompt and continue_final_message:
-            raise ChatTemplateError(
-                "a prompt for generation cannot follow a message to be continued"
+
+def _as_written(place: str, string: str) -> str:
+    return string
+
+
+def _role(message: dict[str, Any]) -> str:
+    role = message.get("role")
+    return role if isinstance(role, str) else ""
+
+
+def check_policies(policies: object) -> None:
+    """Raises ValueError for what is neither a policy nor a mapping from places to policies."""
+    for policy in policies.values() if isinstance(policies, Mapping) else [policies]:
+        if policy not in ("text", "parse"):
+            raise ValueError(
+                f"content_special_tokens must be 'text' or 'parse', not {policy!r:.40}"
             )
-        try:
-            chat = [_with_reasoning(_plain(message)) for message in messages]
-            field = _mark_final_message(chat, source) if continue_final_message else None
-            rendered = _template_limits.render(
-                _compile(source),
-                {
-                    **self.special_tokens,
-                    **_plain(variables),
-                    "messages": chat,
-                    "tools": _plain(tools),
-                    "documents": _plain(documents),
-                    "add_generation_prompt": add_generation_prompt,
-                    "strftime_now": _clock(now),
-                },
-            )
-        except ChatTemplateError:
-            raise
-        except jinja2.TemplateError as error:
-            raise ChatTemplateError(f"the chat template says: {error}") from None
-        except RecursionError:
-            raise ChatTemplateError(
-                "the chat template recurses without end, or the messages are nested too deep"
-            ) from None
-        except Exception as error:  # Anything that untrusted template code manages to raise.
-            raise ChatTemplateError(f"the chat template fails: {error!r}") from None
-        return rendered if field is None else _cut_at_mark(rendered, field)
+
+
+@contextlib.contextmanager
+def _template_errors() -> Iterator[None]:
+    """Whatever untrusted template code manages to raise becomes a ChatTemplateError."""
+    try:
+        yield
+    except (ChatTemplateError, AmbiguousError):
+        raise
+    except jinja2.TemplateError as error:
+        raise ChatTemplateError(f"the chat template says: {error}") from None
+    except RecursionError:
+        raise ChatTemplateError(
+            "the chat template recurses without end, or the messages are nested too deep"
+        ) from None
+    except Exception as error:
+        raise ChatTemplateError(f"the chat template fails: {error!r}") from None
 
 
 def _mark_final_message(chat: list[dict[str, Any]], source: str) -> str:
@@ -265,7 +387,23 @@ class _Generation(jinja2.ext.Extension):
 
 
 @functools.lru_cache(maxsize=64)
+def _constants(source: str) -> frozenset[str]:
+    """The texts that a template names outside of what it writes as it stands."""
+    nodes = _environment().parse(source).find_all(jinja2.nodes.Const)
+    return frozenset(node.value for node in nodes if isinstance(node.value, str))
+
+
+@functools.lru_cache(maxsize=64)
 def _compile(source: str) -> jinja2.Template:
+    try:
+        return _environment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ChatTemplateError(
+            f"the chat template is not valid: {error.message} (line {error.lineno})"
+        ) from None
+
+
+def _environment() -> jinja2.Environment:
     environment = _template_limits.BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -274,9 +412,4 @@ def _compile(source: str) -> jinja2.Template:
     environment.globals["dict"] = _Dict()
     environment.globals["namespace"] = _Namespace
     environment.guard_filters()
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ChatTemplateError(
-            f"the chat template is not valid: {error.message} (line {error.lineno})"
-        ) from None
+    return environment

@@ -32,6 +32,7 @@ from pintok._options import (
     offset_options,
     surrogate_refusal,
     truncation_limits,
+    utf8,
 )
 from pintok._shape import pad, windows_of
 from pintok._wire import WireOptions
@@ -50,7 +51,8 @@ from pintok.errors import ModelError, RefusedError
 from pintok.stream import DecodeStream, Step, Stepped
 
 if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
-    from pintok.chat import ChatEncoding, ChatTemplate, Message
+    from pintok._content import SpecialTokens
+    from pintok.chat import ChatEncoding, ChatTemplate, ContentPolicies, Message
 
 _NONE = 0xFFFFFFFF
 _SKIP_SPECIAL_TOKENS = int(WireOptions.SKIP_SPECIAL_TOKENS)
@@ -66,7 +68,7 @@ class Tokenizer(_native.Coder):
     the verdict's code where a server would answer with that verdict: invalid UTF-8, for instance.
     """
 
-    __slots__ = ("_config", "_piece", "name")
+    __slots__ = ("_config", "_piece", "_special", "name")
 
     def __init__(self, image_path: str | os.PathLike[str], *, name: str | None = None) -> None:
         """Open a compiled image. Raises ModelError when it is missing, damaged or unsupported."""
@@ -76,6 +78,7 @@ class Tokenizer(_native.Coder):
             raise ModelError(error.sentence) from None
         self._config: dict[str, int] = self._model.config
         self._piece = self._model.piece  # for streams
+        self._special: SpecialTokens | None = None
         self.name = name or pathlib.Path(image_path).stem
 
     @classmethod
@@ -304,18 +307,27 @@ class Tokenizer(_native.Coder):
         continue_final_message: bool = False,
         template: str | None = None,
         now: datetime.datetime | None = None,
+        content_special_tokens: ContentPolicies = "text",
         **variables: Any,
     ) -> ChatEncoding:
         """The text of a conversation by the model's own chat template, and its ids.
 
-        The template writes the special tokens, so none are added to the ids: no second BOS.
+        The template writes the special tokens, so none are added to the ids: no second BOS. Those
+        that callers wrote (in messages, tools, documents and variables) are ordinary text and are
+        counted, unless `content_special_tokens` is "parse", or says so of their place; see
+        `ChatTemplate.render_content`. It is an argument and no field of a message: messages come
+        from those whom it guards against.
+
         Arguments as `ChatTemplate.render`. Raises ChatTemplateError when the model has no template
         or the template refuses the messages.
         """
+        from pintok._content import byte_ranges
         from pintok.chat import ChatEncoding
 
-        rendered = self.chat_template.render(
+        rendered = self.chat_template.render_content(
+            self.special_tokens,
             messages,
+            content_special_tokens=content_special_tokens,
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
@@ -324,7 +336,29 @@ class Tokenizer(_native.Coder):
             now=now,
             **variables,
         )
-        return ChatEncoding(rendered, self.encode(rendered, add_special_tokens=False))
+        if not rendered.plain:
+            ids = self.encode(rendered.text, add_special_tokens=False)
+            return ChatEncoding(rendered.text, ids, acted_on=rendered.acted_on)
+        try:
+            data = rendered.text.encode()
+        except UnicodeEncodeError as error:
+            data = utf8(self._joined(rendered.text, error))
+        ranges = byte_ranges(rendered.text, rendered.plain)
+        encoding = self.encode_plain(data, ranges, add_special_tokens=False)
+        return ChatEncoding(rendered.text, encoding.ids, encoding.hits, rendered.acted_on)
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """The special tokens that are looked for in texts, for `ChatTemplate.render_content`."""
+        if self._special is None:
+            from pintok._content import SpecialTokens
+
+            found = self._model.special_tokens
+            self._special = SpecialTokens(
+                (content.decode("utf-8", "replace") for content, _ in found),
+                normalized=any(normalized for _, normalized in found),
+            )
+        return self._special
 
     @property
     def chat_template(self) -> ChatTemplate:

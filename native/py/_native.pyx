@@ -779,6 +779,20 @@ cdef class Model:
         return (token_id < self.image.config.ids_end
                 and (self.image.token_flags[token_id] & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0)
 
+    @property
+    def special_tokens(self):
+        """The special tokens that are looked for in texts: what is matched, as bytes, and whether
+        that is in the normalized text."""
+        cdef uint32_t i
+        cdef const ptk_image_added *token
+        cdef list found = []
+        for i in range(self.image.added_count):
+            token = &self.image.added[i]
+            if token.flags & PTK_IMAGE_ADDED_FLAGS_SPECIAL:
+                matched = <bytes>self.image.strings[token.match_off:token.match_off + token.match_len]
+                found.append((matched, (token.flags & PTK_IMAGE_ADDED_FLAGS_NORMALIZED) != 0))
+        return found
+
     def id_to_bytes(self, uint32_t token_id):
         """What an id decodes to in the middle of a text, or None."""
         if token_id >= self.image.config.ids_end or not self.image.token_flags[token_id] & PTK_IMAGE_TOKEN_FLAGS_EXISTS:

@@ -11,6 +11,13 @@ cdef extern from "gen/ptk_image_gen.h" nogil:
     enum:
         PTK_IMAGE_TOKEN_FLAGS_EXISTS
         PTK_IMAGE_TOKEN_FLAGS_SPECIAL
+        PTK_IMAGE_ADDED_FLAGS_SPECIAL
+        PTK_IMAGE_ADDED_FLAGS_NORMALIZED
+
+    struct ptk_image_added:
+        uint32_t flags
+        uint32_t match_off
+        uint32_t match_len
 
     struct ptk_image_header:
         uint8_t fingerprint[32]
@@ -130,6 +137,9 @@ cdef extern from "image/ptk_image.h" nogil:
         const uint32_t *token_bytes_offs
         const uint8_t *token_bytes
         const uint8_t *token_flags
+        const uint8_t *strings
+        const ptk_image_added *added
+        uint32_t added_count
         const uint8_t *certificate
         size_t certificate_len
         const uint8_t *meta

@@ -28,7 +28,7 @@ from pintok._options import join_surrogates
 from pintok._questions import encoding_of, stepped_of
 from pintok._shape import pad
 from pintok._wire import VERDICT_TEXTS, Verdict
-from pintok.encoding import Encoding, Padding, ParseSpecial, Truncation
+from pintok.encoding import Encoding, Padding, ParseSpecial, PlainRange, Truncation
 from pintok.errors import RefusedError
 from pintok.stream import Step, Stepped, StreamWindow
 from pintok_server._spec.image import ImageSource
@@ -99,6 +99,8 @@ class Job:
     ids: npt.NDArray[np.uint32] | None = None
     prefill: npt.NDArray[np.uint32] | None = None
     """Of a stream: the ids that came before."""
+    plain: tuple[PlainRange, ...] = ()
+    """Where special tokens are ordinary text; of encodes to ids alone."""
 
 
 _FLAGS: dict[Operation, tuple[str, ...]] = {
@@ -135,6 +137,7 @@ _FIELDS: dict[LineKind, tuple[str, ...]] = {
         "continue_final_message",
         "template",
         "now",
+        "content_special_tokens",
     ),
 }
 _ID_MAX = 0xFFFFFFFF
@@ -296,14 +299,15 @@ class Backend:
         not the line's.
         """
         answers: list[dict[str, Any]] = [{}] * len(jobs)
-        kinds: dict[tuple[Options, bool], list[int]] = {}
+        kinds: dict[tuple[Options, bool, bool], list[int]] = {}
         for place, job in enumerate(jobs):
             if isinstance(job, Job) and job.surrogates and not self._joins_surrogates():
                 job = Refusal.of(Verdict.BAD_UTF8)
             if isinstance(job, Refusal):
                 answers[place] = error_object(job)
             else:
-                kinds.setdefault((job.options, job.pair is not None), []).append(place)
+                kind = (job.options, job.pair is not None, bool(job.plain))
+                kinds.setdefault(kind, []).append(place)
         for places in kinds.values():
             alike = [job for job in (jobs[place] for place in places) if isinstance(job, Job)]
             for place, answer in zip(places, self._serve_alike(operation, alike), strict=True):
@@ -378,7 +382,10 @@ def _ask(client: BlockingCalls, operation: Operation, jobs: list[Job]) -> list[O
     if operation == "count":
         return client.count_each(texts, pairs=pairs or None, **options.encoding)
     full = bool(_extras(jobs[0]))
-    return client.encode_each(texts, pairs=pairs or None, full=full, **options.encoding)
+    plain = [job.plain for job in jobs] if jobs[0].plain else None
+    return client.encode_each(
+        texts, pairs=pairs or None, full=full, plain=plain, **options.encoding
+    )
 
 
 def _serve_shaped(
@@ -500,6 +507,11 @@ def _run(tokenizer: Tokenizer, operation: Operation, job: Job) -> Outcome:
             full.type_ids,
             full.special_tokens_mask,
         )
+    if job.plain:
+        plain = tokenizer.encode_plain(
+            job.text, job.plain, add_special_tokens=options.add_special_tokens
+        )
+        return Outcome(Verdict.OK, len(plain.ids), plain.ids, hits=plain.hits)
     ids = tokenizer.encode(job.text, pair=job.pair, **options.encoding)
     return Outcome(Verdict.OK, len(ids), ids)
 
@@ -526,7 +538,8 @@ def _answer(operation: Operation, job: Job, outcome: Outcome) -> dict[str, Any]:
     if operation == "count":
         return {"count": outcome.count}
     names = ["ids", *_extras(job)]
-    return {name: getattr(outcome, name).tolist() for name in names}
+    answer = {name: getattr(outcome, name).tolist() for name in names}
+    return answer | {"hits": outcome.hits} if outcome.hits else answer
 
 
 # ASCII only: U+2028 and the like end a line for some readers, never for others.

@@ -40,6 +40,7 @@ from pintok_server.cli.run import command_errors, version_option
 from pintok_server.control.config import parse_model, split_revision
 
 if TYPE_CHECKING:
+    from pintok._content import ContentPolicy
     from pintok.tokenizer import Tokenizer
     from pintok_server.cli.chats import ChatBackend
 
@@ -189,12 +190,18 @@ def decode(
     help="A directory, a file, or ORG/NAME on the hub. With --server: the same, named so or as "
     "NAME=MODEL there; the template is read here.",
 )  # fmt: skip
+@click.option(
+    "--content-special-tokens", type=click.Choice(["text", "parse"]), default="text",
+    show_default=True, help="Special tokens that the input writes in messages, tools, documents "
+    "and variables: ordinary text, or found as those of the template.",
+)  # fmt: skip
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(allow_dash=True))
 @_engine_options
 @command_errors
 def chat(
     files: tuple[str, ...],
     model: str | None,
+    content_special_tokens: ContentPolicy,
     server: str | None,
     timeout: float,
     datagram_len_max: int | None,
@@ -206,6 +213,11 @@ def chat(
     continue_final_message, template (a name), now (what the template sees as the time), and
     variables of the template like enable_thinking; the answer holds rendered and ids, or error.
     Without it each input is one such object, and the answer is the rendered text as it is.
+
+    Only the template's special tokens are found. The answer's hits are those in the line's own
+    strings that were left as text; content_special_tokens of a line is "parse" to find them, or an
+    object that says so of roles, "tools", "documents" or "variables". Those that the template looks
+    for itself are found in any case: acted_on names them.
     """
     # Imported here: the other commands do without jinja2.
     from pintok_server.cli.chats import ChatBackend
@@ -214,7 +226,8 @@ def chat(
     with _open_engine(model, server, timeout, datagram_len_max) as engine:
         if isinstance(engine, Client) and engine.info().fingerprint != local.fingerprint:
             raise PinTokError(f"the server's {model or 'model'} is another than the one here")
-        _serve_chats(ChatBackend(local, engine), files, jsonl=jsonl)
+        backend = ChatBackend(local, engine, policy=content_special_tokens)
+        _serve_chats(backend, files, jsonl=jsonl)
 
 
 @main.command()

@@ -7,13 +7,17 @@ import collections
 import datetime
 import gzip
 import json
+import re
+from typing import Any
 
 import pytest
 
+from pintok._content import SpecialTokens
 from pintok.chat import ChatTemplate, ChatTemplateError
 from tests.golden import cases
 
 ROOT = cases.data_root()
+BRACKETS = re.compile(r"<[^<>\s\"']{1,40}>|\[/?[A-Z_]{3,20}\]")
 VARIABLES = (
     "tools",
     "documents",
@@ -55,6 +59,65 @@ def test_every_template_renders_as_the_reference() -> None:
     assert not wrong, wrong[:10]
     assert outcomes["rendered"] > 1000
     assert outcomes["error"] > 100
+
+
+def special_tokens(case: cases.Json, source: str) -> SpecialTokens:
+    """What stands in brackets in a template, and the tokens that its model names."""
+    named = [value for value in case["special"].values() if isinstance(value, str)]
+    return SpecialTokens([*BRACKETS.findall(source), *named, "<|im_end|>", "[INST]"])
+
+
+def spoilt(value: Any, texts: list[str]) -> Any:
+    """The messages with one of these texts behind each content."""
+    if isinstance(value, list):
+        return [spoilt(item, texts) for item in value]
+    if isinstance(value, dict):
+        return {
+            name: f"a{texts[0]}b{item}{texts[-1]}"
+            if name in ("content", "text") and isinstance(item, str) and item
+            else spoilt(item, texts)
+            for name, item in value.items()
+        }
+    return value
+
+
+@pytest.mark.skipif(ROOT is None, reason="no reference cases: set PINTOK_TEST_DATA")
+def test_contents_add_no_special_token_to_any_template() -> None:
+    """With tokens in the contents each template writes those that it writes with letters there."""
+    assert ROOT is not None
+    shapes = set()
+    compared = refused = 0
+    with gzip.open(ROOT / "goldens" / "_chat_templates.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for line in lines:
+            case = json.loads(line)
+            options = {name: case[name] for name in VARIABLES if name in case}
+            roles = tuple(message.get("role") for message in case["messages"])
+            shape = (case["template"], roles, "tools" in case)
+            if "error" in case or shape in shapes:
+                continue
+            shapes.add(shape)
+            source = (ROOT / "chat_templates" / case["template"]).read_text(encoding="utf-8")
+            special = special_tokens(case, source)
+            template = ChatTemplate({"default": source}, case["special"])
+            clock = datetime.datetime.fromisoformat(case["now"])
+            # What no template looks for, so that its reading is the same with letters.
+            tokens = ["<|im_end|>", "[INST]"]
+            chat = spoilt(case["messages"], tokens)
+            twin = spoilt(case["messages"], ["x" * len(token) for token in tokens])
+            try:
+                expected = special.texts(template.render(twin, now=clock, **options))
+                rendered = template.render_content(special, chat, now=clock, **options)
+            except ChatTemplateError:
+                refused += 1
+                continue
+            assert rendered.text == template.render(chat, now=clock, **options)
+            own = special.find(json.dumps([case["messages"], options.get("tools")]))
+            if not rendered.acted_on and not own:
+                left = special.texts(rendered.text, without=rendered.plain)
+                assert left == expected, f"case {case['n']} {case['template']}"
+                compared += 1
+    assert compared > 500
+    assert refused < 20
 
 
 HOSTILE = [

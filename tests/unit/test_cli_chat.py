@@ -149,7 +149,8 @@ def test_messages_that_cannot_be_rendered_are_one_line(model: pathlib.Path, line
 
 def test_any_other_name_is_a_variable_of_the_template() -> None:
     parsed = parse_chat(b'{"messages":[],"enable_thinking":false,"render":1,"source":2}')
-    assert parsed == Chat([], {"enable_thinking": False, "render": 1, "source": 2})
+    variables = {"enable_thinking": False, "render": 1, "source": 2}
+    assert parsed == Chat([], {**variables, "content_special_tokens": "text"})
 
 
 def test_variables_cannot_break_the_rendering(model: pathlib.Path) -> None:

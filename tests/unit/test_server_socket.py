@@ -27,7 +27,7 @@ from pintok.errors import PinTokError, RefusedError
 from pintok.tokenizer import Tokenizer
 from pintok_server.control.keys import make_key, reload_keys
 from pintok_server.control.runtime import process_start_time, read_state
-from tests.server_process import ROOT, Instance, free_port, wait_until
+from tests.server_process import ROOT, Instance, Server, free_port, wait_until
 
 TEXTS = ["Hello, world!", "", "naïve 😀 text", "x" * 300, "def f(x):\n    return x\n"]
 
@@ -53,6 +53,12 @@ class SocketInstance(Instance):
 
     def client(self, **options: Any) -> Client:
         return Client("127.0.0.1", self.port, **options)
+
+
+def metric_sum(server: Server, name: str) -> float:
+    """What /metrics shows under a name, over all labels."""
+    families = text_string_to_metric_families(server.get("/metrics")[1])
+    return sum(s.value for family in families for s in family.samples if s.name == name)
 
 
 @pytest.fixture
@@ -86,8 +92,7 @@ def test_start_answer_measure_drain(instance: SocketInstance, tokenizer: Tokeniz
     assert server.get("/healthz")[0] == server.get("/readyz")[0] == 200
 
     def total(name: str) -> float:
-        families = text_string_to_metric_families(server.get("/metrics")[1])
-        return sum(s.value for family in families for s in family.samples if s.name == name)
+        return metric_sum(server, name)
 
     # Counters are published about every millisecond.
     wait_until(lambda: total("pintok_worker_requests_total") >= len(TEXTS) + 1)
@@ -294,8 +299,12 @@ def test_chats_are_rendered_here_and_encoded_there(
         models.append(vocab_models.write(tmp_path / name, vocab_models.byte_level()))
         config = {"chat_template": template, "bos_token": name}
         (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(config))
-    instance.start(f"--model=first={models[0]}")
-    line = b'{"messages":[{"role":"user","content":"the thing"}]}\n{"messages":5}\n'
+    server = instance.start(f"--model=first={models[0]}")
+    line = b"".join(
+        json.dumps({"messages": [{"role": "user", "content": text}] * count}).encode() + b"\n"
+        for text, count in (("the thing", 1), ("<s> <|end|>", 100), ("<s>", 4000), ("<s>", 5000))
+    )
+    line += b'{"messages":5}\n'
 
     def run(*options: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -307,9 +316,18 @@ def test_chats_are_rendered_here_and_encoded_there(
         )
 
     here = run("--model", str(models[0])).stdout
-    assert json.loads(here.splitlines()[0])["rendered"] == "<s>the thing"
+    answers = [json.loads(answer) for answer in here.splitlines()]
+    assert answers[0]["rendered"] == "<s>the thing" and "hits" not in answers[0]
+    assert [answers[1]["hits"], answers[2]["hits"]] == [200, 4000]
     there = ["--server", f"127.0.0.1:{instance.port}"]
-    assert run("--model", f"first={models[0]}", *there).stdout == here
+    answers[2]["hits"] = 255  # and more: that is what a reply has room for
+    shown = run("--model", f"first={models[0]}", *there).stdout
+    got = [json.loads(answer) for answer in shown.splitlines()]
+    assert "a request has no room" in got.pop(3)["error"]["message"]
+    answers.pop(3)
+    assert got == answers
+    counted = "pintok_worker_plain_hits_total"
+    wait_until(lambda: metric_sum(server, counted) == 4200)
     other = run("--model", f"first={models[1]}", *there)
     assert other.returncode == 1 and b"is another than the one here" in other.stderr
 

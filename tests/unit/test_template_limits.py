@@ -16,6 +16,7 @@ import tracemalloc
 import pytest
 
 from pintok import _template_limits
+from pintok._content import SpecialTokens
 from pintok.chat import ChatTemplate, ChatTemplateError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -27,6 +28,8 @@ MESSAGES = [
     {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]},
     {"role": "tool", "content": "x" * 1000},
 ]
+TOOLS = [{"name": "f"}]
+SPECIAL = SpecialTokens(["<|end|>", "<s>"])
 
 REFUSED = {
     "loops in loops": (
@@ -85,7 +88,7 @@ REFUSED = {
 def render(source: str) -> str | None:
     """What comes out, or None where it is refused with a sentence."""
     try:
-        return ChatTemplate({"default": source}).render(MESSAGES, tools=[{"name": "f"}])
+        return ChatTemplate({"default": source}).render(MESSAGES, tools=TOOLS)
     except ChatTemplateError as refusal:
         assert str(refusal).strip()
         return None
@@ -176,7 +179,12 @@ def test_mutated_templates_render_or_are_refused(path: pathlib.Path) -> None:
             part = donor[cut : cut + source.randrange(40)]
             text = text[:at] + part + text[source.choice((at, min(end, at + 20))) :]
         begin = time.process_time()
-        render(text)
+        rendered = render(text)
+        try:
+            content = ChatTemplate({"default": text}).render_content(SPECIAL, MESSAGES, tools=TOOLS)
+            assert content.text == rendered
+        except ChatTemplateError as refusal:
+            assert str(refusal).strip()
         assert time.process_time() - begin < SECONDS_MAX, text
 
 
