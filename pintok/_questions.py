@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pintok import _codec, _wire
 from pintok._codec import Call, MalformedReply, Outcome
 from pintok._exchange import Item, ItemBatch
-from pintok._options import id_array, joined, truncation_limits, utf8
+from pintok._options import id_array, joined, offset_options, truncation_limits, utf8
 from pintok._shape import pad, windows_of
 from pintok._wire import Verdict, WireOp, WireOptions, WireOutputs
 from pintok.encoding import Batch, Encoding, Ids, Padding, PlainEncoding, PlainRange, Truncation
@@ -161,7 +161,7 @@ def encode_each(
     truncation: Truncation | None,
 ) -> Question[list[Outcome]]:
     if full:
-        call = full_call(options, pairs is not None, truncation)
+        call = full_call(options | offset_options("chars"), pairs is not None, truncation)
     else:
         call = encode_call(WireOp.ENCODE, options, 0, pairs is not None, truncation, overflow=True)
     items = list(_sided_items(texts, pairs))

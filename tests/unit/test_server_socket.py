@@ -355,6 +355,8 @@ def test_each_request_of_many_gets_its_own_outcome(
         assert {o.verdict for o in client.encode_each(TEXTS, bos=True)} == {Verdict.UNSUPPORTED}
         full = client.encode_each(["a b"], pairs=["c"], full=True)[0]
         assert full.type_ids is not None and len(full.type_ids) == full.count
+        full = client.encode_each(["é😀x"], full=True)[0]
+        assert full.offsets is not None and full.offsets.max() == 3, "offsets are characters"
         ids = [o.ids for o in outcomes if o.ids is not None]
         decoded = client.decode_each(ids)
         assert [o.text for o in decoded] == [*texts[:200], *texts[202:]]
