@@ -100,7 +100,7 @@ class Counters:
     """What a client has sent and got, since it was made; under threads these are approximate."""
 
     sent: int = 0
-    """Datagrams with requests, and segments, sent for the first time."""
+    """Datagrams with requests, and first segments of long messages, sent for the first time."""
     repeated: int = 0
     """Requests sent again, and timers of long messages that ran out."""
     withheld: int = 0

@@ -36,8 +36,10 @@ Steps = Generator[Conversation[Any], None, _T]
 
 # Datagrams' worth of text that make it worth asking whether the path carries longer ones.
 _WORTH_ASKING: Final = 4
-# How long a ping of the path may take, in first waits of a repetition.
+# How long a ping of the path may take, in first waits of a repetition; and in seconds, where
+# nobody has asked for the ping.
 _PING_WAITS: Final = 5
+_PING_SECONDS_MAX: Final = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -298,7 +300,10 @@ class Session:
         pings = PathPings(lens, checksum=self.settings.checksum)
         now = time.monotonic()
         seconds = _PING_WAITS * self.settings.retry_after
-        limited = Patience(seconds, now) if patience is None else patience.limited(now, seconds)
+        if patience is None:
+            limited = Patience(seconds, now)
+        else:
+            limited = patience.limited(now, min(seconds, _PING_SECONDS_MAX))
         try:
             yield Conversation(pings, self, limited, window=len(lens), probe=True)
         except (TransportError, RefusedError):

@@ -43,6 +43,8 @@ class LossyLink:
         self.faults = faults
         self.blocked = False
         """While set, nothing passes."""
+        self.longest = 65507
+        """Longer datagrams are lost, and nobody says so: a path with a black hole."""
         self.passed = 0
         self._random = random.Random(seed)
         self._server = server
@@ -102,7 +104,7 @@ class LossyLink:
 
     def _pass(self, sock: socket.socket, datagram: bytes, to: tuple[str, int] | None) -> None:
         chance, faults = self._random.random, self.faults
-        if self.blocked or chance() < faults.loss:
+        if self.blocked or len(datagram) > self.longest or chance() < faults.loss:
             return
         if chance() < faults.damage:
             at = self._random.randrange(len(datagram))

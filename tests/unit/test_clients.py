@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import socket
 import struct
@@ -21,36 +20,16 @@ from pintok import (
     AsyncClient,
     Client,
     DeadlineError,
+    Key,
     RefusedError,
     TransportError,
     Truncation,
 )
 from pintok._path import parse_server
-from tests.unit.byte_server import ByteServer, Model, serving
+from tests.unit.byte_server import HEADER, ByteServer, Model, serving
+from tests.unit.driven import DrivenClient
 
 FAST = {"retry_after": 0.02, "timeout": 2.0}
-
-
-class Driven:
-    """An AsyncClient that is used like a Client, on an event loop of its own."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._client = AsyncClient(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._client, name)
-        if not inspect.iscoroutinefunction(member):
-            return member
-        return lambda *args, **kwargs: self._loop.run_until_complete(member(*args, **kwargs))
-
-    def __enter__(self) -> Driven:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.run_until_complete(self._client.close())
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
 
 
 @pytest.fixture
@@ -70,7 +49,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-@pytest.fixture(params=[Client, Driven], ids=["blocking", "asyncio"])
+@pytest.fixture(params=[Client, DrivenClient], ids=["blocking", "asyncio"])
 def connect(request: pytest.FixtureRequest) -> Connect:
     """Makes a client of one kind: `with connect(server) as client`."""
 
@@ -264,6 +243,44 @@ def test_busy_is_tried_again_and_then_told(server: ByteServer, connect: Connect)
             with pytest.raises(RefusedError) as info:
                 call()
             assert info.value.code == "busy"
+
+
+def test_a_busy_server_says_how_long_to_wait(server: ByteServer, connect: Connect) -> None:
+    """Its hint takes the place of the client's own wait, which would be past the deadline here."""
+
+    def busy(request: bytes, reply: bytes, number: int) -> list[bytes]:
+        head = reply[:4] + bytes(4) + reply[8:23] + bytes([17]) + bytes(4)
+        return [head + struct.pack("<I", 20_000)] if number < 2 else [reply]
+
+    server.script = busy
+    with connect(server, retry_after=500.0, timeout=600.0) as client:
+        assert client.encode("a").tolist() == [256, 97, 257]
+        assert client.encode_batch(["a", "b"]).ids.tolist() == [256, 97, 257, 256, 98, 257]
+        assert client.counters.repeated == 2
+
+
+def test_repetitions_have_a_budget(server: ByteServer, connect: Connect) -> None:
+    """However much is lost: a hundred that were saved up, ten a second, and a share."""
+    server.script = lambda request, reply, number: []
+    settings = {"timeout": 1.5, "retry_after": 0.001, "retry_share": 0.0, "datagram_len_max": 1472}
+    with connect(server, **settings) as client:
+        begin = time.monotonic()
+        with pytest.raises(DeadlineError):
+            client.count_batch(["x" * 900] * 30)
+        seconds = time.monotonic() - begin
+        assert client.counters.sent == 30
+        assert client.counters.repeated <= 100 + 10 * seconds + 1
+        assert client.counters.withheld > 0
+
+
+def test_late_answers_are_dropped_and_counted(server: ByteServer, connect: Connect) -> None:
+    """The second answer to a request, and one to none at all, change nothing."""
+    stray = HEADER.pack(0x5450, 0x12, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0)
+    server.script = lambda request, reply, number: [stray, reply, reply]
+    with connect(server) as client:
+        for number in range(20):
+            assert client.count("x" * number, add_special_tokens=False) == number
+        assert client.counters.late >= 20
 
 
 def test_server_that_comes_back(connect: Connect) -> None:
@@ -499,6 +516,111 @@ def test_calls_of_an_async_client_run_at_the_same_time(server: ByteServer) -> No
             assert [ids.tolist() for ids in answers] == [[65 + n] for n in range(50)]
 
     asyncio.run(main())
+
+
+def test_a_cancelled_call_leaves_nothing(server: ByteServer) -> None:
+    """Neither what waits for answers nor timers; the answer that comes later is counted."""
+    held: list[tuple[bytes, int]] = []
+    server.script = lambda request, reply, number: held.append((reply, number)) or []
+
+    async def main() -> None:
+        async with AsyncClient(
+            server.host, server.port, timeout=600.0, retry_after=300.0
+        ) as client:
+            calls: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(call)
+                for call in (client.encode("a"), client.encode_batch(["a", "b"]), client.info())
+            ]
+            while len(server.received) < 3:
+                await asyncio.sleep(0.001)
+            for call in calls:
+                call.cancel()
+            assert all(
+                isinstance(result, asyncio.CancelledError)
+                for result in await asyncio.gather(*calls, return_exceptions=True)
+            )
+            assert client._link is not None and not client._link.talks
+            assert len(asyncio.all_tasks()) == 1
+            replies = [reply for reply, _ in held]
+            server.script = lambda request, reply, number: [*replies, reply]
+            assert (await client.encode("b")).tolist() == [256, 98, 257]
+            assert client.counters.late == 3
+
+    asyncio.run(main())
+
+
+def test_a_client_serves_one_event_loop_after_another(server: ByteServer) -> None:
+    """A socket belongs to the loop that it was opened in."""
+    client = AsyncClient(server.host, server.port, timeout=20.0)
+
+    async def ask() -> None:
+        assert (await client.encode("a")).tolist() == [256, 97, 257]
+
+    for _ in range(3):
+        asyncio.run(ask())
+    asyncio.run(client.close())
+
+
+def test_child_of_fork_has_a_loop_and_a_socket_of_its_own(server: ByteServer) -> None:
+    """Also where the parent's client has calls under way: its socket and timers stay its own."""
+    client = AsyncClient(server.host, server.port, timeout=30.0)
+
+    async def ask(letter: str) -> bool:
+        answers = await asyncio.gather(*(client.encode(letter) for _ in range(50)))
+        return all(answer.tolist() == [256, ord(letter), 257] for answer in answers)
+
+    async def parent() -> bool:
+        call = asyncio.ensure_future(ask("p"))
+        while not server.received:
+            await asyncio.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            well = False
+            try:
+                # The child is inside of the parent's running loop; another thread has none.
+                answers: list[bool] = []
+                thread = threading.Thread(target=lambda: answers.append(asyncio.run(ask("c"))))
+                thread.start()
+                thread.join()
+                well = answers == [True]
+            finally:
+                os._exit(0 if well else 1)
+        well = await call and await ask("p")
+        _, status = os.waitpid(child, 0)
+        await client.close()
+        return well and status == 0
+
+    assert asyncio.run(parent())
+
+
+def test_numbers_and_senders_are_not_shared_over_a_fork(server: ByteServer) -> None:
+    """A key's numbers are used once: a child that went on with its parent's would be refused."""
+    key = Key(7, bytes(32))
+    seen: set[bytes] = set()
+
+    def note(request: bytes, reply: bytes, number: int) -> list[bytes]:
+        seen.add(request[32:48])
+        return [reply]
+
+    server.script = note
+    with Client(server.host, server.port, timeout=30.0, key=key) as client:
+        client.encode("a")
+        child = os.fork()
+        if child == 0:
+            well = False
+            try:
+                for _ in range(50):
+                    client.encode("c")
+                well = True
+            finally:
+                os._exit(0 if well else 1)
+        for _ in range(50):
+            client.encode("p")
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+    # Key, sender and number of every datagram differ; two processes are two senders.
+    assert len(seen) == len(server.received) >= 101
+    assert len({name[4:8] for name in seen}) == 2
 
 
 def test_closed_async_client_ends_its_calls(server: ByteServer) -> None:
