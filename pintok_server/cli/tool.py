@@ -2,6 +2,7 @@
 
     pintok encode --model gpt2.json --jsonl < requests.jsonl
     pintok encode --server 10.0.0.7 --lines notes.txt
+    pintok encode --server 10.0.0.7,10.0.0.8 --hedge-after 0.02 --lines notes.txt
     pintok ping --server 10.0.0.7
 
 Without --server the model is compiled and run in this process; with it, --model names a model of
@@ -11,6 +12,8 @@ the server, and nothing but the network client is used. Both ways give equal out
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -23,10 +26,12 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from pintok._calls import BlockingCalls
 from pintok._path import parse_server
 from pintok._seal import Key
 from pintok.client import Client
 from pintok.errors import DeadlineError, PinTokError
+from pintok.fleet import Fleet
 from pintok_server.cli.lines import (
     Backend,
     Job,
@@ -48,25 +53,63 @@ if TYPE_CHECKING:
 _READ_LEN = 1 << 20
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Connection:
+    """The options that say which servers, if any, and how to talk to them."""
+
+    servers: tuple[str, ...]
+    hedge_after: float | None
+    timeout: float
+    datagram_len_max: int | None
+
+
+_SERVER_HELP = (
+    "Use this server instead of a tokenizer in this process. Several, with commas or the option "
+    "repeated, are one fleet: each text has a server of its own, and the next one where that fails."
+)
+
+
+def _server_names(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The servers of all --server options, each of which may name several."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
 def _engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a `Connection`, which the command gets as one."""
+
+    @functools.wraps(function)
+    def bundled(
+        server: tuple[str, ...],
+        hedge_after: float | None,
+        timeout: float,
+        datagram_len_max: int | None,
+        **others: Any,
+    ) -> Any:
+        connection = Connection(_server_names(server), hedge_after, timeout, datagram_len_max)
+        return function(connection=connection, **others)
+
     for option in (
         click.option(
             "--datagram-len-max",
             type=click.IntRange(240, 65507),
             metavar="BYTES",
-            help="Largest datagram to exchange with the server. Default: an Ethernet frame's.",
+            help="Largest datagram to exchange with the server. Default: what the path carries, "
+            "which is found out.",
         ),
         click.option(
             "--timeout", type=click.FloatRange(0, 3600, min_open=True), default=5.0,
-            metavar="SECONDS", show_default=True, help="How long to wait for the server.",
+            metavar="SECONDS", show_default=True, help="How long to wait for an answer, in all.",
         ),
         click.option(
-            "--server", metavar="HOST[:PORT]",
-            help="Use this server instead of a tokenizer in this process.",
+            "--hedge-after", type=click.FloatRange(0, 3600, min_open=True), metavar="SECONDS",
+            help="With several servers: ask a second one as well when the first is so late.",
+        ),
+        click.option(
+            "--server", multiple=True, metavar="HOST[:PORT][,...]", help=_SERVER_HELP,
         ),
     ):  # fmt: skip
-        function = option(function)
-    return function
+        bundled = option(bundled)
+    return bundled
 
 
 def _text_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,9 +160,7 @@ def main() -> None:
 def encode(
     files: tuple[str, ...],
     model: str | None,
-    server: str | None,
-    timeout: float,
-    datagram_len_max: int | None,
+    connection: Connection,
     jsonl: bool,
     lines: bool,
     **options: Any,
@@ -132,7 +173,7 @@ def encode(
     model's file); the answer holds ids and what else was asked for, with truncation the ids of the
     further windows as overflowing, with padding attention_mask; or error with code and message.
     """
-    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+    with _open_engine(model, connection) as engine:
         _serve("encode", engine, files, Options(**options), jsonl=jsonl, lines=lines)
 
 
@@ -144,15 +185,13 @@ def encode(
 def count(
     files: tuple[str, ...],
     model: str | None,
-    server: str | None,
-    timeout: float,
-    datagram_len_max: int | None,
+    connection: Connection,
     jsonl: bool,
     lines: bool,
     **options: Any,
 ) -> None:
     """The number of ids, of standard input or of each FILE; input and options as in encode."""
-    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+    with _open_engine(model, connection) as engine:
         _serve("count", engine, files, Options(**options), jsonl=jsonl, lines=lines)
 
 
@@ -164,9 +203,7 @@ def count(
 def decode(
     files: tuple[str, ...],
     model: str | None,
-    server: str | None,
-    timeout: float,
-    datagram_len_max: int | None,
+    connection: Connection,
     jsonl: bool,
     lines: bool,
     **options: Any,
@@ -179,7 +216,7 @@ def decode(
     answer holds chunks, the text or null that each completes, and flush, what is left at the end.
     Streams leave special tokens out unless skip_special_tokens is false.
     """
-    with _open_engine(model, server, timeout, datagram_len_max) as engine:
+    with _open_engine(model, connection) as engine:
         _serve("decode", engine, files, Options(**options), jsonl=jsonl, lines=lines)
 
 
@@ -202,9 +239,7 @@ def chat(
     files: tuple[str, ...],
     model: str | None,
     content_special_tokens: ContentPolicy,
-    server: str | None,
-    timeout: float,
-    datagram_len_max: int | None,
+    connection: Connection,
     jsonl: bool,
 ) -> None:
     """Messages to the text that the model's chat template makes of them, and its ids.
@@ -222,9 +257,9 @@ def chat(
     # Imported here: the other commands do without jinja2.
     from pintok_server.cli.chats import ChatBackend
 
-    local = _open_tokenizer(_named_source(model) if server and model else model)
-    with _open_engine(model, server, timeout, datagram_len_max) as engine:
-        if isinstance(engine, Client) and engine.info().fingerprint != local.fingerprint:
+    local = _open_tokenizer(_named_source(model) if connection.servers and model else model)
+    with _open_engine(model, connection) as engine:
+        if isinstance(engine, BlockingCalls) and engine.info().fingerprint != local.fingerprint:
             raise PinTokError(f"the server's {model or 'model'} is another than the one here")
         backend = ChatBackend(local, engine, policy=content_special_tokens)
         _serve_chats(backend, files, jsonl=jsonl)
@@ -236,41 +271,49 @@ def chat(
               metavar="SECONDS")  # fmt: skip
 @click.option("--size", type=click.IntRange(32, 65507), default=32, show_default=True,
               metavar="BYTES", help="Length of the datagram, 32 of it header.")  # fmt: skip
-@click.option("--server", metavar="HOST[:PORT]", default="127.0.0.1", show_default=True)
+@click.option("--server", multiple=True, metavar="HOST[:PORT][,...]", default=["127.0.0.1"],
+              show_default=True)  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=1.0,
               metavar="SECONDS", show_default=True)  # fmt: skip
 @command_errors
-def ping(total: int, interval: float, size: int, server: str, timeout: float) -> None:
-    """Ask a server whether it answers, and how fast. Exit status 1 when it never did."""
-    times_s: list[float] = []
-    with _open_client(None, server, timeout, None) as client:
+def ping(total: int, interval: float, size: int, server: tuple[str, ...], timeout: float) -> None:
+    """Ask servers whether they answer, and how fast. Exit status 1 when one of them never did."""
+    connection = Connection(_server_names(server), None, timeout, None)
+    with _open_client(None, connection) as opened:
+        clients = list(opened.clients.values()) if isinstance(opened, Fleet) else [opened]
+        times_s: dict[str, list[float]] = {client.address.text: [] for client in clients}
         for number in range(total):
             if number:
                 time.sleep(interval)
-            try:
-                times_s.append(client.ping(datagram_len=size))
-                click.echo(f"{client.address.text}: {size} bytes, {times_s[-1] * 1e6:.0f} us")
-            except DeadlineError as error:
-                click.echo(str(error))
-        if times_s:
-            low, mean, high = min(times_s), sum(times_s) / len(times_s), max(times_s)
+            for client in clients:
+                text = client.address.text
+                try:
+                    times_s[text].append(client.ping(datagram_len=size))
+                    click.echo(f"{text}: {size} bytes, {times_s[text][-1] * 1e6:.0f} us")
+                except DeadlineError as error:
+                    click.echo(str(error))
+    for text, times in times_s.items():
+        where = f"{text}: " if len(times_s) > 1 else ""
+        if times:
+            low, mean, high = min(times), sum(times) / len(times), max(times)
             click.echo(
-                f"{len(times_s)} of {total} answered; min/mean/max "
+                f"{where}{len(times)} of {total} answered; min/mean/max "
                 f"{low * 1e6:.0f}/{mean * 1e6:.0f}/{high * 1e6:.0f} us"
             )
-    if not times_s:
+    if not all(times_s.values()):
         sys.exit(1)
 
 
 @main.command()
-@click.option("--server", metavar="HOST[:PORT]", default="127.0.0.1", show_default=True)
+@click.option("--server", multiple=True, metavar="HOST[:PORT][,...]", default=["127.0.0.1"],
+              show_default=True)  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=5.0,
               metavar="SECONDS", show_default=True)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 @command_errors
-def models(server: str, timeout: float, as_json: bool) -> None:
-    """The models of a server: slot, name, ids in use, fingerprint."""
-    with _open_client(None, server, timeout, None) as client:
+def models(server: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """The models of a server, of several the first that answers: slot, name, ids, fingerprint."""
+    with _open_client(None, Connection(_server_names(server), None, timeout, None)) as client:
         found = client.models()
     if as_json:
         rows = [
@@ -295,15 +338,15 @@ def models(server: str, timeout: float, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _open_engine(
-    model: str | None, server: str | None, timeout: float, datagram_len_max: int | None
-) -> Iterator[Tokenizer | Client]:
-    if server is not None:
-        with _open_client(model, server, timeout, datagram_len_max) as client:
+def _open_engine(model: str | None, connection: Connection) -> Iterator[Tokenizer | BlockingCalls]:
+    if connection.servers:
+        with _open_client(model, connection) as client:
             yield client
         return
-    if datagram_len_max is not None:
+    if connection.datagram_len_max is not None:
         raise click.UsageError("--datagram-len-max is for --server")
+    if connection.hedge_after is not None:
+        raise click.UsageError("--hedge-after is for several servers")
     yield _open_tokenizer(model)
 
 
@@ -335,34 +378,51 @@ def _tenant_key() -> Key | None:
 
 
 @contextlib.contextmanager
-def _open_client(
-    model: str | None, server: str, timeout: float, datagram_len_max: int | None
-) -> Iterator[Client]:
+def _open_client(model: str | None, connection: Connection) -> Iterator[Client | Fleet]:
+    key = _tenant_key()
     try:
-        host, port = parse_server(server)
         named = parse_model(model).name if model is not None else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    limits: dict[str, Any] = {
-        "timeout": timeout,
-        "datagram_len_max": datagram_len_max,
-        "key": _tenant_key(),
-    }
     choice: int | str = 0
     if model is not None:
         choice = int(model) if re.fullmatch("[0-9]{1,5}", model) else model
     if named is not None and named != choice and isinstance(choice, str):
         # The words that a server was started with name its model too, if none has just that name.
-        with Client(host, port, **limits) as client:
+        with _connect(0, connection, key) as client:
             names = {info.name for info in client.models()}
         choice = choice if choice in names else named
-    with Client(host, port, model=choice, **limits) as client:
+    with _connect(choice, connection, key) as client:
         yield client
+
+
+def _connect(model: int | str, connection: Connection, key: Key | None) -> Client | Fleet:
+    """The client of one server, or of several."""
+    limit = connection.datagram_len_max
+    alone = len(connection.servers) == 1
+    if alone and connection.hedge_after is not None:
+        raise click.UsageError("--hedge-after is for several servers")
+    try:
+        if not alone:
+            return Fleet(
+                connection.servers,
+                hedge_after=connection.hedge_after,
+                model=model,
+                timeout=connection.timeout,
+                datagram_len_max=limit,
+                key=key,
+            )
+        host, port = parse_server(connection.servers[0])
+        return Client(
+            host, port, model=model, timeout=connection.timeout, datagram_len_max=limit, key=key
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _serve(
     operation: Operation,
-    engine: Tokenizer | Client,
+    engine: Tokenizer | BlockingCalls,
     files: tuple[str, ...],
     options: Options,
     *,
