@@ -380,7 +380,9 @@ class _Generation(jinja2.ext.Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         call = self.call_method("_body")
-        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+        block = jinja2.nodes.CallBlock(call, [], [], body)
+        block.set_lineno(line)
+        return block
 
     def _body(self, caller: jinja2.runtime.Macro) -> str:
         return caller()

@@ -145,8 +145,10 @@ class Tokenizer(_native.Coder):
         limits = truncation_limits(truncation)
         if limits is None or not overflowing:
             return Encoding(*self._run(self._model.encode_full, text, pair, options, limits))
-        *rows, lens = self._run(self._model.encode_windows, text, pair, options, limits)
-        return windows_of(*rows, lens.tolist())
+        ids, offsets, type_ids, special_tokens_mask, lens = self._run(
+            self._model.encode_windows, text, pair, options, limits
+        )
+        return windows_of(ids, offsets, type_ids, special_tokens_mask, lens.tolist())
 
     def encode_plain(
         self,
@@ -455,7 +457,8 @@ class Tokenizer(_native.Coder):
     @property
     def certificate(self) -> dict[str, Any]:
         """What was compared with the reference at compile time; empty when nothing was."""
-        return json.loads(self._model.certificate or b"{}")
+        certificate: dict[str, Any] = json.loads(self._model.certificate or b"{}")
+        return certificate
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
