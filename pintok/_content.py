@@ -88,9 +88,8 @@ class SpecialTokens:
     def texts(self, text: str, without: Sequence[tuple[int, int]] = ()) -> list[str]:
         """The tokens in it from left to right, none overlapping another or a range of `without`."""
         texts, pos = [], 0
-        ends = [end for _, end in without]
         for begin, end in self.find(text):
-            following = bisect.bisect(ends, begin)
+            following = bisect.bisect(without, begin, key=lambda span: span[1])
             free = following == len(without) or end <= without[following][0]
             if begin >= pos and free:
                 texts.append(text[begin:end])
@@ -194,13 +193,13 @@ class _StandIns:
         self._pattern = re.compile("[" + "".join(self._to.values()) + "]")
 
     def put(self, string: str, keep: Sequence[tuple[int, int]] = ()) -> str:
-        """The string with stand-ins, but for the ranges `keep`."""
+        """The string with stand-ins, but for the ascending ranges `keep`."""
         places = self._special.marks(string)
         if not places:
             return string
         chars = list(string)
         for place in places:
-            if not any(begin <= place < end for begin, end in keep):
+            if not _lies_in(place, keep):
                 chars[place] = self._to[chars[place]]
         return "".join(chars)
 
@@ -342,10 +341,13 @@ def _covered(
     spans: Sequence[tuple[int, int]],
 ) -> bool:
     """Whether no stand-in stands for an edge in string[begin:end]."""
-    return all(
-        any(first <= begin + place < last for first, last in spans)
-        for place in special.marks(string[begin:end])
-    )
+    return all(_lies_in(begin + place, spans) for place in special.marks(string[begin:end]))
+
+
+def _lies_in(place: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of the ascending ranges holds the place."""
+    before = bisect.bisect(spans, place, key=lambda span: span[0])
+    return before > 0 and place < spans[before - 1][1]
 
 
 def _ranges(special: SpecialTokens, text: str, places: list[int]) -> tuple[tuple[int, int], ...]:

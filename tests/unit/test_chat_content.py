@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -216,6 +217,18 @@ def test_all_renderings_of_a_chat_share_one_allowance(monkeypatch: pytest.Monkey
     assert template.render_content(SPECIAL, [user("x")]).text == "x"
     with pytest.raises(ChatTemplateError, match="steps"):
         template.render_content(SPECIAL, [user("<")])
+
+
+def test_long_hostile_contents_cost_linear_work() -> None:
+    """A square of these lengths would take an hour."""
+    begin = time.process_time()
+    count = 20_000
+    chat = [user(END * count), {"role": "assistant", "content": f"</think>{END}" * count}]
+    assert found(THINKING, chat) == (["<|start|>", END] * 2, ("</think>",))
+    chat = [user("<|" * count), user("<" * count), user(parts("|>" * count)), user("eop" * count)]
+    left, _ = found(CHATML, chat, special=SpecialTokens([*TOKENS, "eop"]))
+    assert left == ["<|start|>", END] * 4
+    assert time.process_time() - begin < 60
 
 
 def test_what_cannot_be_told_apart_is_refused() -> None:
