@@ -286,7 +286,7 @@ def compile_command(model: str, corpus: pathlib.Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @command_errors
 def check_command(path: pathlib.Path, as_json: bool) -> None:
-    """Explain the model at PATH without compiling it: its parts, or what is unsupported."""
+    """Explain the model at PATH: its parts, or what is unsupported. Nothing is kept."""
     rows = explain_source(path)
     if as_json:
         click.echo(json.dumps(rows, indent=1))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pintok.tokenizer import Tokenizer
 from pintok_server import vocab
 from pintok_server._spec import image as spec_image
 from pintok_server._spec import metrics as spec
@@ -23,7 +25,7 @@ from pintok_server.control.runtime import (
     write_state,
 )
 from pintok_server.errors import InstanceError
-from pintok_server.vocab import sources
+from pintok_server.vocab import sources, writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,12 +80,18 @@ def describe_certificate(certificate: Mapping[str, Any]) -> str:
 
 
 def explain_source(path: pathlib.Path) -> dict[str, Any]:
-    """What the model at `path` is made of, by part; nothing is compiled.
+    """What the model at `path` is made of, by part. It is compiled and opened, since some of what
+    is refused shows only then, and forgotten.
 
     Raises ModelError with the sentence that a compilation would refuse it with.
     """
     source = sources.read(path)
     description = sources.describe(source)
+    image = writer.write_image(description, fingerprint=source.fingerprint())
+    with tempfile.TemporaryDirectory() as folder:
+        candidate = pathlib.Path(folder) / "image"
+        candidate.write_bytes(image)
+        Tokenizer(candidate)
     return {
         "name": source.name,
         "format": source.kind.name.lower(),

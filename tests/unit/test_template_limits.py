@@ -16,8 +16,8 @@ import tracemalloc
 import pytest
 
 from pintok import _template_limits
-from pintok._content import SpecialTokens
 from pintok.chat import ChatTemplate, ChatTemplateError
+from tests.fuzz import doors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = sorted((ROOT / "tests" / "corpus" / "template").glob("*.jinja"))
@@ -29,7 +29,6 @@ MESSAGES = [
     {"role": "tool", "content": "x" * 1000},
 ]
 TOOLS = [{"name": "f"}]
-SPECIAL = SpecialTokens(["<|end|>", "<s>"])
 
 REFUSED = {
     "loops in loops": (
@@ -167,25 +166,12 @@ def test_limits_are_far_from_what_templates_need() -> None:
 def test_mutated_templates_render_or_are_refused(path: pathlib.Path) -> None:
     print(f"PINTOK_SEED={SEED}")
     source = random.Random(f"{SEED} {path.name}")
-    whole = path.read_text(encoding="utf-8")
-    others = [other.read_text(encoding="utf-8") for other in CORPUS]
-    render(whole)
-    for _ in range(40):
-        text = whole
-        for _ in range(source.choice((1, 2, 5))):
-            at, end = sorted(source.choices(range(len(text) + 1), k=2))
-            donor = source.choice(others)
-            cut = source.randrange(len(donor) + 1)
-            part = donor[cut : cut + source.randrange(40)]
-            text = text[:at] + part + text[source.choice((at, min(end, at + 20))) :]
+    others = [other.read_bytes() for other in CORPUS]
+    whole = path.read_bytes()
+    for data in [whole, *(doors.mutate_text(whole, others, source) for _ in range(40))]:
         begin = time.process_time()
-        rendered = render(text)
-        try:
-            content = ChatTemplate({"default": text}).render_content(SPECIAL, MESSAGES, tools=TOOLS)
-            assert content.text == rendered
-        except ChatTemplateError as refusal:
-            assert str(refusal).strip()
-        assert time.process_time() - begin < SECONDS_MAX, text
+        doors.render_template(data, path.parent)
+        assert time.process_time() - begin < SECONDS_MAX, data
 
 
 def test_the_corpus_is_there() -> None:
