@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pintok.encoding import Padding, Truncation
-
-if TYPE_CHECKING:
-    from pintok.tokenizer import Tokenizer
 
 AS_FILE: Literal["file"] = "file"
 """The settings that the model's own file has."""
@@ -50,18 +47,6 @@ def parse_padding(value: Any) -> Padding | Literal["file"] | None:
         length=lens[0],
         pad_to_multiple_of=lens[1],
     )
-
-
-def read_truncation(value: Any, tokenizer: Tokenizer) -> Truncation | None:
-    """`parse_truncation` with the settings of this model's file."""
-    truncation = parse_truncation(value)
-    return tokenizer.truncation if truncation == AS_FILE else truncation
-
-
-def read_padding(value: Any, tokenizer: Tokenizer) -> Padding | None:
-    """`parse_padding` with the settings of this model's file."""
-    padding = parse_padding(value)
-    return tokenizer.padding if padding == AS_FILE else padding
 
 
 def _object(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:

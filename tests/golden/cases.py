@@ -45,7 +45,7 @@ class GoldenFile:
 class Check:
     """One request line, the operation it belongs to, and what the answer must hold."""
 
-    op: str  # "encode", "decode", "chat"; "batch" has no line of its own
+    op: str  # "encode", "decode", "chat"; "batch" and "plain" are no lines
     request: Json
     expected: Json
     case: int
@@ -149,6 +149,9 @@ def encode_checks(golden: GoldenFile, case: Json) -> Iterator[Check]:
     else:
         request = {**text_fields(case, "text", "text"), "bos": case["add_bos"]}
     yield Check("encode", request, expected, number, kind)
+    if case.get("encode_special_tokens"):  # The same by a range over all of it.
+        request = {name: request[name] for name in request if name != "encode_special_tokens"}
+        yield Check("plain", request, {"ids": case["ids"]}, number, kind)
     yield from decoded_checks(golden, case)
 
 

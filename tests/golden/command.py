@@ -1,64 +1,67 @@
-"""The reference cases through the command `pintok`: in process, or through a server."""
+"""The reference cases as lines of the command `pintok`, answered by a tokenizer or by a server.
+
+Each goes the way of a line of the command, from its JSON to the JSON of the answer, without a
+process for every file. What is no line, texts that are padded to the longest of them and ranges of
+ordinary text, is asked by the library's calls, which are the same on both sides.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 
+from pintok.client import Client
+from pintok.errors import PinTokError
+from pintok.tokenizer import Tokenizer
+from pintok_server.cli.chats import ChatBackend
+from pintok_server.cli.lines import Backend, Operation, Options, format_line, parse_line
 from tests.golden import cases
-from tests.golden.report import Outcome
+from tests.golden.report import Outcome, error_answer, plain_answer, shaped_answer
 
 
-def run_lines(
-    op: str,
-    requests: Sequence[cases.Json],
-    arguments: Sequence[str],
-    *,
-    prefix: Sequence[str] = (),
-) -> list[cases.Json]:
-    """The answers of `pintok OP --jsonl` to request lines, in their order.
+class Lines:
+    """Answers lines; `local` is the tokenizer here, whose chat template is rendered here."""
 
-    `prefix` stands before the command: what runs it in another namespace, for instance.
-    """
-    command = [*prefix, sys.executable, "-m", "pintok_server.cli.tool", op, "--jsonl", *arguments]
-    lines = "".join(json.dumps(request) + "\n" for request in requests)
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    def __init__(self, engine: Tokenizer | Client, local: Tokenizer) -> None:
+        self._engine = engine
+        self._backend = Backend(engine)
+        self._chats = ChatBackend(local, engine)
+
+    def answers(self, op: str, requests: Sequence[cases.Json]) -> list[cases.Json]:
+        """The answers to requests of one operation, in their order."""
+        if op in ("batch", "plain"):
+            return [self._call(op, request) for request in requests]
+        lines = [json.dumps(request).encode() for request in requests]
+        if op == "chat":
+            answers = self._chats.serve(lines)
+        else:
+            operation: Operation = "decode" if op == "decode" else "encode"
+            jobs = [parse_line(line, operation, defaults=Options()) for line in lines]
+            answers = self._backend.serve(operation, jobs)
+        return [json.loads(format_line(answer)) for answer in answers]
+
+    def _call(self, op: str, request: cases.Json) -> cases.Json:
+        try:
+            answer = shaped_answer if op == "batch" else plain_answer
+            return answer(self._engine, dict(request))
+        except PinTokError as error:
+            return error_answer(error)
 
 
 def compare(
     golden: cases.GoldenFile,
+    lines: Lines,
     *,
     kinds: frozenset[str],
-    model: str | None = None,
-    arguments: Sequence[str] = (),
-    prefix: Sequence[str] = (),
     show: int = 3,
     every: int = 1,
 ) -> Outcome:
-    """Every check of one golden file by one run of the command per operation.
-
-    `model` is what --model is given, the file itself by default; `arguments` stand beside it:
-    --server and its options. One of `every` checks is made. Batches that are padded together are
-    no lines: only their texts that do not depend on each other are.
-    """
+    """One of `every` checks of one golden file; at most `show` failures are described."""
     outcome = Outcome(golden.label)
     checks = list(cases.checks(golden, kinds))[::every]
-    for op in ("encode", "decode", "chat"):
+    for op in ("encode", "decode", "chat", "batch", "plain"):
         chosen = [check for check in checks if check.op == op]
-        if not chosen:
-            continue
-        named = model or str(golden.model)
-        if model and op == "chat":  # The template is in the file, whatever the server calls it.
-            named = f"{model}={golden.model}"
-        words = ["--model", named, *arguments]
-        answers = run_lines(op, [check.request for check in chosen], words, prefix=prefix)
-        if len(answers) != len(chosen):
-            outcome.failures.append(f"{len(answers)} answers to {len(chosen)} lines of {op}")
-        for check, answer in zip(chosen, answers, strict=False):
+        answers = lines.answers(op, [check.request for check in chosen]) if chosen else []
+        for check, answer in zip(chosen, answers, strict=True):
             outcome.add(check, cases.difference(check, answer), show=show)
     return outcome

@@ -2,9 +2,12 @@
 
     python -m tests.golden.report                       in process
     python -m tests.golden.report --only gpt2 --kind encode --show 5
-    python -m tests.golden.report --server HOST:PORT    by the command through a server
+    python -m tests.golden.report --veth                and by servers on both paths, as root
+    python -m tests.golden.report --server HOST:PORT    by a server that runs already
 
 A server holds the files of --only, each under its label: `pintok-server --model LABEL=PATH ...`.
+Through a server a case is a line of `pintok encode`, `decode` or `chat`, or a call of the client
+where there is no such line; a stream is a step of decoding for each of its ids.
 Exit status 0 when every case passes or is listed in `exceptions.toml` with its reason.
 """
 
@@ -22,9 +25,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pintok import errors
+from pintok._path import parse_server
+from pintok.client import Client
+from pintok.encoding import PlainRange
 from pintok.stream import DecodeStream
 from pintok.tokenizer import Tokenizer
-from pintok_server.cli.shape_fields import read_padding, read_truncation
+from pintok_server.cli.shape_fields import AS_FILE, parse_padding, parse_truncation
 from tests.golden import cases
 
 KINDS = (
@@ -103,8 +109,10 @@ def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
                 stream = DecodeStream(tokenizer, **request)
                 return {"chunks": [stream.step(i) for i in ids], "flush": stream.flush()}
             return {"text": tokenizer.decode(ids, **request)}
+        if check.op == "plain":
+            return plain_answer(tokenizer, request)
         if check.op == "batch" or "truncation" in request:
-            return _shaped(tokenizer, request)
+            return shaped_answer(tokenizer, request)
         text = _text(request, "text")
         assert text is not None
         pair = _text(request, "pair")
@@ -123,19 +131,38 @@ def answer_in_process(tokenizer: Tokenizer, check: cases.Check) -> cases.Json:
             "special_tokens_mask": full.special_tokens_mask.tolist(),
         }
     except errors.PinTokError as error:
-        return {"error": {"code": error.code, "message": str(error)}}
+        return error_answer(error)
 
 
-def _shaped(tokenizer: Tokenizer, request: cases.Json) -> cases.Json:
+def error_answer(error: errors.PinTokError) -> cases.Json:
+    return {"error": {"code": error.code, "message": str(error)}}
+
+
+def plain_answer(engine: Tokenizer | Client, request: cases.Json) -> cases.Json:
+    """A text that is ordinary text altogether."""
+    text = _text(request, "text")
+    assert text is not None
+    data = text.encode() if isinstance(text, str) else text
+    request.pop("offsets", None)  # Ranges go with ids alone.
+    request.pop("type_ids", None)
+    ranges = [PlainRange(0, len(data))] if data else []
+    return {"ids": engine.encode_plain(data, ranges, **request).ids.tolist()}
+
+
+def shaped_answer(engine: Tokenizer | Client, request: cases.Json) -> cases.Json:
     """Texts cut and padded; one text's answer, or the list of a batch."""
     batch = request.get("texts", [request])
     texts = [_text(dict(entry), "text") for entry in batch]
-    truncation, padding = request["truncation"], request["padding"]
-    full = tokenizer.encode_batch_full(
+    truncation = parse_truncation(request["truncation"])
+    padding = parse_padding(request["padding"])
+    if isinstance(engine, Tokenizer):
+        truncation = engine.truncation if truncation == AS_FILE else truncation
+        padding = engine.padding if padding == AS_FILE else padding
+    full = engine.encode_batch_full(
         [text for text in texts if text is not None],
         add_special_tokens=request["add_special_tokens"],
-        truncation=read_truncation(truncation, tokenizer),
-        padding=read_padding(padding, tokenizer),
+        truncation=truncation,
+        padding=padding,
     )
     answers = [
         {
@@ -173,62 +200,94 @@ def open_answer(golden: cases.GoldenFile) -> Answer:
     return lambda check: answer_in_process(tokenizer, check)
 
 
+def compare_with_server(
+    golden: cases.GoldenFile,
+    host: str,
+    port: int,
+    *,
+    kinds: frozenset[str] = frozenset(KINDS),
+    show: int = 3,
+    every: int = 1,
+    datagram_len_max: int | None = None,
+) -> Outcome:
+    """One of `every` checks of one file, by a server that has the model under the file's label."""
+    from tests.golden import command
+
+    options: dict[str, Any] = {"timeout": 30, "datagram_len_max": datagram_len_max}
+    with Client(host, port, model=golden.label, **options) as client:
+        lines = command.Lines(client, Tokenizer.from_file(golden.model))
+        return command.compare(golden, lines, kinds=kinds, show=show, every=every)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.golden.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--only", action="append", help="label of a golden file; repeatable")
     parser.add_argument("--kind", action="append", choices=KINDS, help="repeatable; all by default")
     parser.add_argument("--show", type=int, default=3, help="failures to describe per file")
     parser.add_argument("--byte-level", action="store_true", help="only the byte-level family")
-    parser.add_argument("--server", metavar="HOST[:PORT]", help="ask this server, by `pintok`")
-    parser.add_argument("--datagram-len-max", type=int, default=1472, help="with --server")
-    parser.add_argument("--every", type=int, default=1, help="with --server: one of so many cases")
+    parser.add_argument("--server", metavar="HOST[:PORT]", help="ask this server")
+    parser.add_argument("--veth", action="store_true", help="and servers on both paths; as root")
+    parser.add_argument("--datagram-len-max", type=int, help="with --server")
+    parser.add_argument("--every", type=int, default=1, help="of a server, one of so many cases")
     args = parser.parse_args()
     root = cases.data_root()
     if root is None:
         print("no reference cases: set PINTOK_TEST_DATA", file=sys.stderr)
         return 2
     kinds = frozenset(args.kind or KINDS)
+    files = [
+        golden
+        for golden in cases.golden_files(root)
+        if (not args.only or golden.label in args.only)
+        and (not args.byte_level or golden.label in BYTE_LEVEL)
+    ]
     totals: collections.Counter[str] = collections.Counter()
-    for golden in cases.golden_files(root):
-        if args.only and golden.label not in args.only:
-            continue
-        if args.byte_level and golden.label not in BYTE_LEVEL:
-            continue
-        try:
-            if args.server:
-                from tests.golden import command
+    served = {"kinds": kinds, "show": args.show, "every": args.every}
+    if args.server:
+        host, port = parse_server(args.server)
+        for golden in files:
+            outcome = compare_with_server(
+                golden, host, port, datagram_len_max=args.datagram_len_max, **served
+            )
+            report(outcome, "server", totals)
+    else:
+        for golden in files:
+            report(compare_here(golden, kinds, args.show), "in process", totals)
+    if args.veth:
+        from tests.golden import link
 
-                outcome = command.compare(
-                    golden,
-                    kinds=kinds,
-                    model=golden.label,
-                    arguments=(
-                        *("--server", args.server, "--timeout", "30"),
-                        *("--datagram-len-max", str(args.datagram_len_max)),
-                    ),
-                    show=args.show,
-                    every=args.every,
-                )
-            else:
-                outcome = compare(golden, open_answer(golden), kinds=kinds, show=args.show)
-        except errors.ModelError as error:
-            outcome = Outcome(golden.label, refused=str(error))
-        report(outcome)
-        totals["passed"] += outcome.passed
-        totals["failed"] += len(outcome.failures)
-        totals["excepted"] += outcome.excepted
-        totals["refused files"] += bool(outcome.refused)
+        for path in link.PATHS:
+            for outcome in link.compare_all(files, path, **served):
+                report(outcome, path, totals)
     print(", ".join(f"{count} {name}" for name, count in totals.items()))
     return 1 if totals["failed"] or totals["refused files"] else 0
 
 
-def report(outcome: Outcome) -> None:
+def compare_here(golden: cases.GoldenFile, kinds: frozenset[str], show: int) -> Outcome:
+    """Every check of one file in process."""
+    try:
+        return compare(golden, open_answer(golden), kinds=kinds, show=show)
+    except errors.ModelError as error:
+        return Outcome(golden.label, refused=str(error))
+
+
+def report(outcome: Outcome, where: str, totals: collections.Counter[str]) -> None:
+    """One line, and one for each failure that is described."""
+    totals[f"passed {where}"] += outcome.passed
+    totals["failed"] += len(outcome.failures)
+    totals["excepted"] += outcome.excepted
+    totals["refused files"] += bool(outcome.refused)
     if outcome.refused:
-        print(f"{outcome.label:32} refused: {outcome.refused}")
+        print(f"{outcome.label:32} {where:10} refused: {outcome.refused}")
         return
+    count = outcome.passed + len(outcome.failures) + outcome.excepted
     print(
-        f"{outcome.label:32} {outcome.passed:6} passed {len(outcome.failures):6} failed"
-        f" {outcome.excepted:4} excepted",
+        f"{outcome.label:32} {where:10} {count:6} cases {outcome.passed:6} passed"
+        f" {len(outcome.failures):4} failed {outcome.excepted:4} excepted",
         flush=True,
     )
     for failure in filter(None, outcome.failures):
