@@ -14,6 +14,7 @@ import pytest
 
 from pintok_server import vocab
 from tests.golden import cases
+from tests.unit import spm_file, vocab_models
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "native" / "build" / "release" / "bench" / "bench_once"
@@ -34,6 +35,7 @@ UNITS = {
     "marks": "\u0301",
     "marks in two orders": "\u0323\u0301",
     "contractions": "'s",
+    "special tokens": "<|end|>",
 }
 # One of each family and of each normalizer, where the reference data is there: (tokenizer, source).
 MODELS = (
@@ -68,10 +70,13 @@ pytestmark = [
 ]
 
 
-def instructions(image: pathlib.Path, unit: str, size: int, folder: pathlib.Path) -> int:
-    """Instructions that one encode of `size` bytes takes."""
+def instructions(
+    image: pathlib.Path, unit: str, size: int, folder: pathlib.Path, *options: str
+) -> int:
+    """Instructions that one encode of `size` bytes and the decode of its ids take together."""
     words = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder / 'callgrind.out'}"]
-    words += ["--toggle-collect=ptk_tokenizer_encode", str(PROGRAM), str(image), unit, str(size)]
+    words += [f"--toggle-collect=ptk_tokenizer_{call}" for call in ("encode", "decode")]
+    words += [str(PROGRAM), str(image), unit, str(size), *options]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = re.search(r"Collected : (\d+)", done.stderr)
@@ -79,10 +84,12 @@ def instructions(image: pathlib.Path, unit: str, size: int, folder: pathlib.Path
     return int(found[1])
 
 
-def check_linear(image: pathlib.Path, size: int, folder: pathlib.Path, units: list[str]) -> None:
+def check_linear(
+    image: pathlib.Path, size: int, folder: pathlib.Path, units: list[str], *options: str
+) -> None:
     for name in units:
-        once = instructions(image, UNITS[name], size, folder)
-        twice = instructions(image, UNITS[name], 2 * size, folder)
+        once = instructions(image, UNITS[name], size, folder, *options)
+        twice = instructions(image, UNITS[name], 2 * size, folder, *options)
         assert once > size / 64, f"{name}: {once} instructions for {size} bytes cannot be all"
         # A growth by the logarithm would pass, a square would give 4.
         assert twice < 2.3 * once, f"{name}: {once} instructions, then {twice} for twice the text"
@@ -92,6 +99,22 @@ def test_hostile_text_costs_linear_work(tmp_path: pathlib.Path) -> None:
     """The embedded model on a text of every kind."""
     image = pathlib.Path(vocab.load_image("default").path)
     check_linear(image, 1 << 16, tmp_path, list(UNITS))
+
+
+def test_ranges_of_ordinary_text_cost_linear_work(tmp_path: pathlib.Path) -> None:
+    """As many ranges as there can be: a special token in every second unit, and pieces of some."""
+    model = vocab_models.write(tmp_path, vocab_models.byte_level())
+    image = pathlib.Path(vocab.load_image(str(model), certify=False).path)
+    check_linear(image, 1 << 15, tmp_path, ["special tokens", "fragments"], "plain")
+
+
+def test_a_model_of_characters_is_linear(tmp_path: pathlib.Path) -> None:
+    """The one algorithm of `.model` files that no model of the reference data has."""
+    pieces = (*spm_file.BASE, ("\u2581", -2.0, spm_file.NORMAL), ("a", -1.0, spm_file.NORMAL))
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(spm_file.model(pieces, kind=spm_file.CHAR))
+    image = pathlib.Path(vocab.load_image(str(path), certify=False).path)
+    check_linear(image, 1 << 15, tmp_path, ["letters", "spaces"])
 
 
 @pytest.mark.skipif(DATA is None, reason="no reference data: set PINTOK_TEST_DATA")
