@@ -19,7 +19,7 @@ START_SECONDS_MAX = 30.0
 
 
 @contextlib.contextmanager
-def datapath(models: Mapping[str, Path]) -> Iterator[int]:
+def datapath(models: Mapping[str, Path], *options: str) -> Iterator[int]:
     """Serve these images by name, from slot 0 up; yields the port. The program must be built."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((HOST, 0))
@@ -32,6 +32,7 @@ def datapath(models: Mapping[str, Path]) -> Iterator[int]:
         f"--port={port}",
         f"--cores={min(os.sched_getaffinity(0))}",
         *(f"--model={slot}:{name}={path}" for slot, (name, path) in enumerate(models.items())),
+        *options,
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

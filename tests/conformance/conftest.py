@@ -1,7 +1,10 @@
 """Which server the suite holds to the protocol: `--ptk1-server HOST:PORT`, or this project's own.
 
+    python -m pytest tests/conformance --ptk1-server HOST:PORT
+
 The suite knows the tables of the protocol and nothing of any implementation: any server of PTK1
-with a model in slot 0 may be named. Without the option (or PTK1_SERVER in the environment) it
+with a model in slot 0 may be named. One that validates addresses must let strangers have some time;
+what a server does not offer is skipped. Without the option (or PTK1_SERVER in the environment) it
 starts the datapath of this tree on the loopback, with the embedded vocabulary, and skips where that
 is not built.
 """
@@ -34,13 +37,13 @@ def address(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     yield from own_server()
 
 
-def own_server() -> Iterator[tuple[str, int]]:
+def own_server(*options: str) -> Iterator[tuple[str, int]]:
     if not PROGRAM.exists():
         pytest.skip("ptk-datapath is not built")
     pytest.importorskip("pintok._native", reason="the native core is not built")
     from pintok_server import vocab
 
-    with datapath({"default": vocab.load_image("default").path}) as port:
+    with datapath({"default": vocab.load_image("default").path}, *options) as port:
         yield HOST, port
 
 

@@ -22,7 +22,8 @@ VERDICTS = {
     for number, name in enumerate(
         "ok bad_magic bad_version bad_type bad_flags bad_length bad_op bad_option bad_items "
         "bad_format bad_utf8 unknown_model model_changed text_too_long reply_too_long unsupported "
-        "bad_crc".split()
+        "bad_crc busy unknown_request challenge bad_cookie bad_key rate_limited not_allowed "
+        "unknown_prefix bad_id replayed".split()
     )
 }
 ATTEMPTS_MAX = 8

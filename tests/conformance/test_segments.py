@@ -10,14 +10,26 @@ import time
 
 import pytest
 
-from tests.conformance.peer import HEADER, Peer, crc32c, request, texts
+from tests.conformance.peer import (
+    HEADER,
+    OPS,
+    VERDICTS,
+    Info,
+    Peer,
+    crc32c,
+    id_lists,
+    patched,
+    read_encoding,
+    request,
+    steps,
+    texts,
+)
 
 REQUEST, REPLY, NEED, PULL, CANCEL = 0x11, 0x12, 0x13, 0x14, 0x15
 CRC, LAST = 16, 32
 SEGMENT_LEN = 1024
 WORKING = 1
-VERDICTS = {"bad_flags": 4, "bad_length": 5, "bad_op": 6, "bad_option": 7, "bad_crc": 16}
-UNKNOWN_REQUEST = 18
+UNKNOWN_REQUEST = VERDICTS["unknown_request"]
 
 _ids = iter(range(int(time.time() * 1e6), 1 << 63))
 
@@ -96,9 +108,126 @@ def message(client: Peer) -> bytes:
     return wanted
 
 
-def send_all(peer: Peer, message: bytes, request_id: int, order: list[int]) -> None:
+def send_all(peer: Peer, message: bytes, request_id: int, order: list[int], *, op: int = 3) -> None:
     for at, index in enumerate(order):
-        peer.send(segment(message, request_id, index, last=at == len(order) - 1))
+        peer.send(segment(message, request_id, index, last=at == len(order) - 1, op=op))
+
+
+def with_ranges(message: bytes, count: int) -> bytes:
+    """The message of one text with so many ranges of two bytes of ordinary text."""
+    table = struct.pack("<II", count, 0)
+    ranges = b"".join(struct.pack("<II", 4 * at, 2 << 1) for at in range(count))
+    options = int.from_bytes(message[2:4], "little") | 1024
+    return patched(message[:16] + table + ranges + message[16:], 2, *options.to_bytes(2, "little"))
+
+
+def every_operation() -> dict[str, tuple[str, bytes]]:
+    """Messages of several segments, of each operation and each part that makes them long."""
+    text = b"ab cd! " * 400
+    ids = [65 + at % 26 for at in range(900)]
+    return {
+        "encode": ("encode", texts([[text], [b"ab"]], reply_len_max=1056)),
+        "pairs": ("encode", texts([[text, b"end"]], reply_len_max=1056)),
+        "ranges": ("encode", with_ranges(texts([[text]], reply_len_max=1056), 600)),
+        "count": ("count", texts([[text]], reply_len_max=1056)),
+        "decode": ("decode", id_lists([ids, ids[:7]], id_format=3, reply_len_max=1056)),
+        "steps": (
+            "decode_step",
+            steps(
+                [(ids[at : at + 3], 0, 3, at % 2) for at in range(250)],
+                id_format=3,
+                reply_len_max=1056,
+            ),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", every_operation())
+def test_every_operation_travels_in_segments(client: Peer, message: bytes, name: str) -> None:
+    """The answer is that of the same message, or of its parts, in one datagram each."""
+    op, long = every_operation()[name]
+    request_id = next(_ids)
+    send_all(client, long, request_id, list(range(-(-len(long) // SEGMENT_LEN))), op=OPS[op])
+    got = answer(client, request_id)
+    client.send(control(CANCEL, request_id))
+    item_count = struct.unpack_from("<H", got, 2)[0]
+    assert item_count == struct.unpack_from("<H", long, 4)[0]
+    items = [struct.unpack_from("<IB", got, 8 + 8 * at) for at in range(item_count)]
+    assert all(verdict == 0 for _, verdict in items)
+    if op == "encode" and name != "pairs":
+        short = texts([[b"ab cd! " * 40]], reply_len_max=1400)
+        once = read_encoding(client.ask(request("encode", short)), 1)[0]
+        assert items[0][0] > 5 * once.count > 0
+    if op == "decode":
+        text_off = 8 + 8 * item_count
+        short_list = id_lists([[65 + at for at in range(7)]], id_format=3, reply_len_max=1400)
+        reply = client.ask(request("decode", short_list)).message
+        first, second = items[0][0], items[1][0]
+        assert got[text_off + first :][:second] == reply[16 : 16 + second]
+
+
+def test_ids_of_a_long_text_are_those_of_a_short_one(client: Peer, message: bytes) -> None:
+    """A text that fits a datagram has the same ids in segments, with others beside it."""
+    texts_here = [b"Hello, world!", b"ab cd! " * 60, "größer".encode()]
+    body = texts([[each] for each in [*texts_here, b"x y " * 800]], reply_len_max=1056)
+    request_id = next(_ids)
+    send_all(client, body, request_id, list(range(-(-len(body) // SEGMENT_LEN))))
+    got = answer(client, request_id)
+    client.send(control(CANCEL, request_id))
+    width = {1: 2, 2: 3, 3: 4}[got[0]]
+    at = 8 + 8 * 4
+    for place, text in enumerate(texts_here):
+        count = struct.unpack_from("<I", got, 8 + 8 * place)[0]
+        data = got[at : at + width * count]
+        ids = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
+        once = read_encoding(client.ask(request("encode", texts([[text]]))), 1)[0]
+        assert ids == once.ids
+        at += width * count
+
+
+def test_a_number_is_its_sources(client: Peer, address: tuple[str, int], message: bytes) -> None:
+    """Another source with the same request id has a message of its own."""
+    request_id = next(_ids)
+    short = texts([[b"another one"]], reply_len_max=1056)
+    client.send(segment(message, request_id, 0))
+    with Peer(*address) as other:
+        other.send(segment(short, request_id, 0, last=True))
+        assert answer(other, request_id) == other.ask(request("encode", short)).message
+        other.send(control(CANCEL, request_id))
+    send_all(client, message, request_id, [1, 2, 3])
+    assert answer(client, request_id)
+    client.send(control(CANCEL, request_id))
+
+
+def test_a_message_that_is_too_long_is_refused(client: Peer, model: Info, message: bytes) -> None:
+    """By the first segment of it, whichever that is."""
+    head = segment(message, next(_ids), 1)
+    too_long = patched(head, 4, *(model.message_len_max // 8 * 8 + 8).to_bytes(4, "little"))
+    if model.message_len_max >= 16 << 20:
+        pytest.skip("this server takes the longest message there is")
+    client.send(too_long)
+    (fields, payload) = receive(client, HEADER.unpack_from(head)[4])[0]
+    assert (fields[9], payload) == (VERDICTS["text_too_long"], b"")
+
+
+def test_a_pull_gets_what_it_names(client: Peer, message: bytes) -> None:
+    """In ascending order, no more than it grants, and nothing that the reply has not."""
+    request_id = next(_ids)
+    send_all(client, message, request_id, [0, 1, 2, 3])
+    whole = answer(client, request_id)
+    count = -(-len(whole) // 1024)
+    assert count >= 3
+    for missing, grant, wanted in (
+        (0b101, 64, [0, 2]),
+        (0b111, 2, [0, 1]),
+        (0b111, 0, []),
+        (1 << count, 64, []),
+        (0, 64, []),
+    ):
+        client.send(pull(request_id, missing, grant))
+        parts = [fields[5] for fields, _ in receive(client, request_id, 0.5)]
+        assert parts == wanted
+    client.send(control(CANCEL, request_id))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [0, 0, 1, 3, 3, 2]])
