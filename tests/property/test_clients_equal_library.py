@@ -11,7 +11,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pintok import AsyncClient, Client, RefusedError, Truncation, step_streams
+from pintok import (
+    AsyncClient,
+    AsyncFleet,
+    Client,
+    Fleet,
+    RefusedError,
+    Truncation,
+    step_streams,
+)
 from tests.datapath_process import HOST, PROGRAM, datapath
 
 pytest.importorskip("pintok._native", reason="the native core is not built")
@@ -51,6 +59,17 @@ def port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def client(port: int) -> Iterator[Client]:
     with Client(HOST, port, model="default", timeout=TIMEOUT) as connected:
+        yield connected
+
+
+def two_names(port: int) -> list[str]:
+    """Of one server, which is two to a fleet."""
+    return [f"127.0.0.1:{port}", f"127.1:{port}"]
+
+
+@pytest.fixture(scope="module")
+def fleet(port: int) -> Iterator[Fleet]:
+    with Fleet(two_names(port), model="default", timeout=TIMEOUT) as connected:
         yield connected
 
 
@@ -137,21 +156,30 @@ def test_streams(client: Client, tokenizer: Any, batch: list[list[int]]) -> None
 
 @MODULE_FIXTURES
 @given(st.lists(texts, max_size=60), options)
-def test_batches(client: Client, tokenizer: Any, batch: list[str], chosen: dict[str, Any]) -> None:
-    """However the texts are spread over datagrams."""
+def test_batches(
+    client: Client, fleet: Fleet, tokenizer: Any, batch: list[str], chosen: dict[str, Any]
+) -> None:
+    """However the texts are spread over datagrams and servers."""
     wanted = tokenizer.encode_batch(batch, **chosen)
-    answer = client.encode_batch(batch, **chosen)
-    assert np.array_equal(answer.ids, wanted.ids)
-    assert np.array_equal(answer.splits, wanted.splits)
-    assert client.decode_batch(wanted) == tokenizer.decode_batch(wanted)
+    for several in (client, fleet):
+        answer = several.encode_batch(batch, **chosen)
+        assert np.array_equal(answer.ids, wanted.ids)
+        assert np.array_equal(answer.splits, wanted.splits)
+        assert several.decode_batch(wanted) == tokenizer.decode_batch(wanted)
 
 
-def test_asyncio_client(port: int, tokenizer: Any) -> None:
+@pytest.mark.parametrize("kind", ["client", "fleet"])
+def test_asyncio_client(port: int, tokenizer: Any, kind: str) -> None:
     """Single calls and batches beside each other, thousands of texts."""
     batch = [f"{n} " + "the quick brown fox "[: n % 20] * (n % 7) for n in range(3000)]
 
     async def main() -> None:
-        async with AsyncClient(HOST, port, timeout=TIMEOUT) as client:
+        alone = kind == "client"
+        async with (
+            AsyncClient(HOST, port, timeout=TIMEOUT)
+            if alone
+            else AsyncFleet(two_names(port), timeout=TIMEOUT)
+        ) as client:
             answers = await asyncio.gather(
                 client.encode_batch(batch), *(client.encode(text) for text in batch[:100])
             )

@@ -39,10 +39,9 @@ def padded(data: bytes) -> bytes:
 
 
 def unsealed(request: bytes) -> bytes:
-    """Without a tenant's code, which nobody checks here."""
-    if not request[3] & 2:
-        return request
-    return request[:3] + bytes([request[3] & ~2]) + request[4:32] + request[64:]
+    """Without a cookie and a tenant's code, which nobody checks here."""
+    off = 32 + (16 if request[3] & 1 else 0) + (32 if request[3] & 2 else 0)
+    return request[:3] + bytes([request[3] & ~3]) + request[4:32] + request[off:]
 
 
 def crc32c(data: bytes) -> int:

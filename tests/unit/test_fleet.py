@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import os
 import struct
 import threading
@@ -23,6 +24,7 @@ from pintok import (
     RefusedError,
     TransportError,
 )
+from tests.datapath_process import HOST, PROGRAM, datapath
 from tests.unit.byte_server import ByteServer, Model, serving
 from tests.unit.driven import DrivenFleet
 
@@ -445,3 +447,69 @@ def test_a_client_of_a_fleet_is_a_client(servers: list[ByteServer]) -> None:
         for name, client in fleet.clients.items():
             assert isinstance(client, Client) and client.address.text == name
             assert client.ping() > 0
+
+
+# --- real servers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not PROGRAM.exists(), reason="ptk-datapath is not built")
+def test_a_server_that_is_drained_under_load_costs_no_call() -> None:
+    """It answers what it has got and closes its port; whoever comes then goes to the other one."""
+    pytest.importorskip("pintok._native", reason="the native core is not built")
+    from pintok import Tokenizer
+    from pintok_server import vocab
+
+    tokenizer = Tokenizer.from_pretrained("default")
+    image = vocab.load_image("default").path
+    texts = [f"text {number} of many, " * (1 + number % 120) for number in range(240)]
+    wanted = [tokenizer.encode(text) for text in texts]
+    failures: list[str] = []
+    answered = [0, 0]
+    stopping = threading.Event()
+
+    def blocking() -> None:
+        with Fleet(addresses, timeout=60.0, retry_after=0.05) as fleet:
+            while not stopping.is_set():
+                at = answered[0] % len(texts)
+                if not np.array_equal(fleet.encode(texts[at]), wanted[at]):
+                    failures.append(texts[at])
+                answered[0] += 1
+
+    async def waiting() -> None:
+        async with AsyncFleet(addresses, timeout=60.0, retry_after=0.05) as fleet:
+            while not stopping.is_set():
+                batch = await fleet.encode_batch(texts)
+                if not all(np.array_equal(*pair) for pair in zip(batch, wanted, strict=True)):
+                    failures.append("a batch")
+                answered[1] += 1
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            failures.append(repr(error))
+
+    with contextlib.ExitStack() as first, datapath({"default": image}) as other:
+        addresses = [f"{HOST}:{first.enter_context(datapath({'default': image}))}"]
+        addresses.append(f"{HOST}:{other}")
+        threads = [
+            threading.Thread(target=guarded, args=(work,))
+            for work in (blocking, lambda: asyncio.run(waiting()))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(2):  # with both servers, then with one
+                before = list(answered)
+                deadline = time.monotonic() + 60.0
+                while not failures and not (
+                    answered[0] > before[0] + 240 and answered[1] > before[1] + 2
+                ):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+                first.close()
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+    assert not failures

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("pintok._native", reason="the native core is not built")
 
-from pintok import Client, DeadlineError, Tokenizer
+from pintok import Client, DeadlineError, Key, Tokenizer
 from pintok._path import PAYLOAD_LEN_SURE, Address, PathState
 from pintok_server import vocab
 from tests.datapath_process import HOST, PROGRAM, datapath
@@ -190,3 +190,22 @@ def test_what_the_kernel_hears_of_is_used_at_once(route: list[int]) -> None:
     fixed = state(1472)
     assert not fixed.refused(0.0) and fixed.longer(0.0) == [] and not fixed.may_be_narrower(0.0)
     assert fixed.datagram_len_max == 1472
+
+
+def test_a_ping_is_as_long_as_it_says(connect: Connect) -> None:
+    """Cookie and code included: what a probe says of the path is true of what is then sent."""
+    cookie = bytes(range(16))
+
+    def challenge(request: bytes, reply: bytes, number: int) -> list[bytes]:
+        if number > 0:
+            return [reply]
+        return [reply[:3] + b"\x01" + bytes(4) + reply[8:23] + bytes([19]) + bytes(8) + cookie]
+
+    for key, flags in ((None, 1), (Key(7, bytes(32)), 3)):
+        with serving() as server:
+            server.script = challenge
+            with connect(server.port, key=key) as client:
+                assert client.ping(datagram_len=600) > 0
+                first, second = server.received
+                assert len(first) == len(second) == 600
+                assert second[3] == flags and second[32:48] == cookie
