@@ -24,7 +24,7 @@ from pintok._path import PAYLOAD_LEN_SURE
 from pintok._seal import Seal
 from pintok._transfer import Transfer
 from pintok._wire import Verdict, WireOp
-from pintok.errors import RETRYABLE, DeadlineError, RefusedError, TransportError
+from pintok.errors import ELSEWHERE, RETRYABLE, DeadlineError, RefusedError, TransportError
 
 if TYPE_CHECKING:
     from pintok._session import Session
@@ -222,6 +222,7 @@ class Conversation(Generic[_PartT]):
             return []
         if reply.verdict in RETRYABLE:
             flight.verdict = reply.verdict
+            self._leave(reply.verdict)
             if reply.pause:
                 flight.due = now + after_hint(reply.pause)
             return []
@@ -337,6 +338,11 @@ class Conversation(Generic[_PartT]):
         self._session.counters.repeated += 1
         return True
 
+    def _leave(self, verdict: int) -> None:
+        """Raise the refusal of a server without room, when others can be asked at once."""
+        if verdict in ELSEWHERE and not self.patience.alone:
+            raise RefusedError(verdict)
+
     def _doubt(self, now: float) -> None:
         if not self.probe and self._session.path.may_be_narrower(now):
             raise PathInDoubt(known=False)
@@ -376,6 +382,7 @@ class Conversation(Generic[_PartT]):
             self._seal.learn(cookie)
         answers = transfer.receive(datagram, now)
         if transfer.reply is None:
+            self._leave(transfer.verdict)
             return self._wrapped(answers)
         part, self._transfer, self._transfer_part = self._transfer_part, None, None
         assert part is not None

@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 from pintok._codec import Outcome
 from pintok._conversation import Counters
 from pintok._exchange import ItemBatch
-from pintok._pacing import Patience, jittered
+from pintok._pacing import Patience, RetryBudget, jittered
 from pintok._questions import Question
 from pintok._session import Session, Steps
 from pintok._wire import Verdict
@@ -88,6 +88,8 @@ class FleetCounters:
     """Of each server."""
     hedged: int = 0
     """Times that a second server was asked because the first one was late."""
+    withheld: int = 0
+    """Times that the budget did not allow that."""
     moved: int = 0
     """Times that the next server was asked because one had failed."""
 
@@ -149,10 +151,16 @@ class Race(Generic[_T]):
         if self._running:
             if not self._hedges or now < self.due:
                 return None
+            if not self._state.budget.withdraw(now):
+                self._state.counters.withheld += 1
+                self._asked_at = now  # Perhaps after as long again.
+                return None
             self._state.healths[self._running[0]].late(now)
             self._state.counters.hedged += 1
         elif self._error is not None:
             self._state.counters.moved += 1
+        else:
+            self._state.budget.deposit()
         self._asked_at = now
         name = self._left.pop(0)
         self._running.append(name)
@@ -191,13 +199,16 @@ class Race(Generic[_T]):
 class FleetState:
     """What a fleet knows: its servers, which of them are down, and the model that all must have."""
 
-    __slots__ = ("_tag", "counters", "healths", "hedge_after", "sessions")
+    __slots__ = ("_tag", "budget", "counters", "healths", "hedge_after", "sessions")
 
     def __init__(self, sessions: dict[str, Session], hedge_after: float | None) -> None:
         """Raises ValueError for a time that cannot be."""
         if hedge_after is not None and hedge_after <= 0:
             raise ValueError("hedge_after must be positive")
         self.sessions = sessions
+        share = next(iter(sessions.values())).settings.retry_share
+        self.budget = RetryBudget(share, time.monotonic())
+        """Of hedges: where all are late, asking everything twice would make them later."""
         self.hedge_after = hedge_after
         self.healths = {name: Health() for name in sessions}
         servers = {name: session.counters for name, session in sessions.items()}

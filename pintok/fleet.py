@@ -6,10 +6,10 @@
         batch = await fleet.encode_batch(texts)
 
 The same text goes to the same server as long as that answers, so its caches are warm; a batch is
-split among all of them. When one does not answer, refuses with `busy` or `rate_limited`, or has
-closed its port as one does that was drained, the next one in the text's own order is asked within
-the same time. One that did not answer is then asked last for a while, which doubles with each
-failure, and one call tries it again after that.
+split among all of them. When one does not answer, the next one in the text's own order is asked
+within the same time; at once, when it refuses with `busy` or `rate_limited`, or has closed its port
+as one does that was drained. One that did not answer is then asked last for a while, which doubles
+with each failure, and one call tries it again after that.
 
 All servers must hold the same model. The first answer decides which; another is refused by name.
 """
@@ -53,6 +53,7 @@ class Fleet(SeveralServers, BlockingCalls):
 
     With `hedge_after`, a second server is asked as well when the first has not answered in so many
     seconds, and the earlier answer counts: requests are idempotent, so the other one is only work.
+    In the long run that happens for no more than `retry_share` of the calls.
     """
 
     __slots__ = ("_clients",)
@@ -202,6 +203,7 @@ class AsyncFleet(SeveralServers, AsyncCalls):
 
     With `hedge_after`, a second server is asked as well when the first has not answered in so many
     seconds, and the earlier answer counts: requests are idempotent, so the other one is only work.
+    In the long run that happens for no more than `retry_share` of the calls.
     """
 
     __slots__ = ("_clients",)

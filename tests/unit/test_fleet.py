@@ -239,12 +239,27 @@ def test_the_share_of_a_failing_server_goes_to_the_next(
 def test_a_server_without_room_is_left_for_another(
     servers: list[ByteServer], connect: Connect, verdict: int
 ) -> None:
-    """It says nothing about the others; and it is not down."""
-    with connect(servers, timeout=1.5, retries=1) as fleet:
+    """At once; it says nothing about the others, and it is not down."""
+    with connect(servers, timeout=600.0, retry_after=200.0) as fleet:
         order = fleet.order("abc")
         named(servers, order[0]).script = refusing(verdict)
         assert bytes_of(fleet.encode("abc", add_special_tokens=False)) == "abc"
         assert fleet.order("abc") == order
+        texts = [f"text {number}" for number in range(60)]
+        assert fleet.count_batch(texts, add_special_tokens=False) == [len(t) for t in texts]
+
+
+def test_a_fleet_without_room_says_so(servers: list[ByteServer], connect: Connect) -> None:
+    """The last server is asked until the time is over, and its refusal is the reason."""
+    for server in servers:
+        server.script = refusing(17)
+    with connect(servers, timeout=0.5, retry_after=0.05) as fleet:
+        with pytest.raises(RefusedError) as info:
+            fleet.encode("abc")
+        assert info.value.code == "busy" and info.value.retryable
+        last = named(servers, fleet.order("abc")[-1])
+        assert len(last.received) > 1
+        assert sum(len(server.received) for server in servers) == len(last.received) + 2
 
 
 def test_all_attempts_share_one_deadline(servers: list[ByteServer], connect: Connect) -> None:
@@ -346,6 +361,25 @@ def test_a_fast_server_is_not_hedged(servers: list[ByteServer], connect: Connect
             fleet.encode(f"text {number}")
         assert fleet.counters.hedged == 0
         assert sum(len(server.received) for server in servers) == 20
+
+
+def test_hedges_have_a_budget(servers: list[ByteServer], connect: Connect) -> None:
+    """Where all are late, asking everything twice would make them later."""
+
+    def late(request: bytes, reply: bytes, number: int) -> list[bytes]:
+        time.sleep(0.002)
+        return [reply]
+
+    for server in servers:
+        server.script = late
+    with connect(servers, hedge_after=1e-6, retry_share=0.0, timeout=600.0) as fleet:
+        begin = time.monotonic()
+        for number in range(2000):
+            fleet.encode(f"text {number}")
+            if fleet.counters.withheld > 0:
+                break
+        assert 0 < fleet.counters.hedged <= 100 + 10 * (time.monotonic() - begin) + 1
+        assert fleet.counters.withheld > 0
 
 
 def test_an_answer_that_comes_after_the_hedge_counts(
