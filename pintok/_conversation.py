@@ -134,6 +134,8 @@ class Adopted:
     datagram: bytes
     sent_at: float
     received: bytes | None
+    refused: bool
+    """The server's machine has said that nobody listens."""
 
 
 class Conversation(Generic[_PartT]):
@@ -205,6 +207,8 @@ class Conversation(Generic[_PartT]):
         part = self._agenda.take()
         assert part is not None
         self._launch(part, adopted.request_id, adopted.datagram, adopted.sent_at)
+        if adopted.refused:
+            self.refused()
         return [] if adopted.received is None else self.receive(adopted.received, now)
 
     def receive(self, datagram: bytes, now: float) -> list[bytes]:

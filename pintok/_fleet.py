@@ -168,12 +168,13 @@ class Race(Generic[_T]):
         return name
 
     def steps(self, name: str, now: float) -> Steps[_T]:
-        """What to ask that server. It has its share of the time, or, with hedging, all of it."""
-        servers_left = len(self._left) + 1
-        patience = self._patience.share(
-            now, servers_left, hedged=self._state.hedge_after is not None
-        )
-        return self._ask(self._state.sessions[name], patience)
+        """What to ask that server."""
+        return self._ask(self._state.sessions[name], self.patience(now))
+
+    def patience(self, now: float) -> Patience:
+        """Of the server that was given last: its share of the time, or, with hedging, all of it."""
+        hedged = self._state.hedge_after is not None
+        return self._patience.share(now, len(self._left) + 1, hedged=hedged)
 
     def won(self, name: str, result: _T) -> None:
         """A server has answered. Raises RefusedError when it has another model than the others."""
@@ -258,6 +259,10 @@ class FleetState:
         return Race(
             self, self._up_first(list(self.sessions), time.monotonic()), self.patience(), ask
         )
+
+    def race_for(self, key: bytes, ask: Callable[[Session, Patience], Steps[_T]]) -> Race[_T]:
+        """For one item, by the servers' order for it."""
+        return Race(self, self.order(key, time.monotonic()), self.patience(), ask)
 
     def races(self, question: Question[Any], outcomes: list[Outcome | None]) -> list[Race[None]]:
         """The shares of a question; their outcomes go into their places."""

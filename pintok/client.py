@@ -318,6 +318,9 @@ class Client(OneServer, BlockingCalls):
         return strand.result
 
     def _encode_one(self, text: str | bytes, options: int) -> Ids:
+        return self._encode_within(text, options, self._session.patience())
+
+    def _encode_within(self, text: str | bytes, options: int, patience: Patience) -> Ids:
         """One text in one datagram, straight away: the path that latency is measured on.
 
         Whatever is unusual becomes a conversation, this first datagram included.
@@ -327,23 +330,26 @@ class Client(OneServer, BlockingCalls):
         try:
             data = utf8(text)
         except RefusedError:
-            return super()._encode_one(text, options)
+            data = b""  # For the model's reference to say; see below.
         too_long = len(data) + _codec.ONE_ITEM_LEN > session.limit
-        if too_long or not self._plain or not identity.known:
-            return super()._encode_one(text, options)
-        patience = session.patience()
+        if not data or too_long or not self._plain or not identity.known:
+            question = _questions.encode(text, None, options, None)
+            return self._run(session.answer(question, patience))
         target = identity.target
         channel = self._acquire()
         request_id = channel.request_id()
         datagram = _codec.build_one(options, target, request_id, data)
         received: bytes | None = None
+        refused = False
         try:
             sent_at = time.monotonic()
             channel.sock.send(channel.seal.wrap(datagram))
-            channel.set_wait(min(session.settings.retry_after, session.settings.timeout))
+            channel.set_wait(min(session.settings.retry_after, patience.deadline - sent_at))
             received = channel.sock.recv(session.limit + 1)
+        except ConnectionRefusedError:
+            refused = True
         except OSError:
-            pass  # Nothing came yet, or nobody listens; or it was not sent, and counts as lost.
+            pass  # Nothing came yet; or it was not sent, and counts as lost.
         except BaseException:
             channel.sock.close()
             raise
@@ -362,7 +368,7 @@ class Client(OneServer, BlockingCalls):
                 return ids
         question = _questions.encode(text, None, options, None)
         outcomes: list[Outcome | None] = [None]
-        adopted = Adopted(channel, request_id, datagram, sent_at, received)
+        adopted = Adopted(channel, request_id, datagram, sent_at, received, refused)
         self._run(session.fill(question, outcomes, patience, adopted))
         return question.finish([_questions.present(outcomes[0])])
 

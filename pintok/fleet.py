@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Self, TypeVar
 
+from pintok import _questions
 from pintok._calls import AsyncCalls, BlockingCalls
 from pintok._codec import Outcome
 from pintok._fleet import Race, SeveralServers, different
@@ -33,6 +34,7 @@ from pintok._seal import Key
 from pintok._session import Session, Steps
 from pintok.aclient import AsyncClient
 from pintok.client import Client, Strand
+from pintok.encoding import Ids
 
 _T = TypeVar("_T")
 
@@ -126,6 +128,24 @@ class Fleet(SeveralServers, BlockingCalls):
     def _ask(self, ask: Callable[[Session, Patience], Steps[_T]]) -> _T:
         race = self._state.race(ask)
         self._run([race])
+        return race.result
+
+    def _encode_one(self, text: str | bytes, options: int) -> Ids:
+        """Without hedging one server at a time is waited for: straight through its client."""
+        if self._state.hedge_after is not None:
+            return super()._encode_one(text, options)
+        question = _questions.encode(text, None, options, None)
+        key = question.batches[0].items[0].data
+        race = self._state.race_for(key, lambda session, within: session.answer(question, within))
+        while not race.done:
+            name = race.next(now := time.monotonic())
+            assert name is not None  # `failed` raises when none is left.
+            try:
+                ids = self._clients[name]._encode_within(text, options, race.patience(now))
+            except Exception as error:
+                race.failed(name, error, time.monotonic())
+            else:
+                race.won(name, ids)
         return race.result
 
     def _run(self, races: Sequence[Race[Any]]) -> None:
