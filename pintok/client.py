@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from pintok import _codec, _path, _questions, _wire
 from pintok._calls import BlockingCalls
 from pintok._codec import Outcome
-from pintok._conversation import Adopted, Conversation
+from pintok._conversation import Adopted, Conversation, PathInDoubt
 from pintok._options import utf8
 from pintok._pacing import Patience
 from pintok._questions import Question
@@ -33,12 +33,14 @@ from pintok._seal import Key, Seal
 from pintok._session import OneServer, Session, Settings, Steps
 from pintok._wire import Verdict, WireOp
 from pintok.encoding import Ids
-from pintok.errors import RefusedError, TransportError
+from pintok.errors import DeadlineError, RefusedError, TransportError
 
 _T = TypeVar("_T")
 
 _POOL_MAX: Final = 64
 _TIMEVAL: Final = struct.Struct("@ll")
+# What ends a conversation and says nothing against its socket.
+_HARMLESS: Final = (DeadlineError, PathInDoubt, RefusedError)
 
 
 class Channel:
@@ -119,8 +121,12 @@ class Strand(Generic[_T]):
         assert self._channel is not None and self._conversation is not None
         self._receive(self._channel, self._conversation, socket.MSG_DONTWAIT)
 
-    def abandon(self) -> None:
-        """The answer is not wanted any more: tell the server where it matters."""
+    def abandon(self, *, keep: bool) -> None:
+        """The answer is not wanted any more: tell the server where it matters.
+
+        `keep` gives the socket, and with it the server's cookie, to the next call: what still comes
+        for this one has another number.
+        """
         channel, conversation = self._channel, self._conversation
         self._channel = self._conversation = None
         self.done = True
@@ -131,18 +137,20 @@ class Strand(Generic[_T]):
                 channel.sock.send(datagram)
             except OSError:
                 break
-        # Late answers are not for the next call.
-        channel.sock.close()
+        if keep:
+            self._client._release(channel)
+        else:
+            channel.sock.close()
 
     def _receive(self, channel: Channel, conversation: Conversation[Any], flags: int) -> None:
         try:
             self._receive_one(channel, conversation, flags)
         except Exception as error:
-            self.abandon()
+            self.abandon(keep=isinstance(error, _HARMLESS))
             self.done = False
             self._advance(error)
         except BaseException:
-            self.abandon()
+            self.abandon(keep=False)
             raise
         else:
             if conversation.done:
@@ -200,11 +208,11 @@ class Strand(Generic[_T]):
             out = conversation.begin(channel, time.monotonic())
             client._send(channel, conversation, out)
         except Exception as error:
-            self.abandon()
+            self.abandon(keep=isinstance(error, _HARMLESS))
             self.done = False
             return error
         except BaseException:
-            self.abandon()
+            self.abandon(keep=False)
             raise
         if conversation.done:
             client._release(channel)

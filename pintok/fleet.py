@@ -159,7 +159,7 @@ class Fleet(SeveralServers, BlockingCalls):
                     self._advance(runner, runners)
         finally:
             for runner in runners:
-                runner.strand.abandon()
+                runner.strand.abandon(keep=False)
 
     def _start(self, race: Race[Any], runners: list[_Runner[Any]]) -> None:
         """Ask those servers that are to be asked now."""
@@ -215,7 +215,7 @@ class Fleet(SeveralServers, BlockingCalls):
         runner.race.won(runner.name, runner.strand.result)
         for other in [other for other in runners if other.race is runner.race]:
             runners.remove(other)
-            other.strand.abandon()
+            other.strand.abandon(keep=True)
 
 
 class AsyncFleet(SeveralServers, AsyncCalls):

@@ -149,7 +149,7 @@ def _encode_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @version_option
 def main() -> None:
-    """Text to LLM token ids and back, in process or through a PinTok server."""
+    """Text to LLM token ids and back, in process or through one PinTok server or several."""
 
 
 @main.command()

@@ -283,6 +283,28 @@ def test_late_answers_are_dropped_and_counted(server: ByteServer, connect: Conne
         assert client.counters.late >= 20
 
 
+def test_a_cookie_outlives_refusals(server: ByteServer, connect: Connect) -> None:
+    """A refused text, or one without an answer, does not make the next call a stranger's."""
+    cookie = bytes(range(16))
+
+    def challenge(request: bytes, reply: bytes, number: int) -> list[bytes]:
+        if request[3] & 1:
+            return [reply] if b"silent" not in request else []
+        return [reply[:3] + b"\x01" + bytes(4) + reply[8:23] + bytes([19]) + bytes(8) + cookie]
+
+    server.script = challenge
+    with connect(server, timeout=0.4) as client:
+        client.encode("a")
+        with pytest.raises(RefusedError):
+            client.encode(b"\xff")
+        with pytest.raises(RefusedError):
+            client.encode_batch([b"a", b"\xff"])
+        with pytest.raises(DeadlineError):
+            client.encode("silent")
+        client.encode("a")
+        assert sum(not request[3] & 1 for request in server.received) == 1
+
+
 def test_server_that_comes_back(connect: Connect) -> None:
     """A restart within the deadline is not seen by the caller, though the port is closed first."""
     probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
