@@ -6,6 +6,7 @@ writes of its own accord is there, and nothing else.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from click.testing import CliRunner
 from pintok import _template_limits
 from pintok._content import SpecialTokens, byte_ranges
 from pintok.chat import ChatTemplate, ChatTemplateError
+from pintok.encoding import PlainRange
 from pintok.tokenizer import Tokenizer
 from pintok_server.cli import tool
 
@@ -333,6 +335,42 @@ def test_ids_are_those_of_the_pieces_between_the_template_s_tokens(tokenizer: To
         parsed = tokenizer.apply_chat_template(chat, content_special_tokens="parse")
         assert np.array_equal(parsed.ids, tokenizer.encode(text, add_special_tokens=False))
         assert parsed.hits == 0
+
+
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+@pytest.mark.parametrize("flags", [(), *itertools.combinations(FLAGS, 1), FLAGS[:2], FLAGS[1:]])
+def test_flags_of_tokens_hold_at_the_ends_of_contents(
+    flags: tuple[str, ...], tmp_path: pathlib.Path
+) -> None:
+    """White space that a token takes along, words beside it, and a normalizer that makes one: the
+    ids are those with all of every content as ordinary text, by the ranges of the core."""
+    special = dict.fromkeys(flags, True)
+    tokens = [vocab_models.added(token, special=True, **special) for token in TOKENS[:4]]
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}
+    root = vocab_models.byte_level(added_tokens=tokens, normalizer=normalizer)
+    path = vocab_models.write(tmp_path, root)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML}))
+    tokenizer = Tokenizer.from_file(path)
+    source = random.Random(f"{SEED} {flags}")
+    pieces = [*TOKENS[:4], "<S>", "<|END|>", "＜s＞", "<|", "|>", " ", "\n", "a", "_", "é"]
+    hits = 0
+    for _ in range(200):
+        texts = ["".join(source.choices(pieces, k=source.randrange(6))) for _ in range(2)]
+        full = tokenizer.apply_chat_template([user(text) for text in texts])
+        ranges, pos = [], 0
+        for text in texts:
+            pos = full.text.index(f"\n{text}<|end|>\n", pos) + 1
+            begin = len(full.text[:pos].encode())
+            if text:
+                ranges.append(PlainRange(begin, begin + len(text.encode())))
+            pos += len(text)
+        expected = tokenizer.encode_plain(full.text, ranges, add_special_tokens=False)
+        assert full.ids.tolist() == expected.ids.tolist(), f"seed {SEED}: {texts}"
+        assert full.hits == expected.hits
+        hits += full.hits
+    assert hits > 100
 
 
 def test_hits_are_counted_and_shown(tokenizer: Tokenizer, tmp_path: pathlib.Path) -> None:
