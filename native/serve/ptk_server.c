@@ -133,7 +133,7 @@ static int load_keys(struct ptk_server *server, const char *path, struct ptk_err
     return code;
 }
 
-/* The secret of this process, and the keys of tenants, before any guard is made. */
+/* A secret, until a giver hands its own over, and the keys of tenants, before any guard is made. */
 static int open_guards(struct ptk_server *server, struct ptk_err *err)
 {
     struct ptk_siphash_key master;

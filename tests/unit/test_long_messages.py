@@ -141,6 +141,41 @@ def test_asyncio_over_a_bad_link(port: int, tokenizer: Tokenizer) -> None:
         asyncio.run(run(link.port))
 
 
+def test_calls_cancelled_at_any_moment_leave_nothing(port: int, tokenizer: Tokenizer) -> None:
+    """Short and long, half of them cancelled over a bad link; the others are exact."""
+    chance = random.Random(SEED)
+    texts = [words(chance.choice([1, 50, 400, 4000]), number) for number in range(100)]
+    wanted = [tokenizer.encode(text) for text in texts]
+
+    async def one(client: AsyncClient, place: int, cancelled_after: float | None) -> None:
+        call = asyncio.ensure_future(client.encode(texts[place]))
+        if cancelled_after is not None:
+            await asyncio.sleep(cancelled_after)
+            call.cancel()
+        try:
+            assert np.array_equal(await call, wanted[place])
+        except asyncio.CancelledError:
+            assert cancelled_after is not None
+
+    async def run(link_port: int) -> None:
+        async with AsyncClient(
+            HOST, link_port, timeout=60.0, retries=60, retry_after=0.02
+        ) as client:
+            await asyncio.gather(
+                *(
+                    one(client, place, chance.random() * 0.02 if place % 2 else None)
+                    for place in range(len(texts))
+                )
+            )
+            assert client._link is not None and not client._link.talks
+            assert len(asyncio.all_tasks()) == 1
+
+    # No damage: texts in one datagram have no checksum of their own.
+    faults = Faults(loss=0.05, double=0.05, overtake=0.1)
+    with LossyLink((HOST, port), faults, SEED) as link:
+        asyncio.run(run(link.port))
+
+
 def test_threads_share_a_client(port: int, tokenizer: Tokenizer) -> None:
     """Each call has a socket of its own."""
     failures: list[BaseException] = []
