@@ -48,6 +48,7 @@ from pintok.encoding import (
     Truncation,
 )
 from pintok.errors import ModelError, RefusedError
+from pintok.profiles import DEFAULT_PROFILE, PROFILES
 from pintok.stream import DecodeStream, Step, Stepped
 
 if TYPE_CHECKING:  # jinja2 is needed only where a template is rendered.
@@ -82,27 +83,38 @@ class Tokenizer(_native.Coder):
         self.name = name or pathlib.Path(image_path).stem
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
+    def from_file(
+        cls, path: str | os.PathLike[str], *, profile: str = DEFAULT_PROFILE
+    ) -> Tokenizer:
         """Open a model's file or directory: tokenizer.json, .tiktoken, tekken.json and so on.
 
+        `profile` is one of `pintok.profiles.PROFILES`: whose ids the tokenizer gives.
         Raises ModelError with one sentence naming what is missing or cannot be run exactly.
         """
-        return cls._load(os.fspath(path), None)
+        return cls._load(os.fspath(path), None, profile)
 
     @classmethod
-    def from_pretrained(cls, name: str, *, revision: str | None = None) -> Tokenizer:
+    def from_pretrained(
+        cls, name: str, *, revision: str | None = None, profile: str = DEFAULT_PROFILE
+    ) -> Tokenizer:
         """Open `default`, or a model of the Hugging Face Hub (`ORG/NAME`) through its local cache.
 
+        `profile` is one of `pintok.profiles.PROFILES`: whose ids the tokenizer gives.
         Raises ModelError when the model cannot be had or cannot be run exactly.
         """
-        return cls._load(name, revision)
+        return cls._load(name, revision, profile)
 
     @classmethod
-    def _load(cls, model: str, revision: str | None) -> Tokenizer:
+    def _load(cls, model: str, revision: str | None, profile: str) -> Tokenizer:
         from pintok_server import vocab  # The compiler: only needed here.
 
-        compiled = vocab.load_image(model, revision=revision)
+        compiled = vocab.load_image(model, revision=revision, profile=profile)
         return cls(compiled.path, name=compiled.name)
+
+    @property
+    def profile(self) -> str:
+        """The reference profile that the ids follow: one of `pintok.profiles.PROFILES`."""
+        return PROFILES[self._config["profile"] - 1]
 
     def _encode_any(
         self,

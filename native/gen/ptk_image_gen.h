@@ -37,7 +37,8 @@ enum ptk_image_profile {
     /* Hugging Face tokenizers 0.21 to 0.23 (and tiktoken, which agrees on the classes used
      * here). */
     PTK_IMAGE_PROFILE_TOKENIZERS_0_23 = 1,
-    /* Hugging Face tokenizers 1.0 (Unicode 17 tables). */
+    /* Hugging Face tokenizers 1.0 (newer Unicode tables:
+     * native/spec/unicode_tokenizers_1_0.txt). */
     PTK_IMAGE_PROFILE_TOKENIZERS_1_0 = 2,
     PTK_IMAGE_PROFILE_VALUE_COUNT = 3,
 };

@@ -5,6 +5,7 @@
 #ifndef PTK_UNICODE_GEN_H
 #define PTK_UNICODE_GEN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* General categories, one bit each. */
@@ -70,7 +71,7 @@
 #define PTK_UNICODE_UPPER          (UINT64_C(1) << 35)
 /* \p{Lowercase} of the regular expressions. */
 #define PTK_UNICODE_LOWER          (UINT64_C(1) << 36)
-/* Word character of the Whitespace pre-tokenizer and of single_word tokens. */
+/* Word character of the Whitespace pre-tokenizer. */
 #define PTK_UNICODE_WORD_RUST      (UINT64_C(1) << 37)
 /* Rust's char::is_whitespace: Strip, WhitespaceSplit, Bert, Metaspace. */
 #define PTK_UNICODE_WHITE          (UINT64_C(1) << 38)
@@ -141,7 +142,8 @@ struct ptk_unicode {
     const uint16_t *split_script_blocks;
     const uint8_t *split_script_leaves; /* classes of UnicodeScripts; 0 joins anything */
     uint32_t script_count;
-    uint32_t class_count;
+    uint32_t class_count; /* of all profiles */
+    bool long_s;          /* in the split patterns (?i:s) matches U+017F, too */
     const uint16_t *norm_blocks; /* as above, with PTK_UNICODE_NORM_SHIFT */
     const uint8_t *norm_leaves;  /* index in norm_words */
     const uint16_t *norm_words;  /* combining class | PTK_UNICODE_NORM_* */
@@ -164,5 +166,6 @@ struct ptk_unicode {
 #define PTK_UNICODE_PAIR_FACTOR  UINT64_C(0x9E3779B97F4A7C15)
 
 extern const struct ptk_unicode ptk_unicode_tokenizers_0_23;
+extern const struct ptk_unicode ptk_unicode_tokenizers_1_0;
 
 #endif

@@ -62,6 +62,7 @@ struct step {
 
 struct ptk_norm {
     const struct ptk_unicode *unicode;
+    const struct ptk_unicode *regex_unicode;
     size_t step_count;
     struct step steps[OPS_MAX * STEPS_PER_OP_MAX];
 };
@@ -279,7 +280,7 @@ static int add_regex(struct ptk_norm *norm, const struct op *op,
         .pattern = strings[0].bytes,
         .pattern_len = strings[0].len,
         .dialect = PTK_REGEX_DIALECT_ONIGURUMA,
-        .unicode = norm->unicode,
+        .unicode = norm->regex_unicode,
     };
     struct ptk_regex *regex;
     struct ptk_err why;
@@ -371,6 +372,7 @@ int ptk_norm_open(const struct ptk_norm_config *config, struct ptk_norm **out, s
         return ptk_err_set(err, -ENOMEM, "normalizer: no memory for %zu bytes", sizeof *norm);
     }
     norm->unicode = unicode;
+    norm->regex_unicode = ptk_unicode_open_regex(config->profile);
     int rc = 0;
     size_t pos = 0;
     for (struct op op = {0}; pos < config->program_len && rc == 0; op.idx++) {

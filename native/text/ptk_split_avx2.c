@@ -224,6 +224,7 @@ load_block(const struct ptk_split_classes *classes, const uint8_t *text, size_t 
     PTK_ALIGNED_LINE uint8_t buffer[PTK_SPLIT_BLOCK_LEN];
     const uint8_t *src = text;
     b->text = text;
+    b->long_s = classes->long_s;
     b->len = (unsigned)ptk_min_size(len, PTK_SPLIT_BLOCK_LEN);
     b->is_last = len <= PTK_SPLIT_BLOCK_LEN;
     if (b->len < PTK_SPLIT_BLOCK_LEN) {

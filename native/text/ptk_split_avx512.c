@@ -108,6 +108,7 @@ load_avx512(const struct ptk_split_classes *classes, const uint8_t *text, size_t
             struct ptk_split_block *b)
 {
     b->text = text;
+    b->long_s = classes->long_s;
     b->len = (unsigned)ptk_min_size(len, PTK_SPLIT_BLOCK_LEN);
     b->is_last = len <= PTK_SPLIT_BLOCK_LEN;
     const __m512i bytes = _mm512_maskz_loadu_epi8(block_below(b->len), text);

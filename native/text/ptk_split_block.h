@@ -37,6 +37,7 @@
 
 struct ptk_split_block {
     const uint8_t *text; /* the block's first byte */
+    bool long_s;         /* of the classes */
     unsigned len;        /* 1 to 64 bytes, whole characters */
     bool is_last;        /* the text ends with the block */
     uint64_t letter;
@@ -269,7 +270,7 @@ BLOCK_INLINE uint64_t block_cl100k(const struct ptk_split_block *b, bool by_thre
 
     for (uint64_t quotes = block_quotes(b) & symbols; quotes != 0; quotes &= quotes - 1) {
         const unsigned at = (unsigned)__builtin_ctzll(quotes);
-        const size_t end = ptk_split_contraction_any_case(b->text, b->len, at);
+        const size_t end = ptk_split_contraction_any_case(b->text, b->len, at, b->long_s);
         starts |= end != 0 && end < 64 ? UINT64_C(1) << end : 0;
     }
     return starts;
@@ -327,7 +328,7 @@ BLOCK_INLINE uint64_t block_cased(const struct ptk_split_block *b, bool by_three
     size_t taken = 0; /* end of the last contraction: the word it belongs to is over */
     for (uint64_t quotes = block_quotes(b) & b->letter << 1; quotes != 0; quotes &= quotes - 1) {
         const unsigned at = (unsigned)__builtin_ctzll(quotes);
-        const size_t end = ptk_split_contraction_any_case(b->text, b->len, at);
+        const size_t end = ptk_split_contraction_any_case(b->text, b->len, at, b->long_s);
         if (at == taken || end == 0) {
             continue;
         }

@@ -199,7 +199,7 @@ INLINE size_t gpt2_end(const struct walk *w, size_t at, bool digits)
  */
 INLINE size_t cl100k_end(const struct walk *w, size_t at, unsigned numbers_max, bool spaces_to_end)
 {
-    size_t end = ptk_split_contraction_any_case(w->text, w->len, at);
+    size_t end = ptk_split_contraction_any_case(w->text, w->len, at, w->classes->long_s);
     if (end != 0) {
         return end;
     }
@@ -283,7 +283,7 @@ INLINE size_t cased_end(const struct walk *w, size_t at, struct cased_rules rule
     }
     if (word != 0) {
         size_t end = rules.contractions && word < w->len
-                         ? ptk_split_contraction_any_case(w->text, w->len, word)
+                         ? ptk_split_contraction_any_case(w->text, w->len, word, w->classes->long_s)
                          : 0;
         return end != 0 ? end : word;
     }
@@ -690,6 +690,7 @@ void ptk_split_classes_init(struct ptk_split_classes *classes, const struct ptk_
 {
     const struct ptk_split_matcher *matcher = ptk_split_matcher_get(number);
     classes->unicode = unicode;
+    classes->long_s = unicode->long_s;
     memset(classes->by_class, 0, sizeof classes->by_class);
     for (uint32_t i = 0; i < unicode->class_count; i++) {
         classes->by_class[i] = bits_of(unicode->class_masks[i], matcher);

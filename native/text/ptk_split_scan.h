@@ -58,6 +58,7 @@ struct ptk_split_classes {
     /* By the low six bits of a first byte beyond ASCII: of all that begins with it, or MIXED. */
     uint8_t block_lead_bits[64];
     uint8_t block_by_class[256]; /* for the other planes */
+    bool long_s;                 /* of the profile: U+017F is a small s in contractions */
     const struct ptk_unicode *unicode;
 };
 
@@ -132,8 +133,9 @@ static inline size_t ptk_split_contraction(const uint8_t *text, size_t len, size
     return pair ? at + 3 : 0;
 }
 
-/* (?i:'s|'t|'re|'ve|'m|'ll|'d): the same in any case; U+017F is a small s, too. */
-static inline size_t ptk_split_contraction_any_case(const uint8_t *text, size_t len, size_t at)
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d): the same in any case; with `long_s` U+017F is a small s, too. */
+static inline size_t ptk_split_contraction_any_case(const uint8_t *text, size_t len, size_t at,
+                                                    bool long_s)
 {
     if (len - at < 2 || text[at] != '\'') {
         return 0;
@@ -146,7 +148,7 @@ static inline size_t ptk_split_contraction_any_case(const uint8_t *text, size_t 
         return 0;
     }
     if (text[at + 1] == 0xC5 && text[at + 2] == 0xBF) {
-        return at + 3;
+        return long_s ? at + 3 : 0;
     }
     const uint8_t second = text[at + 2] | 0x20;
     const bool pair = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||

@@ -111,9 +111,17 @@ const struct ptk_unicode *ptk_unicode_open(enum ptk_image_profile profile)
     switch (profile) {
     case PTK_IMAGE_PROFILE_TOKENIZERS_0_23:
         return &ptk_unicode_tokenizers_0_23;
+    case PTK_IMAGE_PROFILE_TOKENIZERS_1_0:
+        return &ptk_unicode_tokenizers_1_0;
     default:
         return NULL;
     }
+}
+
+const struct ptk_unicode *ptk_unicode_open_regex(enum ptk_image_profile profile)
+{
+    const bool is_1_0 = profile == PTK_IMAGE_PROFILE_TOKENIZERS_1_0;
+    return ptk_unicode_open(is_1_0 ? PTK_IMAGE_PROFILE_TOKENIZERS_0_23 : profile);
 }
 
 static uint32_t compose_hangul(uint32_t first, uint32_t second)

@@ -24,6 +24,13 @@
 const struct ptk_unicode *ptk_unicode_open(enum ptk_image_profile profile);
 
 /*
+ * ptk_unicode_open_regex returns the tables of what a profile's Replace matches. In tokenizers 1.0
+ * split patterns have classes of their own, and its regular expressions those of 0.23: but for
+ * \w, which no model of that profile has in a Replace.
+ */
+const struct ptk_unicode *ptk_unicode_open_regex(enum ptk_image_profile profile);
+
+/*
  * ptk_unicode_class returns a small number that stands for the mask of `code_point`, which must be
  * below PTK_UNICODE_END: an index for tables of the caller's own, below `class_count` (at most
  * 256).

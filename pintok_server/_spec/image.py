@@ -44,7 +44,7 @@ class ImageProfile(enum.IntEnum):
 
     # Hugging Face tokenizers 0.21 to 0.23 (and tiktoken, which agrees on the classes used here).
     TOKENIZERS_0_23 = 1
-    # Hugging Face tokenizers 1.0 (Unicode 17 tables).
+    # Hugging Face tokenizers 1.0 (newer Unicode tables: native/spec/unicode_tokenizers_1_0.txt).
     TOKENIZERS_1_0 = 2
 
 

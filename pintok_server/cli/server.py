@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from pintok.profiles import DEFAULT_PROFILE, PROFILES
 from pintok_server.cli.run import command_errors, version_option
 from pintok_server.control import doctor as host
 from pintok_server.control.config import (
@@ -239,6 +240,12 @@ def top(instance: str | None, runtime_dir: str | None, interval: float, count: i
         return
 
 
+_profile_option = click.option(
+    "--profile", type=click.Choice(PROFILES), default=DEFAULT_PROFILE, show_default=True,
+    envvar="PINTOK_PROFILE", help="Reference profile: whose ids the model gives.",
+)  # fmt: skip
+
+
 @main.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
@@ -260,7 +267,7 @@ def list_command(as_json: bool = False) -> None:
         click.echo(
             f"{summary.fingerprint[:16]}  {summary.algorithm:9}  {summary.vocab_len:7d} ids  "
             f"{format_len(summary.image_len):>10}  {summary.meta.get('name', '-')}  "
-            f"({summary.source})  {describe_certificate(summary.certificate)}"
+            f"({summary.source}, {summary.profile})  {describe_certificate(summary.certificate)}"
         )
 
 
@@ -270,13 +277,14 @@ def list_command(as_json: bool = False) -> None:
     "--corpus", type=click.Path(path_type=pathlib.Path, exists=True, dir_okay=False),
     help="Also compare the image with the reference on the lines of this file.",
 )  # fmt: skip
+@_profile_option
 @command_errors
-def compile_command(model: str, corpus: pathlib.Path | None) -> None:
+def compile_command(model: str, corpus: pathlib.Path | None, profile: str) -> None:
     """Compile MODEL and compare it with the reference library.
 
     MODEL is a directory, a file, ORG/NAME[@REVISION] of the hub, or 'default'.
     """
-    compiled = compile_model(ModelChoice(name=model, source=model), corpus=corpus)
+    compiled = compile_model(ModelChoice(name=model, source=model), corpus=corpus, profile=profile)
     click.echo(f"{compiled.fingerprint}  {compiled.image}")
     click.echo(f"certificate: {compiled.certificate_line}")
 
@@ -284,10 +292,11 @@ def compile_command(model: str, corpus: pathlib.Path | None) -> None:
 @models.command("check")
 @click.argument("path", type=click.Path(path_type=pathlib.Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@_profile_option
 @command_errors
-def check_command(path: pathlib.Path, as_json: bool) -> None:
+def check_command(path: pathlib.Path, as_json: bool, profile: str) -> None:
     """Explain the model at PATH: its parts, or what is unsupported. Nothing is kept."""
-    rows = explain_source(path)
+    rows = explain_source(path, profile=profile)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -298,24 +307,26 @@ def check_command(path: pathlib.Path, as_json: bool) -> None:
 
 @models.command("certificate")
 @click.argument("model")
+@_profile_option
 @command_errors
-def certificate_command(model: str) -> None:
+def certificate_command(model: str, profile: str) -> None:
     """The certificate of MODEL as JSON: what was compared with the reference, with which result."""
-    compiled = compile_model(ModelChoice(name=model, source=model))
+    compiled = compile_model(ModelChoice(name=model, source=model), profile=profile)
     click.echo(json.dumps(compiled.certificate, indent=1, ensure_ascii=False))
 
 
 @models.command("load")
 @click.argument("model", metavar="[NAME=]SOURCE")
+@_profile_option
 @_instance_options
 @command_errors
-def load_command(model: str, instance: str | None, runtime_dir: str | None) -> None:
+def load_command(model: str, instance: str | None, runtime_dir: str | None, profile: str) -> None:
     """Load a model into a running server, or replace the one of that name there."""
     try:
         choice = parse_model(model)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    loaded = load_model(find_run_dir(instance, runtime_dir=runtime_dir), choice)
+    loaded = load_model(find_run_dir(instance, runtime_dir=runtime_dir), choice, profile=profile)
     click.echo(f"model {loaded.name} is in slot {loaded.slot}: {loaded.fingerprint}")
 
 

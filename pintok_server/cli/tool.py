@@ -32,6 +32,7 @@ from pintok._seal import Key
 from pintok.client import Client
 from pintok.errors import DeadlineError, PinTokError
 from pintok.fleet import Fleet
+from pintok.profiles import DEFAULT_PROFILE, PROFILES
 from pintok_server.cli.lines import (
     Backend,
     Job,
@@ -55,12 +56,14 @@ _READ_LEN = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Connection:
-    """The options that say which servers, if any, and how to talk to them."""
+    """The options that say which servers, if any, and how to talk to them; or whose ids a tokenizer
+    in this process gives."""
 
     servers: tuple[str, ...]
     hedge_after: float | None
     timeout: float
     datagram_len_max: int | None
+    profile: str | None = None
 
 
 _SERVER_HELP = (
@@ -83,9 +86,11 @@ def _engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         hedge_after: float | None,
         timeout: float,
         datagram_len_max: int | None,
+        profile: str | None,
         **others: Any,
     ) -> Any:
-        connection = Connection(_server_names(server), hedge_after, timeout, datagram_len_max)
+        servers = _server_names(server)
+        connection = Connection(servers, hedge_after, timeout, datagram_len_max, profile)
         return function(connection=connection, **others)
 
     for option in (
@@ -106,6 +111,10 @@ def _engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--server", multiple=True, metavar="HOST[:PORT][,...]", help=_SERVER_HELP,
+        ),
+        click.option(
+            "--profile", type=click.Choice(PROFILES),
+            help="Whose ids a tokenizer in this process gives. Default: " + DEFAULT_PROFILE + ".",
         ),
     ):  # fmt: skip
         bundled = option(bundled)
@@ -257,7 +266,11 @@ def chat(
     # Imported here: the other commands do without jinja2.
     from pintok_server.cli.chats import ChatBackend
 
-    local = _open_tokenizer(_named_source(model) if connection.servers and model else model)
+    local = _open_tokenizer(
+        _named_source(model) if connection.servers and model else model, connection.profile
+    )
+    if connection.servers:  # Their profile shows in the fingerprint.
+        connection = dataclasses.replace(connection, profile=None)
     with _open_engine(model, connection) as engine:
         if isinstance(engine, BlockingCalls) and engine.info().fingerprint != local.fingerprint:
             raise PinTokError(f"the server's {model or 'model'} is another than the one here")
@@ -340,6 +353,8 @@ def models(server: tuple[str, ...], timeout: float, as_json: bool) -> None:
 @contextlib.contextmanager
 def _open_engine(model: str | None, connection: Connection) -> Iterator[Tokenizer | BlockingCalls]:
     if connection.servers:
+        if connection.profile is not None:
+            raise click.UsageError("--profile is not for --server: its models have theirs")
         with _open_client(model, connection) as client:
             yield client
         return
@@ -347,7 +362,7 @@ def _open_engine(model: str | None, connection: Connection) -> Iterator[Tokenize
         raise click.UsageError("--datagram-len-max is for --server")
     if connection.hedge_after is not None:
         raise click.UsageError("--hedge-after is for several servers")
-    yield _open_tokenizer(model)
+    yield _open_tokenizer(model, connection.profile)
 
 
 def _named_source(model: str) -> str:
@@ -358,12 +373,12 @@ def _named_source(model: str) -> str:
         raise click.UsageError(str(error)) from None
 
 
-def _open_tokenizer(model: str | None) -> Tokenizer:
+def _open_tokenizer(model: str | None, profile: str | None) -> Tokenizer:
     # Imported here: a client needs neither the native core nor the compiler.
     from pintok.tokenizer import Tokenizer
 
     source, revision = split_revision(model or "default")
-    return Tokenizer.from_pretrained(source, revision=revision)
+    return Tokenizer.from_pretrained(source, revision=revision, profile=profile or DEFAULT_PROFILE)
 
 
 def _tenant_key() -> Key | None:

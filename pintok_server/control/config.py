@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from pintok import _wire
+from pintok.profiles import DEFAULT_PROFILE, PROFILES
 from pintok_server._spec import metrics as spec
 from pintok_server.control.cores import parse_number_list
 from pintok_server.errors import ConfigError
@@ -72,6 +73,7 @@ class Settings:
     cores: tuple[int, ...] | None
     iface: str | None
     models: tuple[ModelChoice, ...]
+    profile: str
     port: int
     address: tuple[str, ...]
     path: str
@@ -399,6 +401,10 @@ SETTINGS: tuple[Setting, ...] = (
         "Model to serve: a directory, a file, ORG/NAME on the hub, or 'default' (embedded). "
         "May be repeated; the first is the default model.",
         flag="--model", repeatable=True,
+    ),
+    Setting(
+        "profile", parse_choice(*PROFILES), DEFAULT_PROFILE, "|".join(PROFILES),
+        "Reference profile of all models: which version of Hugging Face tokenizers the ids equal.",
     ),
     Setting("port", parse_port, _wire.WIRE_PORT, "PORT", "UDP port."),
     Setting(

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from pintok.errors import ModelError
 from pintok_server._spec import image as spec
-from pintok_server.vocab import cache
+from pintok_server.vocab import cache, profiles
 
 # No image has more kinds of sections; the table of a damaged file is not believed beyond it.
 SECTIONS_MAX = 256
@@ -30,6 +30,7 @@ class ImageSummary:
     fingerprint: str
     image_len: int
     source: str
+    profile: str
     algorithm: str
     vocab_len: int
     meta: dict[str, Any]
@@ -87,6 +88,7 @@ def _read(path: pathlib.Path, stream: BinaryIO) -> ImageSummary:
         fingerprint=head["fingerprint"].hex(),
         image_len=head["image_len"],
         source=_name(spec.ImageSource, head["source"]),
+        profile=profiles.name_of(head["profile"]),
         algorithm=_name(spec.ImageAlgorithm, config["algorithm"]),
         vocab_len=config["vocab_len"],
         meta=_object(path, sections.get(spec.ImageSection.META)),

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pintok.profiles import DEFAULT_PROFILE
 from pintok.tokenizer import Tokenizer
 from pintok_server import vocab
 from pintok_server._spec import image as spec_image
@@ -25,7 +26,7 @@ from pintok_server.control.runtime import (
     write_state,
 )
 from pintok_server.errors import InstanceError
-from pintok_server.vocab import sources, writer
+from pintok_server.vocab import profiles, sources, writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,13 +45,15 @@ class CompiledModel:
         return describe_certificate(self.certificate)
 
 
-def compile_model(choice: ModelChoice, *, corpus: pathlib.Path | None = None) -> CompiledModel:
+def compile_model(
+    choice: ModelChoice, *, profile: str = DEFAULT_PROFILE, corpus: pathlib.Path | None = None
+) -> CompiledModel:
     """Compile one model, or find it in the cache. Raises ModelError for one that cannot be run.
 
     With `corpus` its lines are also compared with the reference.
     """
     source, revision = split_revision(choice.source)
-    compiled = vocab.load_image(source, revision=revision, corpus=corpus)
+    compiled = vocab.load_image(source, revision=revision, corpus=corpus, profile=profile)
     return CompiledModel(
         name=choice.name,
         source=choice.source,
@@ -60,13 +63,18 @@ def compile_model(choice: ModelChoice, *, corpus: pathlib.Path | None = None) ->
     )
 
 
-def compile_models(choices: Sequence[ModelChoice], *, log: Log) -> list[CompiledModel]:
-    """All models of the settings, in order. Raises ModelError, naming the model, at the first that
-    cannot be served."""
+def compile_models(
+    choices: Sequence[ModelChoice], *, profile: str, log: Log
+) -> list[CompiledModel]:
+    """All models of the settings, in order, under their profile.
+
+    Raises ModelError, naming the model, at the first that cannot be served.
+    """
     models = []
     for choice in choices:
-        log.say("compile", f"model {choice.name}: {choice.source}", name=choice.name)
-        models.append(compile_model(choice))
+        under = "" if profile == DEFAULT_PROFILE else f" under {profile}"
+        log.say("compile", f"model {choice.name}: {choice.source}{under}", name=choice.name)
+        models.append(compile_model(choice, profile=profile))
     return models
 
 
@@ -79,15 +87,16 @@ def describe_certificate(certificate: Mapping[str, Any]) -> str:
     return f"equal to {certificate['reference']} in {certificate['cases']} cases"
 
 
-def explain_source(path: pathlib.Path) -> dict[str, Any]:
+def explain_source(path: pathlib.Path, *, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
     """What the model at `path` is made of, by part. It is compiled and opened, since some of what
     is refused shows only then, and forgotten.
 
     Raises ModelError with the sentence that a compilation would refuse it with.
     """
     source = sources.read(path)
-    description = sources.describe(source)
-    image = writer.write_image(description, fingerprint=source.fingerprint())
+    reference = profiles.find(profile)
+    description = sources.describe(source, reference)
+    image = writer.write_image(description, fingerprint=source.fingerprint(reference))
     with tempfile.TemporaryDirectory() as folder:
         candidate = pathlib.Path(folder) / "image"
         candidate.write_bytes(image)
@@ -96,7 +105,8 @@ def explain_source(path: pathlib.Path) -> dict[str, Any]:
         "name": source.name,
         "format": source.kind.name.lower(),
         "files": ", ".join(f"{file.path.name} ({file.role})" for file in source.files),
-        "fingerprint": source.fingerprint().hex(),
+        "profile": reference.name,
+        "fingerprint": source.fingerprint(reference).hex(),
         "algorithm": description.algorithm.name.lower(),
         "properties": ", ".join(flag.name.lower() for flag in description.flags if flag.name),
         "ids": sum(text is not None for text in description.texts),
@@ -121,13 +131,15 @@ def _operations(kinds: type[enum.IntEnum], program: bytes) -> str:
     return ", ".join(names) or "none"
 
 
-def load_model(run_dir: RunDir, choice: ModelChoice) -> LoadedModel:
+def load_model(
+    run_dir: RunDir, choice: ModelChoice, *, profile: str = DEFAULT_PROFILE
+) -> LoadedModel:
     """Load a model into a running datapath, or replace the one of that name there.
 
     Raises ModelError when it cannot be compiled, InstanceError when no datapath runs or it has no
     slot left, DatapathError when the datapath refuses.
     """
-    model = compile_model(choice)
+    model = compile_model(choice, profile=profile)
     with hold_lock(run_dir.mailbox_lock, wait=True, busy=""):
         state = _running(run_dir)
         slots = {loaded.name: loaded.slot for loaded in state.models}

@@ -143,7 +143,7 @@ def serve(settings: Settings, *, replace: bool, log: Log) -> None:
         note_holder(run_dir.control_lock)
         started = time.monotonic()
         options = datapath_options(settings)
-        models = compile_models(settings.models, log=log)
+        models = compile_models(settings.models, profile=settings.profile, log=log)
         supervisor = Supervisor(
             Plan(options=options, models=load_order(models)),
             run_dir=run_dir,

@@ -51,7 +51,10 @@ def upgrade(settings: Settings, *, log: Log) -> None:
     _running(run_dir)
     started = time.monotonic()
     options = datapath_options(settings)
-    plan = Plan(options=options, models=load_order(compile_models(settings.models, log=log)))
+    plan = Plan(
+        options=options,
+        models=load_order(compile_models(settings.models, profile=settings.profile, log=log)),
+    )
     # No model is loaded or unloaded meanwhile, and no control process starts.
     with hold_lock(run_dir.mailbox_lock, wait=True, busy=""):
         old = _running(run_dir)

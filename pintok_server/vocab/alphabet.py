@@ -17,6 +17,9 @@ def _characters() -> list[str]:
 CHARACTERS: Final = tuple(_characters())
 """The character of each byte."""
 
+UTF8_BYTES: Final = frozenset({*range(0xC0), *range(0xC2, 0xF5)})
+"""Bytes that valid UTF-8 can hold."""
+
 _BYTES: Final = {character: byte for byte, character in enumerate(CHARACTERS)}
 # str.translate to code points below 256, then latin-1: two C loops instead of one in Python.
 _TO_LATIN1: Final = {ord(character): byte for character, byte in _BYTES.items()}

@@ -30,10 +30,9 @@ from pintok_server._spec.image import ImageSource
 from pintok_server.vocab import adversarial, sources, tiktoken_ranks, vocab_txt
 from pintok_server.vocab.description import Description
 from pintok_server.vocab.json_fields import shorten
+from pintok_server.vocab.profiles import Profile
 from pintok_server.vocab.sources import Source
 
-# Lines of tokenizers whose tables the profile follows; ids of other lines differ on purpose.
-_TOKENIZERS_LINES = ("0.21.", "0.22.", "0.23.")
 # The first sentencepiece that gives offsets in code points without the protobuf package.
 _SENTENCEPIECE_MIN = (0, 2, 3)
 _PAIR_EVERY = 23
@@ -71,17 +70,18 @@ def ambiguous(description: Description) -> str | None:
     return None
 
 
-def unavailable(source: Source) -> str | None:
-    """Why nothing can be compared for this source, or None."""
+def unavailable(source: Source, profile: Profile) -> str | None:
+    """Why nothing can be compared for this source under this profile, or None."""
     package = _PACKAGES.get(source.kind)
     if package is None:
         return f"there is no reference for {source.kind.name.lower()}"
+    wanted = profile.install if package == "tokenizers" else package
     if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed"
+        return f"{wanted} is not installed"
     if package == "tokenizers":
         version = importlib.metadata.version("tokenizers")
-        if not version.startswith(_TOKENIZERS_LINES):
-            return f"tokenizers {version} follows other tables than this profile"
+        if not profile.follows(version):
+            return f"{wanted} is not installed, but {version}, which is not of {profile.name}"
     if package == "sentencepiece":
         version = importlib.metadata.version("sentencepiece")
         if _release(version) < _SENTENCEPIECE_MIN:
@@ -94,13 +94,15 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 
 
-def is_current(certificate: dict[str, Any], source: Source, corpus_sha256: str | None) -> bool:
+def is_current(
+    certificate: dict[str, Any], source: Source, profile: Profile, corpus_sha256: str | None
+) -> bool:
     """Whether a stored certificate still says all that comparing again could."""
     if not certificate:
         return False
     if not certificate.get("compared"):
         is_final = bool(certificate.get("ambiguous", False))
-        return is_final or certificate.get("reason") == unavailable(source)
+        return is_final or certificate.get("reason") == unavailable(source, profile)
     return corpus_sha256 is None or certificate.get("corpus_sha256") == corpus_sha256
 
 
@@ -120,6 +122,7 @@ def certify(
     source: Source,
     description: Description,
     *,
+    profile: Profile,
     corpus: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Compare an image with its reference and return the certificate.
@@ -130,9 +133,13 @@ def certify(
     ours = Tokenizer(image, name=source.name)
     base = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "fingerprint": source.fingerprint().hex(),
+        "profile": profile.name,
+        "fingerprint": source.fingerprint(profile).hex(),
     }
-    for is_ambiguous, reason in ((False, unavailable(source)), (True, ambiguous(description))):
+    for is_ambiguous, reason in (
+        (False, unavailable(source, profile)),
+        (True, ambiguous(description)),
+    ):
         if reason is not None:
             return {"compared": False, "reason": reason, "ambiguous": is_ambiguous, **base}
     package = _PACKAGES[source.kind]
@@ -200,12 +207,16 @@ class _Tokenizers:
             data = json.dumps({"truncation": None, "padding": None, **root}).encode()
         else:
             data = source.main.data
+        self._takes_pairs = hasattr(tokenizers.Tokenizer, "from_buffer")
         try:
-            self._theirs = tokenizers.Tokenizer.from_buffer(data)
+            if self._takes_pairs:
+                self._theirs = tokenizers.Tokenizer.from_buffer(data)
+                self._theirs.no_truncation()
+                self._theirs.no_padding()
+            else:  # From 1.0 on.
+                self._theirs = _from_file(tokenizers, data)
         except Exception as error:  # The library raises bare exceptions for any malformed file.
             raise ModelError(f"tokenizers refuses the file: {error}") from None
-        self._theirs.no_truncation()
-        self._theirs.no_padding()
         self._ours = ours
 
     def checks(self, text: str, number: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
@@ -220,7 +231,11 @@ class _Tokenizers:
         if number % _PAIR_EVERY == 0:
             yield (
                 "the ids of a pair",
-                theirs.encode(text, "pair " + text).ids,
+                (
+                    theirs.encode(text, "pair " + text)
+                    if self._takes_pairs
+                    else theirs.encode((text, "pair " + text))
+                ).ids,
                 lambda: ours.encode(text, pair="pair " + text).tolist(),
             )
         if number % _DECODE_EVERY == 0:
@@ -230,6 +245,16 @@ class _Tokenizers:
                     theirs.decode(ids, skip_special_tokens=skip),
                     functools.partial(ours.decode, ids, skip_special_tokens=skip),
                 )
+
+
+def _from_file(tokenizers: Any, data: bytes) -> Any:
+    """A tokenizer of the library's 1.0 line, without truncation and padding."""
+    with tempfile.TemporaryDirectory(prefix="pintok-") as directory:
+        path = pathlib.Path(directory) / "tokenizer.json"
+        path.write_bytes(data)
+        theirs = tokenizers.Tokenizer.from_file(path)
+    theirs.truncation = theirs.padding = None
+    return theirs
 
 
 class _Tiktoken:

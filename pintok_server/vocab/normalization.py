@@ -8,9 +8,7 @@ from pintok.errors import ModelError
 from pintok_server._spec.image import ImageProfile
 
 
-def normalize(
-    program: bytes, content: bytes, *, profile: ImageProfile = ImageProfile.TOKENIZERS_0_23
-) -> bytes:
+def normalize(program: bytes, content: bytes, *, profile: ImageProfile) -> bytes:
     """Run a normalizer program over one content. Raises ModelError where it cannot be run."""
     try:
         return bytes(_native.normalize(program, profile, content))

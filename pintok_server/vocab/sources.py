@@ -16,9 +16,10 @@ import zlib
 from typing import Any
 
 from pintok.errors import ModelError
-from pintok_server._spec.image import IMAGE_VERSION, ImageProfile, ImageSource
+from pintok_server._spec.image import IMAGE_VERSION, ImageSource
 from pintok_server.vocab import (
     json_fields,
+    profiles,
     sentencepiece_model,
     tekken,
     tiktoken_ranks,
@@ -27,6 +28,7 @@ from pintok_server.vocab import (
 )
 from pintok_server.vocab.description import Description
 from pintok_server.vocab.json_fields import shorten
+from pintok_server.vocab.profiles import Profile
 
 SOURCE_LEN_MAX = 512 << 20
 """Longest source file in bytes, unpacked."""
@@ -81,9 +83,11 @@ class Source:
         """The JSON of the main file. Raises ModelError when it is none."""
         return json_fields.parse_json(self.main.data, self.main.path.name)
 
-    def fingerprint(self, profile: ImageProfile = ImageProfile.TOKENIZERS_0_23) -> bytes:
+    def fingerprint(self, profile: Profile = profiles.DEFAULT) -> bytes:
         """SHA-256 over contents, profile and format version: the identity of the model."""
-        digest = hashlib.sha256(f"pintok image {IMAGE_VERSION} {profile} {self.kind}".encode())
+        digest = hashlib.sha256(
+            f"pintok image {IMAGE_VERSION} {profile.number} {self.kind}".encode()
+        )
         for file in self.files:
             digest.update(f"\0{file.role}\0{file.sha256}".encode())
         return digest.digest()
@@ -203,11 +207,12 @@ def _with_ranks(main: SourceFile, root: Any, name: str, config: list[SourceFile]
     return Source(ImageSource.TIKTOKEN, name, (main, ranks, *config))
 
 
-def describe(source: Source) -> Description:
+def describe(source: Source, profile: Profile = profiles.DEFAULT) -> Description:
     """Understand a source. Raises ModelError naming what is missing or cannot be expressed."""
+    profiles.check_source(source.kind, profile)
     meta = _meta(source)
     if source.kind == ImageSource.TOKENIZER_JSON:
-        return tokenizer_json.load(source.parse(), meta=meta)
+        return tokenizer_json.load(source.parse(), meta=meta, profile=profile)
     if source.kind == ImageSource.TIKTOKEN:
         ranks = source.file("ranks")
         assert ranks is not None
@@ -215,7 +220,8 @@ def describe(source: Source) -> Description:
     if source.kind == ImageSource.TEKKEN:
         return tekken.load(source.parse(), meta=meta)
     if source.kind == ImageSource.VOCAB_TXT:
-        return vocab_txt.load(source.main.data, config=json_of(source, "config"), meta=meta)
+        config = json_of(source, "config")
+        return vocab_txt.load(source.main.data, config=config, meta=meta, profile=profile)
     return sentencepiece_model.load(source.main.data, meta=meta)
 
 

@@ -18,9 +18,10 @@ from pintok_server._spec.image import (
     IMAGE_NONE,
     ImageAlgorithm,
     ImageFlags,
+    ImageProfile,
     ImageSource,
 )
-from pintok_server.vocab import alphabet, normalization, programs
+from pintok_server.vocab import alphabet, normalization, profiles, programs
 from pintok_server.vocab.description import (
     U32,
     AddedToken,
@@ -30,17 +31,20 @@ from pintok_server.vocab.description import (
     Truncation,
 )
 from pintok_server.vocab.json_fields import Json, field, option, shorten
+from pintok_server.vocab.profiles import Profile
 
 # Pre-tokenizers that may stand behind a ByteLevel when its mapping is undone at compile time.
 _AFTER_BYTE_LEVEL = frozenset({"Split", "Punctuation", "Digits"})
-# Bytes that valid UTF-8 can hold: only these need a token.
-_UTF8_BYTES = frozenset({*range(0xC0), *range(0xC2, 0xF5)})
 _STRATEGIES = {"LongestFirst": 0, "OnlyFirst": 1, "OnlySecond": 2}
 _DIRECTIONS = {"Right": 0, "Left": 1}
 
 
 def load(
-    root: Json, *, meta: dict[str, Any], source: ImageSource = ImageSource.TOKENIZER_JSON
+    root: Json,
+    *,
+    meta: dict[str, Any],
+    source: ImageSource = ImageSource.TOKENIZER_JSON,
+    profile: Profile = profiles.DEFAULT,
 ) -> Description:
     """Read the JSON of a tokenizer.json. Raises ModelError with one sentence."""
     if not isinstance(root, dict) or not isinstance(root.get("model"), dict):
@@ -57,7 +61,8 @@ def load(
         "WordLevel": _read_wordlevel,
     }
     core = readers[kind](model, root)
-    return _finish(core, root, meta, source)
+    profiles.check(root, profile)
+    return _finish(core, root, meta, source, profile.number)
 
 
 def model_kind(model: Json) -> str:
@@ -233,7 +238,7 @@ def _use_bytes(core: _Core) -> None:
     gaps = False
     for byte, character in enumerate(alphabet.CHARACTERS):
         has_token = character in core.tokens
-        if byte in _UTF8_BYTES:
+        if byte in alphabet.UTF8_BYTES:
             gaps = gaps or not has_token
         if has_token:
             byte_ids[byte] = core.tokens[character]
@@ -348,7 +353,9 @@ class _Added:
     special_texts: set[str]
 
 
-def _read_added(root: Json, vocab: dict[str, int], normalizer: bytes) -> _Added:
+def _read_added(
+    root: Json, vocab: dict[str, int], normalizer: bytes, profile: ImageProfile
+) -> _Added:
     """Give every added token its id as the reference does: a content that the model knows keeps the
     model's id, every other one gets the next free id, whatever the file says."""
     entries = root.get("added_tokens") or []
@@ -371,7 +378,7 @@ def _read_added(root: Json, vocab: dict[str, int], normalizer: bytes) -> _Added:
             next_id += 1
         normalized = field(entry, "normalized", bool, where)
         special = field(entry, "special", bool, where)
-        match = normalization.normalize(normalizer, raw) if normalized else raw
+        match = normalization.normalize(normalizer, raw, profile=profile) if normalized else raw
         if not match:
             raise ModelError(f"{where}: nothing is left of it after normalization")
         by_content[content] = token_id
@@ -449,7 +456,9 @@ def _count(component: Json, name: str, where: str) -> int:
 # --- Together ------------------------------------------------------------------------------------
 
 
-def _finish(core: _Core, root: Json, meta: dict[str, Any], source: ImageSource) -> Description:
+def _finish(
+    core: _Core, root: Json, meta: dict[str, Any], source: ImageSource, profile: ImageProfile
+) -> Description:
     byte_units = bool(core.flags & ImageFlags.BYTE_UNITS)
     program = Programs(
         normalizer=programs.normalizer(root.get("normalizer")),
@@ -457,7 +466,7 @@ def _finish(core: _Core, root: Json, meta: dict[str, Any], source: ImageSource) 
         post_processor=programs.post_processor(root.get("post_processor")),
         decoder=programs.decoder(root.get("decoder")),
     )
-    added = _read_added(root, core.tokens, program.normalizer)
+    added = _read_added(root, core.tokens, program.normalizer, profile)
     decoders = [
         part["type"] for part, _ in programs.flatten(root.get("decoder"), "decoders", "decoder")
     ]
@@ -504,6 +513,7 @@ def _finish(core: _Core, root: Json, meta: dict[str, Any], source: ImageSource) 
 
     return Description(
         source=source,
+        profile=profile,
         algorithm=core.algorithm,
         flags=flags,
         texts=texts,

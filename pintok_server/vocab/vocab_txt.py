@@ -10,9 +10,10 @@ from typing import Any
 
 from pintok.errors import ModelError
 from pintok_server._spec.image import ImageSource
-from pintok_server.vocab import tokenizer_json
+from pintok_server.vocab import profiles, tokenizer_json
 from pintok_server.vocab.description import Description
 from pintok_server.vocab.json_fields import Json, shorten
+from pintok_server.vocab.profiles import Profile
 
 _SPECIALS = {
     "unk_token": "[UNK]",
@@ -23,10 +24,12 @@ _SPECIALS = {
 }
 
 
-def load(data: bytes, *, config: Json, meta: dict[str, Any]) -> Description:
+def load(
+    data: bytes, *, config: Json, meta: dict[str, Any], profile: Profile = profiles.DEFAULT
+) -> Description:
     """Read a vocab.txt with its tokenizer_config.json. Raises ModelError with one sentence."""
     root = as_tokenizer_json(data, config=config)
-    return tokenizer_json.load(root, meta=meta, source=ImageSource.VOCAB_TXT)
+    return tokenizer_json.load(root, meta=meta, source=ImageSource.VOCAB_TXT, profile=profile)
 
 
 def as_tokenizer_json(data: bytes, *, config: Json) -> Json:

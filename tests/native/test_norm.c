@@ -384,7 +384,7 @@ static void test_empty_program(void)
 /* A profile without tables is refused: other tables would give other ids. */
 static void test_unknown_profile_is_refused(void)
 {
-    const struct ptk_norm_config config = {.profile = PTK_IMAGE_PROFILE_TOKENIZERS_1_0};
+    const struct ptk_norm_config config = {.profile = PTK_IMAGE_PROFILE_VALUE_COUNT};
     struct ptk_norm *norm = NULL;
     struct ptk_err err = {0};
     PTK_ASSERT(ptk_norm_open(&config, &norm, &err) == -ENOTSUP);

@@ -258,6 +258,9 @@ static size_t cut(ptk_split_scan_fn *scan, const struct ptk_split_classes *class
 }
 
 /* One scanner with all that it is compared with. */
+/* Profiles are numbered from 1 on. */
+#define PROFILE_COUNT ((size_t)PTK_IMAGE_PROFILE_VALUE_COUNT - 1)
+
 struct subject {
     unsigned number;
     struct ptk_split *by_regex;
@@ -281,7 +284,8 @@ static void add_op(uint8_t *program, size_t *len, unsigned kind, unsigned flags,
     *len += 8 + ptk_align_up(param_len, 8);
 }
 
-static void open_subject(const struct definition *definition, struct subject *subject)
+static void open_subject(const struct definition *definition, enum ptk_image_profile profile,
+                         struct subject *subject)
 {
     uint8_t program[4096];
     size_t len = 0;
@@ -301,7 +305,7 @@ static void open_subject(const struct definition *definition, struct subject *su
     }
     const struct ptk_split_config config = {.program = program,
                                             .program_len = len,
-                                            .profile = PTK_IMAGE_PROFILE_TOKENIZERS_0_23,
+                                            .profile = profile,
                                             .source = definition->source,
                                             .byte_units = true};
     struct ptk_err err;
@@ -313,8 +317,7 @@ static void open_subject(const struct definition *definition, struct subject *su
     subject->matcher = ptk_split_matcher_get(definition->scanner);
     subject->avx2 = ptk_split_scan_avx2(definition->scanner);
     subject->avx512 = ptk_split_scan_avx512(definition->scanner);
-    ptk_split_classes_init(&subject->classes, ptk_unicode_open(PTK_IMAGE_PROFILE_TOKENIZERS_0_23),
-                           definition->scanner);
+    ptk_split_classes_init(&subject->classes, ptk_unicode_open(profile), definition->scanner);
 }
 
 static void report(const struct subject *subject, const char *what, const uint8_t *text, size_t len)
@@ -367,23 +370,35 @@ static void compare(const struct subject *subject, struct ptk_split_work *work, 
     }
 }
 
-/* Compares on a copy of exactly this length, so that a sanitizer sees a read beyond it. */
-static void compare_all(const struct subject *subjects, struct ptk_split_work *work,
-                        const uint8_t *bytes, size_t len)
+/*
+ * Compares on a copy of exactly this length, so that a sanitizer sees a read beyond it. Profiles
+ * other than the first get every third text.
+ */
+static void compare_all(struct subject subjects[][PTK_ARRAY_LEN(definitions)],
+                        struct ptk_split_work *work, const uint8_t *bytes, size_t len)
 {
+    static unsigned texts;
+    texts++;
     uint8_t *text = malloc(len > 0 ? len : 1);
     PTK_ASSERT(text != NULL);
     memcpy(text, bytes, len);
-    for (size_t i = 0; i < PTK_ARRAY_LEN(definitions); i++) {
-        compare(&subjects[i], work, text, len);
+    for (size_t profile = 0; profile < PROFILE_COUNT; profile++) {
+        /* Regular expressions always take U+017F for a small s. */
+        const bool folds = subjects[profile][0].classes.long_s;
+        if (profile > 0 && (texts % 3 != 0 || (!folds && memmem(text, len, "\u017f", 2) != NULL))) {
+            continue;
+        }
+        for (size_t i = 0; i < PTK_ARRAY_LEN(definitions); i++) {
+            compare(&subjects[profile][i], work, text, len);
+        }
     }
     free(text);
 }
 
 /* Slices of a file, each a little shorter than the limit so that none ends inside of a character.
  */
-static void compare_file(const struct subject *subjects, struct ptk_split_work *work,
-                         const char *name)
+static void compare_file(struct subject subjects[][PTK_ARRAY_LEN(definitions)],
+                         struct ptk_split_work *work, const char *name)
 {
     static uint8_t buffer[TEXT_LEN_MAX];
     FILE *file = fopen(name, "rb");
@@ -416,7 +431,8 @@ static uint64_t setting(const char *name, uint64_t otherwise)
 
 /* Every pair of ASCII bytes, padded so that the first block is full or not: what the parallel
  * scanners know about ASCII is written down in them, not taken from the tables. */
-static void compare_ascii(const struct subject *subjects, struct ptk_split_work *work)
+static void compare_ascii(struct subject subjects[][PTK_ARRAY_LEN(definitions)],
+                          struct ptk_split_work *work)
 {
     for (unsigned pair = 0; pair < 128 * 128; pair++) {
         uint8_t bytes[70];
@@ -430,7 +446,8 @@ static void compare_ascii(const struct subject *subjects, struct ptk_split_work 
 
 /* Every code point, 20 neighbours at a time and alone among ASCII: pages and single characters are
  * classified in different ways. */
-static void compare_code_points(const struct subject *subjects, struct ptk_split_work *work)
+static void compare_code_points(struct subject subjects[][PTK_ARRAY_LEN(definitions)],
+                                struct ptk_split_work *work)
 {
     for (uint32_t first = 0x80; first < PTK_UNICODE_END; first += first < 0x3200 ? 5 : 19) {
         uint8_t bytes[4 * 20 + 20];
@@ -450,12 +467,15 @@ static void compare_code_points(const struct subject *subjects, struct ptk_split
 
 int main(int argc, char **argv)
 {
-    static struct subject subjects[PTK_ARRAY_LEN(definitions)];
+    static struct subject subjects[PROFILE_COUNT][PTK_ARRAY_LEN(definitions)];
     unsigned twins = 0;
     for (size_t i = 0; i < PTK_ARRAY_LEN(definitions); i++) {
-        open_subject(&definitions[i], &subjects[i]);
-        twins += subjects[i].avx2 != NULL ? 1 : 0;
-        twins += subjects[i].avx512 != NULL ? 1 : 0;
+        for (size_t profile = 0; profile < PROFILE_COUNT; profile++) {
+            open_subject(&definitions[i], (enum ptk_image_profile)(profile + 1),
+                         &subjects[profile][i]);
+        }
+        twins += subjects[0][i].avx2 != NULL ? 1 : 0;
+        twins += subjects[0][i].avx512 != NULL ? 1 : 0;
     }
     void *memory = aligned_alloc(PTK_CACHE_LINE, ptk_split_work_len(TEXT_LEN_MAX));
     PTK_ASSERT(memory != NULL);
@@ -482,7 +502,9 @@ int main(int argc, char **argv)
     }
     printf("%llu bytes of random text equal\n", total);
     for (size_t i = 0; i < PTK_ARRAY_LEN(definitions); i++) {
-        ptk_split_close(subjects[i].by_regex);
+        for (size_t profile = 0; profile < PROFILE_COUNT; profile++) {
+            ptk_split_close(subjects[profile][i].by_regex);
+        }
     }
     free(memory);
     return 0;

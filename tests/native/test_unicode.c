@@ -132,6 +132,19 @@ static void test_names_are_folded(const struct ptk_unicode *unicode)
     }
 }
 
+/* Tolong Siki digits are of Unicode 17, and so is what 1.0 composes and sets off. */
+static void test_profiles_differ(const struct ptk_unicode *old, const struct ptk_unicode *new)
+{
+    PTK_ASSERT((ptk_unicode_mask(old, 0x11DE0) & PTK_UNICODE_N) == 0);
+    PTK_ASSERT((ptk_unicode_mask(new, 0x11DE0) & PTK_UNICODE_N) != 0);
+    PTK_ASSERT((ptk_unicode_mask(old, 0x2E43) & PTK_UNICODE_PUNCT) == 0);
+    PTK_ASSERT((ptk_unicode_mask(new, 0x2E43) & PTK_UNICODE_PUNCT) != 0);
+    PTK_ASSERT(ptk_unicode_compose(old, 0x105D2, 0x307) == 0);
+    PTK_ASSERT(ptk_unicode_compose(new, 0x105D2, 0x307) == 0x105C9);
+    PTK_ASSERT(old->long_s);
+    PTK_ASSERT(!new->long_s);
+}
+
 static int dump(const struct ptk_unicode *unicode)
 {
     for (uint32_t code_point = 0; code_point < PTK_UNICODE_END; code_point++) {
@@ -153,9 +166,14 @@ int main(int argc, char **argv)
     }
     PTK_ASSERT(ptk_unicode_open(PTK_IMAGE_PROFILE_VALUE_COUNT) == NULL);
     test_masks_match_known_code_points(unicode);
-    test_every_code_point_has_one_category(unicode);
     test_ranges_are_the_set(unicode);
     test_ranges_cover_the_ends(unicode);
     test_names_are_folded(unicode);
+    for (enum ptk_image_profile profile = PTK_IMAGE_PROFILE_TOKENIZERS_0_23;
+         profile < PTK_IMAGE_PROFILE_VALUE_COUNT; profile++) {
+        test_every_code_point_has_one_category(ptk_unicode_open(profile));
+        PTK_ASSERT(ptk_unicode_open_regex(profile) == unicode);
+    }
+    test_profiles_differ(unicode, ptk_unicode_open(PTK_IMAGE_PROFILE_TOKENIZERS_1_0));
     return 0;
 }

@@ -54,6 +54,7 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
         "cores": "2-4",
         "iface": "eth0",
         "models": "a=/m/a,b=/m/b",
+        "profile": "hf-tokenizers-1.0",
         "port": "9",
         "address": "10.0.0.1,fe80::1",
         "path": "xdp",
@@ -87,6 +88,7 @@ def test_every_setting_reads_alike_from_file_and_environment(write) -> None:
     assert from_environment == from_file
     assert from_file.cores == (2, 3, 4)
     assert from_file.models == (ModelChoice("a", "/m/a"), ModelChoice("b", "/m/b"))
+    assert from_file.profile == "hf-tokenizers-1.0"
     assert from_file.address == ("10.0.0.1", "fe80::1")
     assert from_file.http is None
     assert (from_file.cache, from_file.ring, from_file.frames) == (2 << 20, 512, 4096)
@@ -116,6 +118,7 @@ def test_file_takes_lists_and_mappings(write) -> None:
         ("cores: 5-2", "runs backwards"),
         ("cores: []", "a list here holds numbers"),
         ("path: dpdk", "not one of auto, xdp, socket"),
+        ("profile: hf-1", "not one of hf-tokenizers-0.23, hf-tokenizers-1.0"),
         ("require: hugepage", "did you mean hugepages?"),
         ("address: example.org", "not an IPv4 or IPv6 address"),
         ("iface: a/b", "cannot be the name of a network interface"),

@@ -24,10 +24,12 @@ from pintok._seal import Key
 from pintok._wire import Verdict
 from pintok.client import Client
 from pintok.errors import PinTokError, RefusedError
+from pintok.profiles import PROFILES
 from pintok.tokenizer import Tokenizer
 from pintok_server.control.keys import make_key, reload_keys
 from pintok_server.control.runtime import process_start_time, read_state
 from tests.server_process import ROOT, Instance, Server, free_port, wait_until
+from tests.unit.profile_models import by_character, splits
 
 TEXTS = ["Hello, world!", "", "naïve 😀 text", "x" * 300, "def f(x):\n    return x\n"]
 
@@ -233,6 +235,23 @@ def test_models_are_loaded_and_unloaded_while_serving(
     assert wrong.returncode == 1 and "no such file" in wrong.stderr
     with instance.client() as client:
         assert answers_well(client, tokenizer)
+
+
+def test_a_profile_decides_ids_over_the_wire(
+    instance: SocketInstance, tmp_path: pathlib.Path
+) -> None:
+    """The server's profile is that of its models; a live load states its own."""
+    text = "1\U00011de0"  # two digits for tokenizers 1.0
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(by_character([text], splits()["llama3"])), encoding="utf-8")
+    new, old = (Tokenizer.from_file(path, profile=profile) for profile in reversed(PROFILES))
+    instance.start(f"--model=m={path}", f"--profile={PROFILES[1]}")
+    assert "slot 1" in instance.tool("models", "load", f"old={path}").stdout
+    for name, local in (("m", new), ("old", old)):
+        with instance.client(model=name) as client:
+            assert client.info().fingerprint == local.fingerprint
+            assert client.encode(text).tolist() == local.encode(text).tolist()
+    assert new.encode(text).tolist() != old.encode(text).tolist()
 
 
 def test_tool_gives_equal_lines_both_ways(instance: SocketInstance) -> None:

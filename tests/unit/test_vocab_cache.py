@@ -112,7 +112,7 @@ def test_without_the_reference_the_certificate_says_so(
 ) -> None:
     """And the comparison is made up for once the library is there."""
     pytest.importorskip("tokenizers")
-    monkeypatch.setattr(certificate, "unavailable", lambda source: "tokenizers is not installed")
+    monkeypatch.setattr(certificate, "unavailable", lambda *_: "tokenizers is not installed")
     compiled = vocab.load_image(model, cache_dir=tmp_path)
     assert compiled.certificate["compared"] is False
     assert compiled.certificate["reason"] == "tokenizers is not installed"
