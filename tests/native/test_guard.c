@@ -289,6 +289,35 @@ static void test_a_successor_knows_cookies_and_numbers(void)
     free(guard);
 }
 
+/* Whatever the books hold: at worst a good number is refused, and nothing else breaks. */
+static void test_any_books_may_be_inherited(void)
+{
+    const struct ptk_guard_limits limits = limits_make();
+    struct ptk_guard *guard = guard_make(&limits);
+    struct ptk_guard_key key;
+    key_make(&key, 3);
+    ptk_guard_shared_keys(&shared, &key, 1);
+    ptk_guard_refresh(guard);
+    const size_t len = ptk_guard_books_len();
+    uint64_t *books = aligned_alloc(64, ptk_align_up(len, 64));
+    CHECK(books != NULL);
+    uint64_t state = 7;
+    for (int round = 0; round < 20; round++) {
+        for (size_t i = 0; i < len / sizeof *books; i++) {
+            state = state * 6364136223846793005ull + 1442695040888963407ull;
+            books[i] = round % 2 == 0 ? UINT64_MAX : state;
+        }
+        ptk_guard_inherit(guard, books);
+        for (uint64_t sequence = 1; sequence < 100; sequence++) {
+            const enum ptk_verdict verdict = show_mac(guard, 3, sequence << round);
+            CHECK(verdict == PTK_VERDICT_OK || verdict == PTK_VERDICT_REPLAYED);
+            CHECK(show_mac(guard, 3, sequence << round) == PTK_VERDICT_REPLAYED);
+        }
+    }
+    free(books);
+    free(guard);
+}
+
 static enum ptk_verdict show(struct ptk_guard *guard, const struct ptk_guard_source *source,
                              size_t len)
 {
@@ -674,6 +703,7 @@ int main(void)
     test_keys_are_replaced_while_it_works();
     test_a_number_is_taken_once_within_the_window();
     test_a_successor_knows_cookies_and_numbers();
+    test_any_books_may_be_inherited();
     test_limits_hold_for_an_address_and_for_its_network();
     test_bytes_and_work_are_limited_too();
     test_many_false_addresses_do_not_use_up_the_limit_of_one();
