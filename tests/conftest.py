@@ -45,6 +45,13 @@ def _has_af_xdp() -> bool:
     return True
 
 
+def _has_netem() -> bool:
+    """True where the kernel offers the queueing discipline that makes a link bad."""
+    command = "ip link set lo up && tc qdisc add dev lo root netem loss 1%"
+    unshare = ["unshare", "--net", "--", "sh", "-c", command]
+    return subprocess.run(unshare, capture_output=True, check=False).returncode == 0
+
+
 def _has_hugepages() -> bool:
     """True where 2 MB pages are free, or the pool may be enlarged."""
     pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
@@ -58,6 +65,7 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "root": _has_root,
     "netns": _has_netns,
     "af_xdp": _has_af_xdp,
+    "netem": _has_netem,
     "hugepages": _has_hugepages,
 }
 

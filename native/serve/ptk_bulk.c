@@ -216,8 +216,10 @@ static struct slot *free_slot(struct ptk_bulk *bulk, uint64_t now)
 /* One source has one address, or one IPv6 /64: its ports and hosts cost it nothing. */
 static bool same_source(const struct ptk_address *one, const struct ptk_address *other)
 {
-    return ptk_address_is_ipv4(one) ? ptk_address_equal(one, other)
-                                    : memcmp(one->bytes, other->bytes, 8) == 0;
+    if (ptk_address_is_ipv4(one) || ptk_address_is_ipv4(other)) { /* These begin as ::/64 does. */
+        return ptk_address_equal(one, other);
+    }
+    return memcmp(one->bytes, other->bytes, 8) == 0;
 }
 
 /* Would `len` bytes more, in `more_slots` more slots, be more than the part of this source? One

@@ -412,6 +412,7 @@ static void test_one_source_never_holds_more_than_its_part(void)
     } SOURCES[] = {
         {"192.0.2.1", "192.0.2.1", "192.0.2.2"},
         {"2001:db8:1:2::1", "2001:db8:1:2:3::9", "2001:db8:1:3::1"},
+        {"::1", "::9", "192.0.2.2"}, /* As mapped addresses all of IPv4 has these 64 bits. */
     };
     for (size_t i = 0; i < PTK_ARRAY_LEN(SOURCES); i++) {
         struct ptk_address source, other, neighbour;

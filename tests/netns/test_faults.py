@@ -27,6 +27,7 @@ from pintok.client import Client
 from pintok.tokenizer import Tokenizer
 from pintok_server._spec import metrics
 from pintok_server.control.runtime import current_state
+from pintok_server.control.statistics import HEARTBEAT_AGE_MAX_S, StatisticsReader
 from tests.netns.test_upgrade import TEXTS, Asking
 from tests.server_process import Instance, wait_until
 
@@ -191,6 +192,32 @@ def test_stopped_datapath_is_noticed(link: Link, tmp_path: pathlib.Path) -> None
             os.kill(server.ready["pid"], signal.SIGCONT)
         assert "comes round again" in server.read_until("heartbeat")["text"]
         check_reply(ping(101, 8), ask(link, ping(101, 8)))
+
+
+def test_machine_that_was_suspended(
+    link: Link, tmp_path: pathlib.Path, expected: list[list[int]]
+) -> None:
+    """Both processes stand still while all clocks go on, as in a machine that sleeps: nobody takes
+    the leap for a death, and the same datapath goes on."""
+    with contextlib.closing(instance_on(link, tmp_path)) as instance:
+        server = instance.start()
+        pids = (server.process.pid, server.ready["pid"])
+        with Asking(link, expected, retries=400) as asking:
+            asking.more(100)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(HEARTBEAT_AGE_MAX_S + 1)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            asking.more(200)
+        asking.check("suspended")
+        with StatisticsReader(instance.run_dir.stats) as reader:
+            assert reader.pid == server.ready["pid"] and reader.state() == "ready"
+            assert reader.read().workers[0].gauges["frames_missing"] == 0
+        server.process.send_signal(signal.SIGTERM)
+        server.read_until("stopped")
+        assert server.process.wait(20) == 0
+        assert not server.event("restart") and not server.event("datapath_ended")
 
 
 # --- memory, disk, time --------------------------------------------------------------------------
