@@ -499,10 +499,11 @@ size_t ptk_bulk_receive(struct ptk_bulk *bulk, const struct ptk_bulk_packet *pac
 
 /* --- output ---------------------------------------------------------------------------------- */
 
-/* Segments of a reply that is READY; 1 when it is one datagram. */
+/* Segments of a reply that is READY; 1 when it is one datagram, and for a refusal, which may be
+ * that of a reply whose segments would be too short. */
 static uint32_t part_count(const struct slot *slot)
 {
-    return slot->parts.segment_len == 0
+    return slot->verdict != PTK_VERDICT_OK || slot->parts.segment_len == 0
                ? 1
                : ptk_wire_segment_count(slot->parts.message_len, slot->parts.segment_len);
 }
@@ -699,9 +700,6 @@ bool ptk_bulk_work(struct ptk_bulk *bulk, struct ptk_engine *engine, struct ptk_
         return true;
     }
     burst_first(bulk, slot);
-    if (slot->verdict != PTK_VERDICT_OK) {
-        bulk->burst.left = 1;
-    }
     return true;
 }
 

@@ -481,6 +481,39 @@ static void test_a_reply_counts_as_its_sources(void)
     }
 }
 
+/* A reply that does not fit the client's datagrams is refused once, whatever a pull asks for. */
+static void test_a_refusal_is_one_datagram(void)
+{
+    static uint8_t bytes[DATAGRAM_CAP], reply[DATAGRAM_CAP];
+    make_bulk();
+    size_t len = make_segment(bytes, 6, 0, 1200);
+    ptk_store_u32(bytes + PTK_WIRE_HEADER_LEN, 5000);
+    ptk_store_u16(bytes + PTK_WIRE_HEADER_LEN + 4, 600);
+    ptk_store_u32(bytes + offsetof(struct ptk_wire_header, message_crc),
+                  ptk_crc32c(bytes + PTK_WIRE_HEADER_LEN, 1200));
+    bytes[3] |= PTK_WIRE_FLAGS_LAST_FLIGHT;
+    (void)server_receive(1, bytes, len, reply);
+    server_work();
+    for (uint32_t turn = 0; turn < 2; turn++) { /* The same segment again, and a pull of eight. */
+        struct ptk_wire_header pull = {.magic = PTK_WIRE_MAGIC,
+                                       .version_type = PTK_WIRE_VERSION << 4 | PTK_WIRE_TYPE_PULL,
+                                       .request_id = 6,
+                                       .op = PTK_WIRE_OP_ENCODE};
+        if (turn == 1) {
+            const struct ptk_wire_window window = {.grant = 64, .words = 1};
+            len = PTK_WIRE_WINDOW_LEN(1);
+            memset(bytes, 0, len);
+            memcpy(bytes, &pull, sizeof pull);
+            memcpy(bytes + sizeof pull, &window, sizeof window);
+            bytes[sizeof pull + sizeof window] = 0xFF;
+        }
+        EXPECT(server_receive(1, bytes, len, reply) == 0);
+        EXPECT(ptk_bulk_next(bulk, reply) == PTK_WIRE_HEADER_LEN);
+        EXPECT(reply[23] == PTK_VERDICT_REPLY_TOO_LONG);
+        EXPECT(ptk_bulk_next(bulk, reply) == 0);
+    }
+}
+
 static uint64_t paused_cycles;
 
 /* What others do in a pause. */
@@ -527,6 +560,7 @@ int main(void)
     test_unvalidated_addresses_leave_no_state();
     test_one_source_never_holds_more_than_its_part();
     test_a_reply_counts_as_its_sources();
+    test_a_refusal_is_one_datagram();
     test_pauses_are_not_charged();
     test_late_segments_begin_nothing();
     test_a_flood_of_first_segments_is_bounded();
