@@ -19,6 +19,7 @@ from pintok import Tokenizer
 from pintok.errors import ModelError
 from pintok_server import vocab
 from pintok_server._spec import image as spec
+from pintok_server.control.models import explain_source
 from pintok_server.vocab import json_fields
 from tests.unit import vocab_models as models
 
@@ -240,16 +241,24 @@ REFUSED: dict[str, tuple[Callable[[Json], object], str]] = {
 }
 
 
+def refusal_of(path: pathlib.Path, sentence: str, folder: pathlib.Path) -> str:
+    """The refusal of a model, which `pintok-server models check` says, too."""
+    with pytest.raises(ModelError, match=sentence) as refusal:
+        vocab.load_image(path, cache_dir=folder / "cache")
+    with pytest.raises(ModelError, match=sentence):
+        explain_source(path)
+    return str(refusal.value)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_models_are_refused_with_one_sentence(name: str, tmp_path: pathlib.Path) -> None:
     change, sentence = REFUSED[name]
     root = _broken(change)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(root), encoding="utf-8")
-    with pytest.raises(ModelError, match=sentence) as refusal:
-        vocab.load_image(path, cache_dir=tmp_path / "cache")
-    assert "\n" not in str(refusal.value)
-    assert len(str(refusal.value)) < 600
+    said = refusal_of(path, sentence, tmp_path)
+    assert "\n" not in said
+    assert len(said) < 600
 
 
 @pytest.mark.parametrize(
@@ -269,13 +278,11 @@ def test_unreadable_files_are_refused(
     name: str, data: bytes, sentence: str, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ModelError, match=sentence):
-        vocab.load_image(tmp_path / name, cache_dir=tmp_path / "cache")
+    refusal_of(tmp_path / name, sentence, tmp_path)
 
 
 def test_directories_without_a_tokenizer_say_what_is_looked_for(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ModelError, match=r"holds none of tokenizer\.json"):
-        vocab.load_image(tmp_path, cache_dir=tmp_path / "cache")
+    refusal_of(tmp_path, r"holds none of tokenizer\.json", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -292,8 +299,7 @@ def test_directories_without_a_tokenizer_say_what_is_looked_for(tmp_path: pathli
 )
 def test_wrong_encodings_are_refused(changes: Json, sentence: str, tmp_path: pathlib.Path) -> None:
     path = models.write_tiktoken(tmp_path / "ranks", **changes)
-    with pytest.raises(ModelError, match=sentence):
-        vocab.load_image(path, cache_dir=tmp_path / "cache")
+    refusal_of(path, sentence, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -309,8 +315,7 @@ def test_wrong_encodings_are_refused(changes: Json, sentence: str, tmp_path: pat
 )
 def test_wrong_tekkens_are_refused(changes: Json, sentence: str, tmp_path: pathlib.Path) -> None:
     path = models.write_tekken(tmp_path / "tekken", **changes)
-    with pytest.raises(ModelError, match=sentence):
-        vocab.load_image(path, cache_dir=tmp_path / "cache")
+    refusal_of(path, sentence, tmp_path)
 
 
 def test_numbers_are_rounded_as_the_reference_rounds_them() -> None:
