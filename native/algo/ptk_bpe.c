@@ -157,7 +157,12 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, const struc
     if (image->pairs == NULL) {
         return 0;
     }
-    int code = make_filter(bpe, err);
+    int code = ptk_bpe_ordered_init(&bpe->ordered, image, PTK_BPE_EARLY_MAX, err);
+    if (code != 0 || bpe->ordered.memory != NULL) {
+        bpe->ascending = bpe->ordered.ascending;
+        return code;
+    }
+    code = make_filter(bpe, err);
     if (code == 0 && bpe->bytes) {
         code = make_byte_merges(bpe, err);
     }
@@ -166,6 +171,7 @@ int ptk_bpe_init(struct ptk_bpe *bpe, const struct ptk_image *image, const struc
 
 void ptk_bpe_fini(struct ptk_bpe *bpe)
 {
+    ptk_bpe_ordered_fini(&bpe->ordered);
     free(bpe->filter);
     free(bpe->byte_merges);
     bpe->filter = NULL;
@@ -872,6 +878,10 @@ static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, 
     const bool with_ends = units.with_ends;
     if (count < 2 || bpe->image->pairs == NULL) {
         return count;
+    }
+    if (count <= PTK_BPE_ORDERED_MAX && bpe->ordered.memory != NULL) {
+        return ptk_bpe_ordered_merge(&bpe->ordered, scratch->ids, with_ends ? scratch->ends : NULL,
+                                     units.bytes, count);
     }
     size_t kept = 0;
     if (count > PTK_BPE_SHORT_MAX || !bpe->short_ranks) {

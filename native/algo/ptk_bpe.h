@@ -11,6 +11,7 @@
 #ifndef PTK_BPE_H
 #define PTK_BPE_H
 
+#include "algo/ptk_bpe_ordered.h"
 #include "algo/ptk_chars.h"
 #include "image/ptk_image.h"
 
@@ -32,6 +33,7 @@ struct ptk_bpe_merge {
 struct ptk_bpe {
     const struct ptk_image *image;
     const struct ptk_chars *chars;
+    struct ptk_bpe_ordered ordered; /* for short pieces, where tokens are in order */
     struct ptk_bpe_merge
         *byte_merges; /* by left byte << 8 | right byte; NULL: units are characters */
     uint64_t *filter; /* a bit for every pair in the table, by hash */

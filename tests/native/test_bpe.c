@@ -91,7 +91,7 @@ static void model_end(void)
     uint32_t probe_max;
     PTK_ASSERT(ptk_build_pairs(model.merges, model.merge_count, table, capacity, &probe_max) == 0);
     for (uint32_t i = 0; i < 256; i++) {
-        byte_ids[i] = i >= 'a' && i < 'a' + LETTERS ? i - 'a' : 0;
+        byte_ids[i] = i >= 'a' && i < 'a' + LETTERS ? i - 'a' : PTK_IMAGE_NONE;
     }
     config = (struct ptk_image_config){.flags = PTK_IMAGE_FLAGS_BYTE_UNITS,
                                        .ids_end = model.token_count};
@@ -106,19 +106,41 @@ static void model_end(void)
 }
 
 /* Merges of existing tokens, each with the next rank: what training gives, in no useful order. */
-static void model_random(uint32_t merge_count)
+static void model_random(uint32_t merge_count, bool only_new)
 {
     model_begin();
     while (model.merge_count < merge_count) {
         const uint32_t left = random_below(model.token_count);
         const uint32_t right = random_below(model.token_count);
+        const uint32_t known = model.token_count;
         const uint32_t id = joined_token(left, right);
+        if (only_new && id < known) {
+            continue;
+        }
         if (id != PTK_IMAGE_NONE && listed_merge(left, right) == NULL) {
             model.merges[model.merge_count] =
                 (struct ptk_image_pair){left, right, model.merge_count, id};
             model.merge_count++;
         } else if (model.token_count == TOKENS_MAX) {
             break;
+        }
+    }
+}
+
+/* Two tokens that are not letters change their ids. */
+static void swap_tokens(void)
+{
+    const uint32_t a = LETTERS + random_below(model.token_count - LETTERS);
+    const uint32_t b = LETTERS + random_below(model.token_count - LETTERS);
+    char text[TOKEN_LEN_MAX + 1];
+    memcpy(text, model.text[a], sizeof text);
+    memcpy(model.text[a], model.text[b], sizeof text);
+    memcpy(model.text[b], text, sizeof text);
+    for (uint32_t i = 0; i < model.merge_count; i++) {
+        uint32_t *const ids[] = {&model.merges[i].left, &model.merges[i].right,
+                                 &model.merges[i].id};
+        for (size_t k = 0; k < PTK_ARRAY_LEN(ids); k++) {
+            *ids[k] = *ids[k] == a ? b : *ids[k] == b ? a : *ids[k];
         }
     }
 }
@@ -136,7 +158,7 @@ static void shuffle_ranks(void)
 /* Ranks of tokens, as tiktoken has them: every way to cut a token in two is a merge of its rank. */
 static void model_ranked(uint32_t merge_count)
 {
-    model_random(merge_count);
+    model_random(merge_count, false);
     model.merge_count = 0;
     for (uint32_t id = LETTERS; id < model.token_count; id++) {
         const size_t len = strlen(model.text[id]);
@@ -181,9 +203,11 @@ static uint8_t piece[PIECE_MAX];
 static uint32_t expected[PIECE_MAX];
 
 /* Letters at random, or a short pattern again and again: runs make the ties. */
+static uint32_t length_max = 300;
+
 static size_t random_piece(void)
 {
-    const size_t len = 1 + random_below(300);
+    const size_t len = 1 + random_below(length_max);
     const uint32_t letters = 1 + random_below(LETTERS);
     const size_t period = random_below(2) == 0 ? len : 1 + random_below(6);
     for (size_t i = 0; i < len; i++) {
@@ -216,7 +240,7 @@ static void test_bpe_prefers_lowest_rank_then_leftmost(void)
     uint32_t ascending = 0;
     uint32_t descending = 0;
     for (uint32_t round = 0; round < 60; round++) {
-        model_random(5 + random_below(150));
+        model_random(5 + random_below(150), false);
         model_end();
         ascending += bpe.ascending;
         check_pieces("merges", 30);
@@ -233,11 +257,41 @@ static void test_bpe_prefers_lowest_rank_then_leftmost(void)
     PTK_ASSERT(descending > 5);
 }
 
+/* Where each token is made by one merge, short pieces have a loop of their own. Early merges, late
+ * ones and both together; ids that are symbols, and ids that are not; ranks in any order. */
+static void test_tokens_in_order(void)
+{
+    uint32_t renamed = 0;
+    uint32_t unsure = 0;
+    for (uint32_t round = 0; round < 200; round++) {
+        model_random(5 + random_below(150), true);
+        if (round % 3 == 1) {
+            swap_tokens();
+        } else if (round % 3 == 2) {
+            shuffle_ranks();
+        }
+        model_end();
+        ptk_bpe_ordered_fini(&bpe.ordered);
+        struct ptk_err err;
+        const uint32_t early_max = random_below(3) * random_below(100);
+        PTK_ASSERT(ptk_bpe_ordered_init(&bpe.ordered, &image, early_max, &err) == 0);
+        PTK_ASSERT(bpe.ordered.memory != NULL);
+        renamed += !bpe.ordered.ids_are_symbols;
+        unsure += bpe.ordered.sure == 0;
+        length_max = 64;
+        check_pieces("tokens in order", 60);
+        length_max = 300;
+    }
+    PTK_ASSERT(renamed > 50);
+    PTK_ASSERT(renamed < 180);
+    PTK_ASSERT(unsure > 5);
+}
+
 /* Ranks that are too many for lists go through the heap; the result must not differ. */
 static void test_heap_equals_lists(void)
 {
     for (uint32_t round = 0; round < 30; round++) {
-        model_random(5 + random_below(150));
+        model_random(5 + random_below(150), false);
         model_end();
         bpe.few_ranks = false;
         check_pieces("heap", 30);
@@ -269,7 +323,7 @@ static void test_long_pieces_take_linear_steps(void)
     PTK_ASSERT(full <= 2 * half + half / 50);
     PTK_ASSERT(full <= 8ull * PIECE_MAX);
 
-    model_random(120);
+    model_random(120, true);
     model_end();
     PTK_ASSERT(bpe.ascending);
     for (size_t i = 0; i < PIECE_MAX; i++) {
@@ -283,7 +337,7 @@ static void test_long_pieces_take_linear_steps(void)
 
 static void test_piece_larger_than_scratch_is_refused(void)
 {
-    model_random(10);
+    model_random(10, false);
     model_end();
     memset(piece, 'a', sizeof piece);
     const size_t cap = scratch.unit_cap;
@@ -303,6 +357,7 @@ int main(void)
     PTK_ASSERT(memory != NULL);
     ptk_bpe_scratch_init(&scratch, memory, PIECE_MAX);
     test_bpe_prefers_lowest_rank_then_leftmost();
+    test_tokens_in_order();
     test_heap_equals_lists();
     test_long_pieces_take_linear_steps();
     test_piece_larger_than_scratch_is_refused();

@@ -1,0 +1,675 @@
+#include "algo/ptk_bpe_ordered.h"
+
+#include "base/ptk_cpu.h"
+#include "base/ptk_huge.h"
+
+#include <errno.h>
+#include <smmintrin.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define SYMBOL_MASK ((1u << PTK_BPE_SYMBOL_BITS) - 1)
+#define NO_MERGE    UINT64_MAX
+#define NO_SYMBOL   SYMBOL_MASK /* no merge has it: ids end below */
+
+/* A key of the loop: the symbol to be made above, the place below. */
+#define PLACE_BITS 6u
+#define NO_KEY     UINT32_MAX
+_Static_assert(PTK_BPE_ORDERED_MAX == 1u << PLACE_BITS, "a place fits its bits");
+_Static_assert(PTK_BPE_SYMBOL_BITS + PLACE_BITS < 32, "a key is below NO_KEY");
+
+/* Places behind those of a piece, for neighbours that there are not. */
+#define NO_RIGHT PTK_BPE_ORDERED_MAX
+#define NO_LEFT  (PTK_BPE_ORDERED_MAX + 1)
+
+/* ---- the tables ----------------------------------------------------------------------------- */
+
+static inline uint64_t pair_of(uint32_t left, uint32_t right)
+{
+    return (uint64_t)left << PTK_BPE_SYMBOL_BITS | right;
+}
+
+static inline uint64_t hash_of(uint64_t pair)
+{
+    return pair * PTK_HASH_A;
+}
+
+static inline const struct ptk_bpe_bucket *bucket_of(const struct ptk_bpe_merges *merges,
+                                                     uint64_t pair)
+{
+    return &merges->buckets[(hash_of(pair) >> 32) * merges->bucket_count >> 32];
+}
+
+static inline bool is_full(const struct ptk_bpe_bucket *bucket)
+{
+    return bucket->merges[PTK_BPE_BUCKET_MERGES - 1] != NO_MERGE;
+}
+
+/* The symbol that two make; 0: they do not merge. */
+static inline uint32_t find_made(const struct ptk_bpe_merges *merges, uint32_t left, uint32_t right)
+{
+    const uint64_t pair = pair_of(left, right);
+    const __m128i wanted = _mm_set1_epi64x((long long)pair);
+    const struct ptk_bpe_bucket *bucket = bucket_of(merges, pair);
+    for (;;) { /* ends: a chain of full buckets has an end, see put_merge() */
+        const __m128i *line = (const __m128i *)(const void *)bucket->merges;
+        __m128i found = _mm_setzero_si128();
+        for (size_t i = 0; i < PTK_BPE_BUCKET_MERGES / 2; i++) {
+            const __m128i merge = _mm_load_si128(&line[i]);
+            const __m128i equal =
+                _mm_cmpeq_epi64(_mm_srli_epi64(merge, PTK_BPE_SYMBOL_BITS), wanted);
+            found = _mm_or_si128(found, _mm_and_si128(merge, equal));
+        }
+        found = _mm_or_si128(found, _mm_unpackhi_epi64(found, found));
+        const uint32_t made = (uint32_t)_mm_cvtsi128_si32(found) & SYMBOL_MASK;
+        if (PTK_LIKELY(made != 0 || !is_full(bucket))) {
+            return made;
+        }
+        bucket++;
+    }
+}
+
+/* Two bits of one word say that a pair may be among the late merges. */
+#define FILTER_WORDS_LOG2 15u
+
+static inline uint64_t filter_bits(uint64_t hash)
+{
+    return 1ull << (hash >> 43 & 63) | 1ull << (hash >> 37 & 63);
+}
+
+static inline bool may_merge_late(const struct ptk_bpe_ordered *ordered, uint32_t left,
+                                  uint32_t right)
+{
+    const uint64_t hash = hash_of(pair_of(left, right));
+    const uint64_t bits = filter_bits(hash);
+    return (ordered->filter[hash >> (64 - FILTER_WORDS_LOG2)] & bits) == bits;
+}
+
+/* find_made among the late merges. */
+static inline uint32_t find_made_late(const struct ptk_bpe_ordered *ordered, uint32_t left,
+                                 uint32_t right)
+{
+    return may_merge_late(ordered, left, right) ? find_made(&ordered->late, left, right) : 0;
+}
+
+/* ---- set-up --------------------------------------------------------------------------------- */
+
+/* Buckets that a full one's merges may spill into; where they need more, the table is not made. */
+#define SPILL_MAX 8u
+
+/* Merges of a bucket on average: one in fifty then spills. */
+#define BUCKET_LOAD 4u
+
+static bool put_merge(struct ptk_bpe_merges *merges, uint64_t pair, uint32_t made)
+{
+    struct ptk_bpe_bucket *bucket = &merges->buckets[bucket_of(merges, pair) - merges->buckets];
+    const struct ptk_bpe_bucket *end = bucket + SPILL_MAX;
+    while (bucket < end && is_full(bucket)) {
+        bucket++;
+    }
+    size_t i = 0;
+    while (bucket < end && bucket->merges[i] != NO_MERGE) {
+        i++;
+    }
+    /* The last one is not filled: every look-up ends there. */
+    if (bucket == end || (bucket + 1 == end && i + 1 == PTK_BPE_BUCKET_MERGES)) {
+        return false;
+    }
+    bucket->merges[i] = pair << PTK_BPE_SYMBOL_BITS | made;
+    return true;
+}
+
+/* The bytes at both ends of a token; those of one that cannot come up are not known. */
+struct edges {
+    uint8_t first;
+    uint8_t last;
+    bool known;
+    bool one; /* and it is a single byte */
+};
+
+/* A merge of ids; `id` PTK_IMAGE_NONE: there is none of this rank. */
+struct merge {
+    uint32_t left;
+    uint32_t right;
+    uint32_t id;
+};
+
+/* What set-up knows of the merges. */
+struct order {
+    const struct ptk_image *image;
+    struct merge *by_rank; /* later without gaps */
+    uint32_t count;
+    uint32_t late_count;
+    uint32_t *made_by;    /* by id: index of the merge that makes it, or NOT_MADE */
+    bool *late;           /* by id: it is made by a late merge */
+    struct edges *edges;  /* by id */
+};
+
+#define NOT_MADE UINT32_MAX
+
+/* The end of the ranks; above SYMBOL_MASK where there are too many. */
+static uint32_t find_rank_end(const struct ptk_image *image)
+{
+    uint32_t highest = 0;
+    for (size_t i = 0; i <= image->pair_mask; i++) {
+        const struct ptk_image_pair *pair = &image->pairs[i];
+        const uint32_t rank = pair->left == PTK_IMAGE_NONE ? 0 : pair->rank;
+        highest = rank > highest ? rank : highest;
+    }
+    return highest >= SYMBOL_MASK ? UINT32_MAX : highest + 1;
+}
+
+/* Sorts the merges by rank. False where ranks or results are not one to one. */
+static bool read_merges(struct order *order, uint32_t rank_end)
+{
+    const struct ptk_image *image = order->image;
+    for (size_t i = 0; i <= image->pair_mask; i++) {
+        const struct ptk_image_pair *pair = &image->pairs[i];
+        if (pair->left == PTK_IMAGE_NONE) {
+            continue;
+        }
+        if (order->by_rank[pair->rank].id != PTK_IMAGE_NONE) {
+            return false;
+        }
+        order->by_rank[pair->rank] = (struct merge){pair->left, pair->right, pair->id};
+    }
+    for (uint32_t rank = 0; rank < rank_end; rank++) {
+        order->by_rank[order->count] = order->by_rank[rank];
+        order->count += order->by_rank[rank].id != PTK_IMAGE_NONE;
+    }
+    for (uint32_t i = 0; i < order->count; i++) {
+        uint32_t *made_by = &order->made_by[order->by_rank[i].id];
+        if (*made_by != NOT_MADE) {
+            return false;
+        }
+        *made_by = i;
+    }
+    return order->count > 0;
+}
+
+/*
+ * A merge is early where its rank is among the lowest and its halves are early, too: where ranks do
+ * not ascend, what late merges make may have a low rank with its neighbour.
+ */
+static void find_late(struct order *order, uint32_t early_max)
+{
+    const uint32_t low_count = order->count < early_max ? order->count : early_max;
+    for (uint32_t i = low_count; i < order->count; i++) {
+        order->late[order->by_rank[i].id] = true;
+    }
+    order->late_count = order->count - low_count;
+    bool more = true;
+    while (more) { /* ends: each turn but the last makes a merge late */
+        more = false;
+        for (uint32_t i = 0; i < low_count; i++) {
+            const struct merge *merge = &order->by_rank[i];
+            if (!order->late[merge->id] &&
+                (order->late[merge->left] || order->late[merge->right])) {
+                order->late[merge->id] = true;
+                order->late_count++;
+                more = true;
+            }
+        }
+    }
+}
+
+static bool made_later(const struct order *order, uint32_t id, uint32_t merge)
+{
+    return order->made_by[id] != NOT_MADE && order->made_by[id] > merge;
+}
+
+static bool is_two_units(const struct order *order, uint32_t id)
+{
+    const struct merge *merge = &order->by_rank[order->made_by[id]];
+    return order->made_by[merge->left] == NOT_MADE && order->made_by[merge->right] == NOT_MADE;
+}
+
+/* Whether merges make what is merged earlier, and whether that happens to two units. */
+static void find_descents(struct ptk_bpe_ordered *ordered, const struct order *order)
+{
+    ordered->ascending = true;
+    ordered->sure = UINT64_MAX;
+    for (uint32_t i = 0; i < order->count; i++) {
+        const uint32_t halves[] = {order->by_rank[i].left, order->by_rank[i].right};
+        for (size_t k = 0; k < PTK_ARRAY_LEN(halves); k++) {
+            if (made_later(order, halves[k], i)) {
+                ordered->ascending = false;
+                ordered->sure = is_two_units(order, halves[k]) ? 0 : ordered->sure;
+            }
+        }
+    }
+}
+
+/* Whether ids ascend with the ranks of their merges, so that an id can be its own symbol. */
+static bool ids_ascend(const struct order *order)
+{
+    uint32_t last = 0; /* no symbol that is made is 0 */
+    for (uint32_t i = 0; i < order->count; i++) {
+        if (order->by_rank[i].id <= last) {
+            return false;
+        }
+        last = order->by_rank[i].id;
+    }
+    return true;
+}
+
+static void name_symbol(struct ptk_bpe_ordered *ordered, uint32_t id, uint32_t symbol)
+{
+    ordered->symbols[id] = symbol;
+    ordered->ids[symbol] = id;
+}
+
+/* Names what no merge makes, as halves of merges first, and what merges make by rank. */
+static void name_symbols(struct ptk_bpe_ordered *ordered, const struct order *order)
+{
+    const uint32_t ids_end = order->image->config->ids_end;
+    const uint32_t first_made = ids_end - order->count;
+    uint32_t unmade = 0;
+    for (uint32_t id = 0; id < ids_end; id++) {
+        const uint32_t made_by = order->made_by[id];
+        const uint32_t symbol = made_by == NOT_MADE ? unmade++ : first_made + made_by;
+        name_symbol(ordered, id, ordered->ids_are_symbols ? id : symbol);
+    }
+}
+
+static uint64_t merge_pair(const struct ptk_bpe_ordered *ordered, const struct merge *merge)
+{
+    return pair_of(ordered->symbols[merge->left], ordered->symbols[merge->right]);
+}
+
+/* Lines of the table that are on their way while it is filled. */
+#define FILL_AHEAD 16u
+
+static bool fill_merges(struct ptk_bpe_ordered *ordered, const struct order *order)
+{
+    for (uint32_t i = 0; i < order->count; i++) {
+        if (i + FILL_AHEAD < order->count) {
+            const uint64_t ahead = merge_pair(ordered, &order->by_rank[i + FILL_AHEAD]);
+            ptk_prefetch(bucket_of(&ordered->late, ahead));
+        }
+        const struct merge *merge = &order->by_rank[i];
+        const uint64_t pair = merge_pair(ordered, merge);
+        const uint64_t hash = hash_of(pair);
+        const bool late = order->late[merge->id];
+        ordered->filter[hash >> (64 - FILTER_WORDS_LOG2)] |= late ? filter_bits(hash) : 0;
+        if (!put_merge(late ? &ordered->late : &ordered->early, pair,
+                       ordered->symbols[merge->id])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void lower(uint16_t *lowest, uint32_t made)
+{
+    *lowest = made < *lowest ? (uint16_t)made : *lowest;
+}
+
+static void add_neighbours(struct ptk_bpe_ordered *ordered, struct edges left, struct edges right,
+                           uint32_t made, bool early)
+{
+    struct ptk_bpe_neighbours *neighbours =
+        &ordered->neighbours[(size_t)left.last << 8 | right.first];
+    if (left.one && right.one && early) {
+        neighbours->made = made;
+    }
+    if (right.one) {
+        lower(&neighbours->taken, made);
+    }
+    if (left.one) {
+        lower(&neighbours->taking, made);
+    }
+}
+
+/* False where two bytes have one id. */
+static bool name_bytes(struct ptk_bpe_ordered *ordered, const struct order *order)
+{
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        const uint32_t id = order->image->byte_ids[byte];
+        ordered->units[byte] = NO_SYMBOL;
+        if (id == PTK_IMAGE_NONE) {
+            continue;
+        }
+        ordered->units[byte] = ordered->symbols[id];
+        if (order->edges[id].known) {
+            return false;
+        }
+        order->edges[id] = (struct edges){(uint8_t)byte, (uint8_t)byte, true, true};
+    }
+    return true;
+}
+
+static void fill_neighbours(struct ptk_bpe_ordered *ordered, const struct order *order)
+{
+    for (size_t i = 0; i < 65536; i++) {
+        ordered->neighbours[i] = (struct ptk_bpe_neighbours){0, UINT16_MAX, UINT16_MAX};
+    }
+    struct edges *edges = order->edges;
+    bool more = true;
+    while (more) { /* ends: each turn but the last adds a merge; one is enough where ranks ascend */
+        bool added = false;
+        bool left_out = false;
+        for (uint32_t i = 0; i < order->count; i++) {
+            const struct merge *merge = &order->by_rank[i];
+            const struct edges left = edges[merge->left];
+            const struct edges right = edges[merge->right];
+            if (!left.known || !right.known) {
+                left_out = true;
+            } else if (!edges[merge->id].known) {
+                add_neighbours(ordered, left, right, ordered->symbols[merge->id],
+                               !order->late[merge->id]);
+                edges[merge->id] = (struct edges){left.first, right.last, true, false};
+                added = true;
+            }
+        }
+        more = added && left_out;
+    }
+}
+
+/* Makes all tables; false where that cannot be. */
+static bool make_tables(struct ptk_bpe_ordered *ordered, struct order *order)
+{
+    find_descents(ordered, order);
+    ordered->ids_are_symbols = ids_ascend(order);
+    name_symbols(ordered, order);
+    if (!fill_merges(ordered, order)) {
+        return false;
+    }
+    if (ordered->neighbours == NULL) {
+        return true;
+    }
+    if (!name_bytes(ordered, order)) {
+        return false;
+    }
+    fill_neighbours(ordered, order);
+    return true;
+}
+
+static size_t merges_len(struct ptk_bpe_merges *merges, uint32_t count)
+{
+    merges->bucket_count = count / BUCKET_LOAD + 1;
+    return (merges->bucket_count + (size_t)SPILL_MAX) * sizeof *merges->buckets;
+}
+
+/* All tables in one memory, those first that every piece asks. */
+static int allocate_tables(struct ptk_bpe_ordered *ordered, const struct order *order)
+{
+    const bool bytes = (order->image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
+    const size_t early_len = merges_len(&ordered->early, order->count - order->late_count);
+    const size_t late_len = merges_len(&ordered->late, order->late_count);
+    const size_t filter_len = sizeof *ordered->filter << FILTER_WORDS_LOG2;
+    const size_t neighbours_len = bytes ? 65536 * sizeof *ordered->neighbours : 0;
+    const size_t len = ptk_align_up(early_len + filter_len + neighbours_len + late_len,
+                                    PTK_HUGE_PAGE_LEN);
+    uint8_t *memory = aligned_alloc(PTK_HUGE_PAGE_LEN, len);
+    ordered->ids = malloc(order->image->config->ids_end * sizeof *ordered->ids);
+    ordered->symbols = malloc(order->image->config->ids_end * sizeof *ordered->symbols);
+    ordered->memory = memory;
+    if (memory == NULL || ordered->ids == NULL || ordered->symbols == NULL) {
+        return -ENOMEM;
+    }
+    (void)madvise(memory, len, MADV_HUGEPAGE); /* refused: small pages do as well */
+    ordered->early.buckets = (struct ptk_bpe_bucket *)(void *)memory;
+    ordered->filter = (uint64_t *)(void *)(memory + early_len);
+    ordered->neighbours =
+        bytes ? (struct ptk_bpe_neighbours *)(void *)(memory + early_len + filter_len) : NULL;
+    ordered->late.buckets =
+        (struct ptk_bpe_bucket *)(void *)(memory + early_len + filter_len + neighbours_len);
+    memset(ordered->early.buckets, 0xff, early_len);
+    memset(ordered->filter, 0, filter_len);
+    memset(ordered->late.buckets, 0xff, late_len);
+    return 0;
+}
+
+int ptk_bpe_ordered_init(struct ptk_bpe_ordered *ordered, const struct ptk_image *image,
+                         uint32_t early_max, struct ptk_err *err)
+{
+    *ordered = (struct ptk_bpe_ordered){0};
+    const uint32_t ids_end = image->config->ids_end;
+    const uint32_t rank_end = find_rank_end(image);
+    if (ids_end > NO_SYMBOL || rank_end == UINT32_MAX) {
+        return 0;
+    }
+    struct order order = {.image = image,
+                          .by_rank = malloc(rank_end * sizeof *order.by_rank),
+                          .made_by = malloc(ids_end * sizeof *order.made_by),
+                          .late = calloc(ids_end, sizeof *order.late),
+                          .edges = calloc(ids_end, sizeof *order.edges)};
+    int code = 0;
+    if (order.by_rank == NULL || order.made_by == NULL || order.late == NULL ||
+        order.edges == NULL) {
+        code = -ENOMEM;
+        goto out;
+    }
+    memset(order.by_rank, 0xff, rank_end * sizeof *order.by_rank);
+    memset(order.made_by, 0xff, ids_end * sizeof *order.made_by);
+    if (!read_merges(&order, rank_end)) {
+        goto out;
+    }
+    find_late(&order, early_max);
+    code = allocate_tables(ordered, &order);
+    if (code != 0 || !make_tables(ordered, &order)) {
+        ptk_bpe_ordered_fini(ordered);
+        goto out;
+    }
+    if (ordered->neighbours != NULL || ordered->ids_are_symbols) {
+        free(ordered->symbols); /* bytes have a table of their own */
+        ordered->symbols = NULL;
+    }
+    if (ordered->ids_are_symbols) {
+        free(ordered->ids);
+        ordered->ids = NULL;
+    }
+out:
+    free(order.edges);
+    free(order.late);
+    free(order.made_by);
+    free(order.by_rank);
+    return code == 0 ? 0 : ptk_err_set(err, code, "out of memory while opening a tokenizer");
+}
+
+void ptk_bpe_ordered_fini(struct ptk_bpe_ordered *ordered)
+{
+    free(ordered->memory);
+    free(ordered->symbols);
+    free(ordered->ids);
+    *ordered = (struct ptk_bpe_ordered){0};
+}
+
+/* ---- merging -------------------------------------------------------------------------------- */
+
+/* The symbols of a piece, by the place of their first unit. */
+struct work {
+    PTK_ALIGNED_LINE uint32_t key[PTK_BPE_ORDERED_MAX + 2]; /* of the pair that starts at a place */
+    uint32_t symbol[PTK_BPE_ORDERED_MAX + 2];
+    uint64_t live; /* bit i: a symbol starts at place i */
+    size_t groups; /* of 16 keys */
+};
+
+static inline uint32_t make_key(uint32_t made, size_t place)
+{
+    return made == 0 ? NO_KEY : made << PLACE_BITS | (uint32_t)place;
+}
+
+/* The place of the next symbol; NO_RIGHT behind the last one. */
+static inline size_t next_place(uint64_t live, size_t place)
+{
+    const uint64_t above = live >> place >> 1;
+    return above == 0 ? NO_RIGHT : place + 1 + (size_t)__builtin_ctzll(above);
+}
+
+static inline size_t previous_place(uint64_t live, size_t place)
+{
+    const uint64_t below = live & ((1ull << place) - 1);
+    return below == 0 ? NO_LEFT : 63 - (size_t)__builtin_clzll(below);
+}
+
+static inline uint32_t lowest_key(const struct work *work)
+{
+    const __m128i *keys = (const __m128i *)(const void *)work->key;
+    __m128i low = _mm_min_epu32(_mm_min_epu32(keys[0], keys[1]), _mm_min_epu32(keys[2], keys[3]));
+    for (size_t i = 1; i < work->groups; i++) {
+        keys += 4;
+        low = _mm_min_epu32(
+            low, _mm_min_epu32(_mm_min_epu32(keys[0], keys[1]), _mm_min_epu32(keys[2], keys[3])));
+    }
+    low = _mm_min_epu32(low, _mm_shuffle_epi32(low, _MM_SHUFFLE(1, 0, 3, 2)));
+    low = _mm_min_epu32(low, _mm_shuffle_epi32(low, _MM_SHUFFLE(2, 3, 0, 1)));
+    return (uint32_t)_mm_cvtsi128_si32(low);
+}
+
+/* The symbols and keys of bytes, and a bit for each pair that surely merges. */
+static uint64_t read_bytes(const struct ptk_bpe_ordered *ordered, struct work *work,
+                           const uint8_t *bytes, size_t count)
+{
+    uint64_t sure = 0;
+    uint32_t made = 0;             /* by the pair at i - 1 */
+    uint32_t limit = UINT32_MAX;   /* what could take its left byte before */
+    uint32_t next_limit = UINT32_MAX;
+    for (size_t i = 0; i + 1 < count; i++) {
+        const struct ptk_bpe_neighbours pair =
+            ordered->neighbours[(size_t)bytes[i] << 8 | bytes[i + 1]];
+        work->symbol[i] = ordered->units[bytes[i]];
+        work->key[i] = make_key(pair.made, i);
+        /* - 1: a pair that makes nothing is above all. */
+        sure |= (uint64_t)((made - 1 < limit - 1) & (made < pair.taking)) << i;
+        made = pair.made;
+        limit = next_limit;
+        next_limit = pair.taken;
+    }
+    work->symbol[count - 1] = ordered->units[bytes[count - 1]];
+    return (sure | (uint64_t)(made - 1 < limit - 1) << (count - 1)) >> 1;
+}
+
+static inline void find_key(const struct ptk_bpe_ordered *ordered, struct work *work, size_t place)
+{
+    const size_t right = next_place(work->live, place);
+    work->key[place] =
+        make_key(find_made(&ordered->early, work->symbol[place], work->symbol[right]), place);
+}
+
+/*
+ * The bytes as symbols, those merged that surely merge first: no symbol that ends in the byte
+ * before takes the left one earlier, and the right one takes none that begins with the byte behind.
+ * Two such pairs do not share a byte: each would have to make less than the other.
+ */
+static void start_bytes(const struct ptk_bpe_ordered *ordered, struct work *work,
+                        const uint8_t *bytes, size_t count)
+{
+    const uint64_t sure = read_bytes(ordered, work, bytes, count) & ordered->sure;
+    work->live = UINT64_MAX >> (64 - count) & ~(sure << 1);
+    const uint64_t before =
+        (sure >> 1 & work->live) | (sure >> 2 & sure & ~(work->live >> 1));
+    for (uint64_t left = sure; left != 0; left &= left - 1) {
+        const size_t place = (size_t)__builtin_ctzll(left);
+        work->symbol[place] = work->key[place] >> PLACE_BITS;
+        work->key[place + 1] = NO_KEY;
+    }
+    for (uint64_t left = sure | before; left != 0; left &= left - 1) {
+        find_key(ordered, work, (size_t)__builtin_ctzll(left));
+    }
+}
+
+static void start_ids(const struct ptk_bpe_ordered *ordered, struct work *work,
+                      const uint32_t *ids, size_t count)
+{
+    work->live = UINT64_MAX >> (64 - count);
+    for (size_t i = 0; i < count; i++) {
+        work->symbol[i] = ordered->symbols == NULL ? ids[i] : ordered->symbols[ids[i]];
+    }
+    for (size_t i = 0; i + 1 < count; i++) {
+        work->key[i] =
+            make_key(find_made(&ordered->early, work->symbol[i], work->symbol[i + 1]), i);
+    }
+}
+
+/* Merges until nothing merges. The other keys are compared while the two new ones are fetched. */
+static inline void run(const struct ptk_bpe_ordered *ordered, struct work *work, bool late)
+{
+    uint32_t lowest = lowest_key(work);
+    while (lowest != NO_KEY) { /* ends: each turn takes one symbol away */
+        const size_t at = lowest & (PTK_BPE_ORDERED_MAX - 1);
+        const uint32_t made = lowest >> PLACE_BITS;
+        const size_t second = next_place(work->live, at);
+        work->live &= ~(1ull << second);
+        work->symbol[at] = made;
+        const size_t left = previous_place(work->live, at);
+        const size_t right = next_place(work->live, at);
+        const uint32_t left_symbol = work->symbol[left];
+        const uint32_t right_symbol = work->symbol[right];
+        uint32_t left_made;
+        uint32_t right_made;
+        if (late) {
+            left_made = find_made_late(ordered, left_symbol, made);
+            right_made = find_made_late(ordered, made, right_symbol);
+        } else {
+            left_made = find_made(&ordered->early, left_symbol, made);
+            right_made = find_made(&ordered->early, made, right_symbol);
+        }
+        work->key[second] = NO_KEY;
+        work->key[left] = NO_KEY;
+        work->key[at] = NO_KEY;
+        const uint32_t others = lowest_key(work);
+        work->key[left] = make_key(left_made, left & (PTK_BPE_ORDERED_MAX - 1));
+        work->key[at] = make_key(right_made, at);
+        lowest = work->key[left] < work->key[at] ? work->key[left] : work->key[at];
+        lowest = others < lowest ? others : lowest;
+    }
+}
+
+/* What is left after the early merges: asks for the lines of all pairs before the first is read. */
+static void start_late(const struct ptk_bpe_ordered *ordered, struct work *work)
+{
+    uint64_t asked = 0;
+    const uint64_t pairs = work->live & (work->live - 1);
+    size_t place = 0;
+    for (uint64_t rights = pairs; rights != 0; rights &= rights - 1) {
+        const size_t right = (size_t)__builtin_ctzll(rights);
+        const uint32_t left_symbol = work->symbol[place];
+        const uint32_t right_symbol = work->symbol[right];
+        if (may_merge_late(ordered, left_symbol, right_symbol)) {
+            ptk_prefetch(bucket_of(&ordered->late, pair_of(left_symbol, right_symbol)));
+            asked |= 1ull << place;
+        }
+        place = right;
+    }
+    for (; asked != 0; asked &= asked - 1) {
+        const size_t left = (size_t)__builtin_ctzll(asked);
+        const size_t right = next_place(work->live, left);
+        work->key[left] = make_key(
+            find_made(&ordered->late, work->symbol[left], work->symbol[right]), left);
+    }
+}
+
+size_t ptk_bpe_ordered_merge(const struct ptk_bpe_ordered *ordered, uint32_t *ids, uint32_t *ends,
+                             const uint8_t *bytes, size_t count)
+{
+    PTK_DCHECK(count >= 2);
+    PTK_DCHECK(count <= PTK_BPE_ORDERED_MAX);
+    struct work work;
+    work.groups = (count + 15) / 16;
+    for (size_t i = count - 1; i < 16 * work.groups; i++) {
+        work.key[i] = NO_KEY;
+    }
+    work.symbol[NO_LEFT] = NO_SYMBOL;
+    work.symbol[NO_RIGHT] = NO_SYMBOL;
+    if (bytes != NULL) {
+        start_bytes(ordered, &work, bytes, count);
+    } else {
+        start_ids(ordered, &work, ids, count);
+    }
+    run(ordered, &work, false);
+    start_late(ordered, &work);
+    run(ordered, &work, true);
+    size_t kept = 0;
+    for (uint64_t live = work.live; live != 0; live &= live - 1) {
+        const uint32_t symbol = work.symbol[__builtin_ctzll(live)];
+        ids[kept] = ordered->ids == NULL ? symbol : ordered->ids[symbol];
+        if (ends != NULL) {
+            const uint64_t behind = live & (live - 1);
+            ends[kept] = ends[behind == 0 ? count - 1 : (size_t)__builtin_ctzll(behind) - 1];
+        }
+        kept++;
+    }
+    return kept;
+}
