@@ -11,18 +11,17 @@
  */
 #define PART 0x80000000u
 
-/* The two words of a left side and the block of a right one, whose low bits are the bit. */
-struct words {
-    size_t first;
-    size_t second;
+/* A word of the table and the two bits of it that a left and a right side have. */
+struct place {
+    size_t word;
+    uint64_t bits;
 };
 
-static inline struct words words_of(uint32_t left, uint32_t right)
+static inline struct place place_of(uint32_t left, uint32_t right)
 {
-    const uint64_t hash = ((uint64_t)left << 32 | right >> 6) * PTK_HASH_A;
-    const uint64_t mask = (1u << PTK_CUTS_WORDS_LOG2) - 1;
-    return (struct words){hash >> (64 - PTK_CUTS_WORDS_LOG2),
-                          hash >> (64 - 2 * PTK_CUTS_WORDS_LOG2) & mask};
+    const uint64_t hash = ((uint64_t)left << 32 | right) * PTK_HASH_A;
+    return (struct place){hash >> (64 - PTK_CUTS_WORDS_LOG2),
+                          1ull << (hash >> 42 & 63) | 1ull << (hash >> 36 & 63)};
 }
 
 static inline uint64_t has_neighbour(const struct ptk_cuts *cuts, uint32_t left, uint32_t right)
@@ -30,8 +29,8 @@ static inline uint64_t has_neighbour(const struct ptk_cuts *cuts, uint32_t left,
     if ((left | right) < 0x80) {
         return cuts->ascii[left][right >> 6] >> (right & 63) & 1;
     }
-    const struct words words = words_of(left, right);
-    return (cuts->words[words.first] & cuts->words[words.second]) >> (right & 63) & 1;
+    const struct place place = place_of(left, right);
+    return (cuts->words[place.word] & place.bits) == place.bits;
 }
 
 static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
@@ -49,9 +48,8 @@ static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint3
     if ((left | right) < 0x80) {
         cuts->ascii[left][right >> 6] |= bit;
     } else {
-        const struct words words = words_of(left, right);
-        cuts->words[words.first] |= bit;
-        cuts->words[words.second] |= bit;
+        const struct place place = place_of(left, right);
+        cuts->words[place.word] |= place.bits;
     }
     if (!left_part) {
         chars->records[left] |= 1u << (right_part ? PTK_CHARS_RIGHT_PART_BIT : PTK_CHARS_RIGHT_BIT);

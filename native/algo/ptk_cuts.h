@@ -6,9 +6,8 @@
  * fall apart at such boundaries into short ones that a cache knows: a Chinese sentence into words,
  * a text without pre-tokenizer at its word marks.
  *
- * Neighbours are bits in a table, twice, by two hashes of the left character and the block of 64
- * that the right one lies in, so that an alphabet's rows stay in the first cache. A false hit only
- * costs a cut; a cut is never wrong.
+ * Two neighbours are two bits of one word in a table, by a hash of both: a boundary costs one line
+ * of the second cache. A false hit only costs a cut; a cut is never wrong.
  */
 #ifndef PTK_CUTS_H
 #define PTK_CUTS_H
@@ -16,7 +15,7 @@
 #include "algo/ptk_chars.h"
 #include "image/ptk_image.h"
 
-#define PTK_CUTS_WORDS_LOG2 15u
+#define PTK_CUTS_WORDS_LOG2 13u
 
 struct ptk_cuts {
     uint64_t *words;         /* neighbours by hash; NULL: no cuts are made */

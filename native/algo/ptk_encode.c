@@ -157,6 +157,21 @@ static inline void put_slot(const struct job *job, const source_text *text, size
     put_ids(job, text, begin, &ids);
 }
 
+/* The same for a slot of the table for longer pieces. */
+static inline void put_long_slot(const struct job *job, const source_text *text, size_t begin,
+                                 const struct ptk_cache_long *slot)
+{
+    struct sink *sink = job->sink;
+    const size_t count = ptk_cache_long_id_count(slot);
+    if (PTK_LIKELY(sink->len + PTK_CACHE_LONG_IDS_MAX <= sink->fast_end)) {
+        memcpy(sink->ids + sink->len, slot->ids, sizeof slot->ids);
+        sink->len += count;
+        return;
+    }
+    const struct ptk_encoder_ids ids = {.ids = slot->ids, .count = count};
+    put_ids(job, text, begin, &ids);
+}
+
 /* ---- pieces --------------------------------------------------------------------------------- */
 
 /* A piece or part that neither the image nor the cache knows. */
@@ -214,49 +229,65 @@ static inline struct ptk_piece_key marked_key(const struct job *job, struct ptk_
     return key;
 }
 
+/* The key of a longer piece or part, marked alike. */
+static inline struct ptk_cache_long_key long_key(const struct job *job, const source_text *text,
+                                                 struct ptk_span span, enum ptk_part part)
+{
+    return ptk_cache_long_key_make(text->bytes + span.begin, span.end - span.begin,
+                                   part == PTK_PART_INNER || job->tokenizer->segments != NULL);
+}
+
 /* Whether a cache with room for `count_max` ids may keep a result: it is the same everywhere. */
 static inline bool may_keep(const struct ptk_encoder_ids *ids, size_t count_max)
 {
     return ids->count > 0 && ids->count <= count_max && !ids->is_close;
 }
 
-/* A short piece or part, from the cache or by the model; then the cache knows it. */
-static enum ptk_verdict cached_part(const struct job *job, const source_text *text, size_t begin,
-                                    size_t len, struct ptk_piece_key key, enum ptk_part part)
+/* A short piece or part by the model; then its line of the cache, which lacks it, knows it. */
+static enum ptk_verdict learn_part(const struct job *job, const source_text *text,
+                                   struct ptk_span span, enum ptk_part part,
+                                   struct ptk_piece_key key, struct ptk_image_piece *line)
 {
-    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
-    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
-    if (slot != NULL) {
-        put_slot(job, text, begin, slot);
-        return PTK_VERDICT_OK;
-    }
     struct ptk_encoder_ids ids;
-    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
+    const enum ptk_verdict verdict =
+        encode_piece(job, text, span.begin, span.end - span.begin, part, &ids);
     if (verdict == PTK_VERDICT_OK && may_keep(&ids, PTK_IMAGE_PIECE_IDS_MAX)) {
         ptk_cache_put(line, key, ids.ids, ids.count);
     }
     return verdict;
 }
 
+/* The same for one that the cache may have. */
+static enum ptk_verdict cached_part(const struct job *job, const source_text *text,
+                                    struct ptk_span span, enum ptk_part part,
+                                    struct ptk_piece_key key)
+{
+    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
+    if (slot != NULL) {
+        put_slot(job, text, span.begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    return learn_part(job, text, span, part, key, line);
+}
+
 /* The same for one that only the table for longer ones can hold, if that. */
 static enum ptk_verdict cached_long_part(const struct job *job, const source_text *text,
-                                         size_t begin, size_t len, enum ptk_part part)
+                                         struct ptk_span span, enum ptk_part part)
 {
     struct ptk_encoder_ids ids;
+    const size_t len = span.end - span.begin;
     if (len > PTK_CACHE_LONG_KEY_MAX || job->need_ends) {
-        return encode_piece(job, text, begin, len, part, &ids);
+        return encode_piece(job, text, span.begin, len, part, &ids);
     }
-    const struct ptk_cache_long_key key =
-        ptk_cache_long_key_make(text->bytes + begin, len, part == PTK_PART_INNER ||
-                                                              job->tokenizer->segments != NULL);
+    const struct ptk_cache_long_key key = long_key(job, text, span, part);
     struct ptk_cache_long *pair = ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key);
     const struct ptk_cache_long *slot = ptk_cache_long_find(pair, &key);
     if (slot != NULL) {
-        ids = (struct ptk_encoder_ids){.ids = slot->ids, .count = ptk_cache_long_id_count(slot)};
-        put_ids(job, text, begin, &ids);
+        put_long_slot(job, text, span.begin, slot);
         return PTK_VERDICT_OK;
     }
-    const enum ptk_verdict verdict = encode_piece(job, text, begin, len, part, &ids);
+    const enum ptk_verdict verdict = encode_piece(job, text, span.begin, len, part, &ids);
     if (verdict == PTK_VERDICT_OK && may_keep(&ids, PTK_CACHE_LONG_IDS_MAX)) {
         ptk_cache_long_put(pair, &key, ids.ids, ids.count);
     }
@@ -279,68 +310,128 @@ static const struct ptk_image_piece *known_inner(const struct ptk_encoder *encod
 }
 
 /* What lies between two safe cuts. */
-static enum ptk_verdict encode_inner(const struct job *job, const source_text *text, size_t begin,
-                                     size_t len)
+static enum ptk_verdict encode_inner(const struct job *job, const source_text *text,
+                                     struct ptk_span span)
 {
+    const size_t len = span.end - span.begin;
     if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
-        return cached_long_part(job, text, begin, len, PTK_PART_INNER);
+        return cached_long_part(job, text, span, PTK_PART_INNER);
     }
-    struct ptk_piece_key key = piece_key(text, begin, len);
+    struct ptk_piece_key key = piece_key(text, span.begin, len);
     const struct ptk_image_piece *slot = known_inner(&job->tokenizer->encoder, key);
     if (slot != NULL) {
-        put_slot(job, text, begin, slot);
+        put_slot(job, text, span.begin, slot);
         return PTK_VERDICT_OK;
     }
     if (job->tokenizer->encoder.ignore_merges) {
         key.high |= PTK_CACHE_INNER;
     }
-    return cached_part(job, text, begin, len, marked_key(job, key), PTK_PART_INNER);
+    return cached_part(job, text, span, PTK_PART_INNER, marked_key(job, key));
 }
 
-/* A piece part by part; `ends` are those of the parts in the piece. */
-static enum ptk_verdict encode_parts(const struct job *job, const source_text *text, size_t begin,
-                                     const uint32_t *ends, size_t count)
+/* Whether a piece has no byte above 0x7f. */
+static inline bool is_ascii(const uint8_t *piece, size_t len)
 {
-    uint32_t pos = 0;
-    for (size_t i = 0; i < count; i++) {
-        const enum ptk_verdict verdict = encode_inner(job, text, begin + pos, ends[i] - pos);
-        if (verdict != PTK_VERDICT_OK || job->sink->full) {
-            return verdict;
-        }
-        pos = ends[i];
+    uint64_t high = 0;
+    size_t i = 0;
+    for (; i + 8 <= len; i += 8) {
+        high |= ptk_load_u64(piece + i);
     }
-    return PTK_VERDICT_OK;
+    for (; i < len; i++) {
+        high |= (uint64_t)piece[i];
+    }
+    return (high & 0x8080808080808080ull) == 0;
 }
 
-/* A short piece that the image does not know. What its parts yield is kept for the whole. */
-static enum ptk_verdict short_piece(const struct job *job, const source_text *text, size_t begin,
-                                    size_t len, struct ptk_piece_key key)
+/*
+ * A piece of up to PTK_CACHE_LONG_KEY_MAX bytes part by part; true with all of its ids, which a
+ * cache may keep for the whole. False where it has no safe cut, or is a token as a whole: nothing
+ * has been done then. ASCII nearly never has one, and is not looked at.
+ */
+struct parts_ids {
+    enum ptk_verdict verdict;
+    const uint32_t *ids; /* in the sink; NULL: not all are there */
+    size_t count;
+};
+
+static bool encode_parts(const struct job *job, const source_text *text, struct ptk_span span,
+                         struct parts_ids *out)
 {
-    struct sink *sink = job->sink;
-    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
-    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
-    if (slot != NULL) {
-        put_slot(job, text, begin, slot);
-        return PTK_VERDICT_OK;
-    }
-    uint32_t ends[PTK_IMAGE_PIECE_KEY_MAX];
+    const uint8_t *piece = text->bytes + span.begin;
+    const size_t len = span.end - span.begin;
+    uint32_t ends[PTK_CACHE_LONG_KEY_MAX];
     size_t pos = 0;
-    const size_t part_count = ptk_cuts_scan(&job->tokenizer->cuts, text->bytes + begin, len, &pos,
-                                            ends, PTK_ARRAY_LEN(ends));
-    if (part_count == 1 || ptk_encoder_token(&job->tokenizer->encoder, text->bytes + begin, len,
-                                        PTK_PART_WHOLE) != PTK_IMAGE_NONE) {
-        return cached_part(job, text, begin, len, key, PTK_PART_WHOLE);
+    if (is_ascii(piece, len)) {
+        return false;
     }
+    const size_t count = ptk_cuts_scan(&job->tokenizer->cuts, piece, len, &pos, ends,
+                                       PTK_ARRAY_LEN(ends));
+    if (count == 1 || ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) !=
+                          PTK_IMAGE_NONE) {
+        return false;
+    }
+    struct sink *sink = job->sink;
     /* Asked before the parts: the sink may drop ids of this piece and want all from then on. */
     const bool wants_all = sink->fast_end > 0;
     const size_t before = sink->len;
-    const enum ptk_verdict verdict = encode_parts(job, text, begin, ends, part_count);
-    const size_t count = sink->len - before;
-    if (wants_all && verdict == PTK_VERDICT_OK && !sink->full && count > 0 &&
-        count <= PTK_IMAGE_PIECE_IDS_MAX) {
-        ptk_cache_put(line, key, sink->ids + before, count);
+    uint32_t begin = span.begin;
+    *out = (struct parts_ids){PTK_VERDICT_OK, NULL, 0};
+    for (size_t i = 0; i < count; i++) {
+        const struct ptk_span part = {begin, span.begin + ends[i]};
+        out->verdict = encode_inner(job, text, part);
+        if (out->verdict != PTK_VERDICT_OK || sink->full) {
+            return true;
+        }
+        begin = part.end;
     }
-    return verdict;
+    out->count = sink->len - before;
+    out->ids = wants_all && out->count > 0 ? sink->ids + before : NULL;
+    return true;
+}
+
+/* A short piece that the image does not know. What its parts yield is kept for the whole. */
+static enum ptk_verdict short_piece(const struct job *job, const source_text *text,
+                                    struct ptk_span span, struct ptk_piece_key key)
+{
+    struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
+    if (slot != NULL) {
+        put_slot(job, text, span.begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    struct parts_ids parts;
+    if (!encode_parts(job, text, span, &parts)) {
+        return learn_part(job, text, span, PTK_PART_WHOLE, key, line);
+    }
+    /* A part may have the same line, but not the same key. */
+    if (parts.ids != NULL && parts.count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, parts.ids, parts.count);
+    }
+    return parts.verdict;
+}
+
+/* The same for a longer one. */
+static enum ptk_verdict long_piece(const struct job *job, const source_text *text,
+                                   struct ptk_span span)
+{
+    if (span.end - span.begin > PTK_CACHE_LONG_KEY_MAX || job->need_ends) {
+        return cached_long_part(job, text, span, PTK_PART_WHOLE);
+    }
+    const struct ptk_cache_long_key key = long_key(job, text, span, PTK_PART_WHOLE);
+    struct ptk_cache_long *pair = ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key);
+    const struct ptk_cache_long *slot = ptk_cache_long_find(pair, &key);
+    if (slot != NULL) {
+        put_long_slot(job, text, span.begin, slot);
+        return PTK_VERDICT_OK;
+    }
+    struct parts_ids parts;
+    if (!encode_parts(job, text, span, &parts)) {
+        return cached_long_part(job, text, span, PTK_PART_WHOLE);
+    }
+    if (parts.ids != NULL && parts.count <= PTK_CACHE_LONG_IDS_MAX) {
+        ptk_cache_long_put(pair, &key, parts.ids, parts.count);
+    }
+    return parts.verdict;
 }
 
 /*
@@ -395,6 +486,10 @@ static inline void batch_add(const struct job *job, const source_text *text, str
         }
         batch_set(job, batch, i, span, key);
         return;
+    }
+    if (len > PTK_IMAGE_PIECE_KEY_MAX && len <= PTK_CACHE_LONG_KEY_MAX) {
+        const struct ptk_cache_long_key key = long_key(job, text, span, part);
+        ptk_prefetch(ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key));
     }
     batch->span[i] = span;
     batch->key[i] = no_key;
@@ -509,16 +604,14 @@ static inline void batch_put(const struct job *job, const source_text *text,
 static enum ptk_verdict batch_miss(const struct job *job, const source_text *text,
                                    const struct batch *batch, size_t i)
 {
-    const size_t begin = batch->span[i].begin;
-    const size_t len = batch->span[i].end - begin;
-    const enum ptk_part part = (batch->inner >> i & 1) != 0 ? PTK_PART_INNER : PTK_PART_WHOLE;
-    if (len > PTK_IMAGE_PIECE_KEY_MAX || job->need_ends) {
-        return cached_long_part(job, text, begin, len, part);
+    const struct ptk_span span = batch->span[i];
+    const bool is_short =
+        span.end - span.begin <= PTK_IMAGE_PIECE_KEY_MAX && !job->need_ends;
+    if ((batch->inner >> i & 1) != 0) {
+        return is_short ? cached_part(job, text, span, PTK_PART_INNER, batch->key[i])
+                        : cached_long_part(job, text, span, PTK_PART_INNER);
     }
-    if (part == PTK_PART_WHOLE) {
-        return short_piece(job, text, begin, len, batch->key[i]);
-    }
-    return cached_part(job, text, begin, len, batch->key[i], PTK_PART_INNER);
+    return is_short ? short_piece(job, text, span, batch->key[i]) : long_piece(job, text, span);
 }
 
 /* Gives the batch's ids to the sink, and empties the batch. */
@@ -557,6 +650,15 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
 /* Safe cuts that are looked for at once in a long piece. */
 #define CHUNK_CUTS 128u
 
+/* Whether the first character beyond ASCII in 16 bytes is of a script that writes no spaces, like
+ * Chinese: its pieces hardly come again, but their parts do. */
+static inline bool begins_ideographic(const uint8_t *at)
+{
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)at);
+    const uint32_t high = (uint32_t)_mm_movemask_epi8(bytes);
+    return high != 0 && at[__builtin_ctz(high)] >= 0xe2;
+}
+
 /* Adds a piece of more than 15 bytes, in parts where it has safe cuts. */
 static enum ptk_verdict push_long(const struct job *job, const source_text *text,
                                   struct batch *batch, struct ptk_span span)
@@ -564,6 +666,10 @@ static enum ptk_verdict push_long(const struct job *job, const source_text *text
     const struct ptk_cuts *cuts = &job->tokenizer->cuts;
     const uint8_t *piece = text->bytes + span.begin;
     const size_t len = span.end - span.begin;
+    if (len <= PTK_CACHE_LONG_KEY_MAX && !begins_ideographic(piece)) {
+        batch_add(job, text, batch, span, PTK_PART_WHOLE);
+        return batch->count == BATCH_PIECES ? batch_flush(job, text, batch) : PTK_VERDICT_OK;
+    }
     uint32_t ends[CHUNK_CUTS];
     size_t pos = 0;
     size_t count = ptk_cuts_scan(cuts, piece, len, &pos, ends, CHUNK_CUTS);
@@ -1006,20 +1112,6 @@ struct segment_batch {
     struct ptk_piece_key key[BATCH_PIECES];
     void *place[BATCH_PIECES]; /* line of the short table or pair of the long one */
 };
-
-static inline void put_long_slot(const struct job *job, const source_text *text, size_t begin,
-                                 const struct ptk_cache_long *slot)
-{
-    struct sink *sink = job->sink;
-    const size_t count = ptk_cache_long_id_count(slot);
-    if (PTK_LIKELY(sink->len + PTK_CACHE_LONG_IDS_MAX <= sink->fast_end)) {
-        memcpy(sink->ids + sink->len, slot->ids, sizeof slot->ids);
-        sink->len += count;
-        return;
-    }
-    const struct ptk_encoder_ids ids = {.ids = slot->ids, .count = count};
-    put_ids(job, text, begin, &ids);
-}
 
 static enum ptk_verdict short_segment_miss(const struct job *job, const source_text *text,
                                            struct ptk_span span, struct ptk_piece_key key,
