@@ -343,19 +343,19 @@ static inline bool is_ascii(const uint8_t *piece, size_t len)
     return (high & 0x8080808080808080ull) == 0;
 }
 
-/*
- * A piece of up to PTK_CACHE_LONG_KEY_MAX bytes part by part; true with all of its ids, which a
- * cache may keep for the whole. False where it has no safe cut, or is a token as a whole: nothing
- * has been done then. ASCII nearly never has one, and is not looked at.
- */
+/* The ids of a piece that was encoded in parts: at most one for each byte, and what is copied too
+ * much behind them. */
 struct parts_ids {
-    enum ptk_verdict verdict;
-    const uint32_t *ids; /* in the sink; NULL: not all are there */
+    uint32_t ids[PTK_CACHE_LONG_KEY_MAX + PTK_CACHE_LONG_IDS_MAX];
     size_t count;
 };
 
+/*
+ * A piece of up to PTK_CACHE_LONG_KEY_MAX bytes part by part. False where it has no safe cut, or is
+ * a token as a whole: nothing has been done then. ASCII nearly never has one, and is not looked at.
+ */
 static bool encode_parts(const struct job *job, const source_text *text, struct ptk_span span,
-                         struct parts_ids *out)
+                         struct parts_ids *parts)
 {
     const uint8_t *piece = text->bytes + span.begin;
     const size_t len = span.end - span.begin;
@@ -364,28 +364,24 @@ static bool encode_parts(const struct job *job, const source_text *text, struct 
     if (is_ascii(piece, len)) {
         return false;
     }
-    const size_t count = ptk_cuts_scan(&job->tokenizer->cuts, piece, len, &pos, ends,
-                                       PTK_ARRAY_LEN(ends));
+    const size_t count =
+        ptk_cuts_scan(&job->tokenizer->cuts, piece, len, &pos, ends, PTK_ARRAY_LEN(ends));
     if (count == 1 || ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) !=
                           PTK_IMAGE_NONE) {
         return false;
     }
-    struct sink *sink = job->sink;
-    /* Asked before the parts: the sink may drop ids of this piece and want all from then on. */
-    const bool wants_all = sink->fast_end > 0;
-    const size_t before = sink->len;
+    struct sink gathered = {.ids = parts->ids, .cap = PTK_ARRAY_LEN(parts->ids)};
+    gathered.end = gathered.cap;
+    gathered.fast_end = gathered.cap;
+    struct job gather = *job;
+    gather.sink = &gathered;
     uint32_t begin = span.begin;
-    *out = (struct parts_ids){PTK_VERDICT_OK, NULL, 0};
     for (size_t i = 0; i < count; i++) {
         const struct ptk_span part = {begin, span.begin + ends[i]};
-        out->verdict = encode_inner(job, text, part);
-        if (out->verdict != PTK_VERDICT_OK || sink->full) {
-            return true;
-        }
+        PTK_ASSERT(encode_inner(&gather, text, part) == PTK_VERDICT_OK); /* any scratch fits it */
         begin = part.end;
     }
-    out->count = sink->len - before;
-    out->ids = wants_all && out->count > 0 ? sink->ids + before : NULL;
+    parts->count = gathered.len;
     return true;
 }
 
@@ -403,11 +399,12 @@ static enum ptk_verdict short_piece(const struct job *job, const source_text *te
     if (!encode_parts(job, text, span, &parts)) {
         return learn_part(job, text, span, PTK_PART_WHOLE, key, line);
     }
-    /* A part may have the same line, but not the same key. */
-    if (parts.ids != NULL && parts.count <= PTK_IMAGE_PIECE_IDS_MAX) {
-        ptk_cache_put(line, key, parts.ids, parts.count);
+    const struct ptk_encoder_ids ids = {.ids = parts.ids, .count = parts.count};
+    if (may_keep(&ids, PTK_IMAGE_PIECE_IDS_MAX)) {
+        ptk_cache_put(line, key, ids.ids, ids.count);
     }
-    return parts.verdict;
+    put_ids(job, text, span.begin, &ids);
+    return PTK_VERDICT_OK;
 }
 
 /* The same for a longer one. */
@@ -428,10 +425,12 @@ static enum ptk_verdict long_piece(const struct job *job, const source_text *tex
     if (!encode_parts(job, text, span, &parts)) {
         return cached_long_part(job, text, span, PTK_PART_WHOLE);
     }
-    if (parts.ids != NULL && parts.count <= PTK_CACHE_LONG_IDS_MAX) {
-        ptk_cache_long_put(pair, &key, parts.ids, parts.count);
+    const struct ptk_encoder_ids ids = {.ids = parts.ids, .count = parts.count};
+    if (may_keep(&ids, PTK_CACHE_LONG_IDS_MAX)) {
+        ptk_cache_long_put(pair, &key, ids.ids, ids.count);
     }
-    return parts.verdict;
+    put_ids(job, text, span.begin, &ids);
+    return PTK_VERDICT_OK;
 }
 
 /*
@@ -1539,6 +1538,19 @@ static bool surely_short(const struct ptk_tokenizer *tokenizer, const struct ite
                request->truncation->max_length;
 }
 
+/*
+ * Whether truncation can be done by stopping, without counting first: the end of a single text is
+ * cut, whatever its length, and the result has room.
+ */
+static bool cuts_by_stopping(const struct item *item, size_t cap)
+{
+    const struct ptk_wire_truncation *truncation = item->request->truncation;
+    const size_t specials = special_count(item);
+    return !item->pair && truncation->direction == 0 && truncation->strategy <= 1 &&
+           truncation->max_length <= cap && truncation->max_length > specials &&
+           truncation->stride < truncation->max_length - specials;
+}
+
 /* One array of the result from `begin` on gets `value`, if it is wanted. */
 static void fill(uint8_t *array, size_t begin, size_t end, uint8_t value)
 {
@@ -1640,7 +1652,11 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
     job.look_up = !job.need_ends;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
-    if (request->truncation != NULL && !surely_short(tokenizer, &item)) {
+    if (request->truncation != NULL && surely_short(tokenizer, &item)) {
+        /* all ids */
+    } else if (request->truncation != NULL && cuts_by_stopping(&item, out->cap)) {
+        windows[0].len = request->truncation->max_length - special_count(&item);
+    } else if (request->truncation != NULL) {
         struct ptk_post_lens full;
         struct ptk_post_lens kept;
         size_t hits; /* counted again with the ids */
