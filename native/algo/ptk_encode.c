@@ -352,7 +352,8 @@ struct parts_ids {
 
 /*
  * A piece of up to PTK_CACHE_LONG_KEY_MAX bytes part by part. False where it has no safe cut, or is
- * a token as a whole: nothing has been done then. ASCII nearly never has one, and is not looked at.
+ * a token as a whole: nothing has been done then. Behind a pre-tokenizer ASCII nearly never has one,
+ * and is not looked at.
  */
 static bool encode_parts(const struct job *job, const source_text *text, struct ptk_span span,
                          struct parts_ids *parts)
@@ -361,7 +362,7 @@ static bool encode_parts(const struct job *job, const source_text *text, struct 
     const size_t len = span.end - span.begin;
     uint32_t ends[PTK_CACHE_LONG_KEY_MAX];
     size_t pos = 0;
-    if (is_ascii(piece, len)) {
+    if (!job->tokenizer->words.active && is_ascii(piece, len)) {
         return false;
     }
     const size_t count =
@@ -649,13 +650,22 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
 /* Safe cuts that are looked for at once in a long piece. */
 #define CHUNK_CUTS 128u
 
-/* Whether the first character beyond ASCII in 16 bytes is of a script that writes no spaces, like
- * Chinese: its pieces hardly come again, but their parts do. */
-static inline bool begins_ideographic(const uint8_t *at)
+/* A smaller vocabulary spells longer words of most scripts in more ids than a cache's entry has. */
+#define RICH_VOCABULARY 65536u
+
+/*
+ * Whether a piece of 16 bytes or more is likely to come again as a whole, and short enough to be
+ * kept. Where a script writes no spaces, as the first character beyond ASCII tells, its parts come
+ * again; and so they do where no pre-tokenizer takes the punctuation off the words.
+ */
+static inline bool comes_again(const struct job *job, const uint8_t *piece)
 {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)at);
+    if (job->tokenizer->image->config->model_len < RICH_VOCABULARY) {
+        return false;
+    }
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)piece);
     const uint32_t high = (uint32_t)_mm_movemask_epi8(bytes);
-    return high != 0 && at[__builtin_ctz(high)] >= 0xe2;
+    return high != 0 ? piece[__builtin_ctz(high)] < 0xe2 : !job->tokenizer->words.active;
 }
 
 /* Adds a piece of more than 15 bytes, in parts where it has safe cuts. */
@@ -665,7 +675,7 @@ static enum ptk_verdict push_long(const struct job *job, const source_text *text
     const struct ptk_cuts *cuts = &job->tokenizer->cuts;
     const uint8_t *piece = text->bytes + span.begin;
     const size_t len = span.end - span.begin;
-    if (len <= PTK_CACHE_LONG_KEY_MAX && !begins_ideographic(piece)) {
+    if (len <= PTK_CACHE_LONG_KEY_MAX && comes_again(job, piece)) {
         batch_add(job, text, batch, span, PTK_PART_WHOLE);
         return batch->count == BATCH_PIECES ? batch_flush(job, text, batch) : PTK_VERDICT_OK;
     }
