@@ -352,8 +352,8 @@ struct parts_ids {
 
 /*
  * A piece of up to PTK_CACHE_LONG_KEY_MAX bytes part by part. False where it has no safe cut, or is
- * a token as a whole: nothing has been done then. Behind a pre-tokenizer ASCII nearly never has one,
- * and is not looked at.
+ * a token as a whole: nothing has been done then. Behind a pre-tokenizer ASCII nearly never has
+ * one, and is not looked at.
  */
 static bool encode_parts(const struct job *job, const source_text *text, struct ptk_span span,
                          struct parts_ids *parts)
