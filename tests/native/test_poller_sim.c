@@ -844,7 +844,7 @@ static void test_no_frame_is_lost_and_every_packet_has_one_fate(void)
     PTK_ASSERT(tx_full > 0);
     PTK_ASSERT(no_frame > 0);
     PTK_ASSERT(multi_buffer > 0);
-    PTK_ASSERT(take_overs > 500);
+    PTK_ASSERT(take_overs > 10 * SCHEDULES);
     PTK_ASSERT(lies > 0);
     PTK_ASSERT(unknown > 0);
     for (size_t i = 0; i < PTK_ARRAY_LEN(hurt); i++) {
