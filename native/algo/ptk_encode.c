@@ -1859,6 +1859,7 @@ enum ptk_verdict ptk_tokenizer_encode_windows(const struct ptk_tokenizer *tokeni
     }
     struct job job = job_init(tokenizer, work, cache, request->options);
     job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
+    job.look_up = !job.need_ends;
     struct ptk_post_lens full;
     verdict = encode_whole(&job, &item, windows, &full);
     struct ptk_post_lens kept = full;

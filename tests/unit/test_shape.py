@@ -126,6 +126,17 @@ def test_windows_are_the_reference_library_s(
     assert compared > 2000 and refused > 10
 
 
+def test_windows_have_the_offsets_of_the_whole(tmp_path: pathlib.Path) -> None:
+    """A kept piece does not say where ids end that spell bytes: windows do not ask for it."""
+    tokenizer = Tokenizer.from_file(vocab_models.write(tmp_path, vocab_models.sentencepiece_bpe()))
+    text = "the thé ☃ the snow☃"
+    wanted = tokenizer.encode_full(text)
+    tokenizer.encode(text)  # Its pieces are kept from here on.
+    windows = tokenizer.encode_full(text, truncation=Truncation(1000))
+    assert rows(windows) == rows(wanted)
+    assert spans(windows) == spans(wanted)
+
+
 def test_padding_is_the_reference_library_s(model: pathlib.Path, tokenizer: Tokenizer) -> None:
     theirs = pytest.importorskip("tokenizers").Tokenizer.from_file(str(model))
     theirs.no_truncation()
