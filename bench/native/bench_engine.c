@@ -232,7 +232,7 @@ static void open_all(struct bench *bench, const char *image_path)
     const struct ptk_engine_limits limits = {
         .datagram_len_max = DATAGRAM_LEN_MAX, .models_cap = 1, .cache_len = CACHE_LEN};
     bench->engine = ptk_engine_init(allocate(ptk_engine_len(&limits)), &limits, &bench->models);
-    const struct ptk_work_limits work = {.text_len_max = DATAGRAM_LEN_MAX, .offsets = true};
+    const struct ptk_work_limits work = {.text_len_max = DATAGRAM_LEN_MAX};
     bench->work = ptk_work_init(allocate(ptk_work_len(&work)), &work);
     bench->cache = ptk_cache_init(allocate(CACHE_LEN), CACHE_LEN);
 }

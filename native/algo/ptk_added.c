@@ -1,5 +1,6 @@
 #include "algo/ptk_added.h"
 
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 #include <tmmintrin.h>
@@ -101,17 +102,23 @@ static size_t next_candidate(const struct ptk_added_filter *filter, const uint8_
                              size_t pos)
 {
     while (pos + 17 <= len) {
-        const __m128i first = _mm_loadu_si128((const __m128i *)(const void *)(text + pos));
-        const __m128i second = _mm_loadu_si128((const __m128i *)(const void *)(text + pos + 1));
-        const __m128i groups =
-            _mm_and_si128(lookup(filter->first_low, filter->first_high, first),
-                          lookup(filter->second_low, filter->second_high, second));
-        const uint32_t none =
-            (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(groups, _mm_setzero_si128()));
-        if (none != 0xffffu) {
-            return pos + (size_t)__builtin_ctz(~none);
+        const size_t stop = ptk_min_size(len, pos + PTK_PAUSE_WIDE_LEN);
+        for (; pos + 17 <= stop; pos += 16) {
+            const __m128i first = _mm_loadu_si128((const __m128i *)(const void *)(text + pos));
+            const __m128i second =
+                _mm_loadu_si128((const __m128i *)(const void *)(text + pos + 1));
+            const __m128i groups =
+                _mm_and_si128(lookup(filter->first_low, filter->first_high, first),
+                              lookup(filter->second_low, filter->second_high, second));
+            const uint32_t none =
+                (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(groups, _mm_setzero_si128()));
+            if (none != 0xffffu) {
+                return pos + (size_t)__builtin_ctz(~none);
+            }
         }
-        pos += 16;
+        if (stop < len) {
+            ptk_pause_point();
+        }
     }
     while (pos < len && !may_begin(filter, text, len, pos)) {
         pos++;
@@ -148,7 +155,9 @@ static bool touches_word(const struct ptk_added *added, const struct ptk_added_s
 static size_t strip_left(const struct ptk_added *added, const struct ptk_added_search *search,
                          size_t begin)
 {
+    size_t paused_at = begin;
     while (begin > search->taken) {
+        ptk_pause_pos(&paused_at, begin);
         const size_t before = char_before(search->text, begin);
         uint32_t len;
         if (!char_has(added, search->text + before, PTK_UNICODE_SPACE, &len)) {
@@ -166,7 +175,9 @@ static size_t strip_right(const struct ptk_added *added, const struct ptk_added_
     if (end < search->space_end) {
         return search->space_end;
     }
+    size_t paused_at = end;
     while (end < search->len) {
+        ptk_pause_pos(&paused_at, end);
         uint32_t len;
         if (!char_has(added, search->text + end, PTK_UNICODE_SPACE, &len)) {
             break;
@@ -289,6 +300,7 @@ bool ptk_added_next(const struct ptk_added *added, struct ptk_added_search *sear
         return false;
     }
     for (;;) { /* ends: pos grows up to len */
+        ptk_pause_point();
         const size_t at = next_candidate(&added->filter, search->text, search->len, search->pos);
         if (at == search->len) {
             search->pos = at;

@@ -297,7 +297,9 @@ static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scra
     if (len > scratch->unit_cap || scratch->unit_cap - len < bpe->prefix_len + bpe->suffix_len) {
         /* Byte tokens may need a unit for every byte; count exactly only when that cannot fit. */
         size_t units = 0;
+        size_t paused_at = 0;
         for (size_t i = 0; i < len; i += ptk_utf8_lead_len(piece[i])) {
+            ptk_pause_pos(&paused_at, i);
             units += (bpe->image->config->flags & PTK_IMAGE_FLAGS_BYTE_FALLBACK) != 0
                          ? ptk_utf8_lead_len(piece[i]) + bpe->prefix_len + bpe->suffix_len
                          : 1;
@@ -551,13 +553,12 @@ static bool list_pop(struct ptk_bpe_scratch *scratch, struct popped *popped)
 }
 
 /* Merges two ascending chains (links in `after`). */
-static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
+static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b, uint32_t *turns)
 {
     uint32_t first = NO_UNIT;
     uint32_t *tail = &first;
-    uint32_t turns = 0;
     while (a != NO_UNIT && b != NO_UNIT) {
-        ptk_pause_turn(&turns);
+        ptk_pause_turn(turns);
         COUNT_STEPS(1);
         if (a < b) {
             *tail = a;
@@ -578,14 +579,13 @@ static uint32_t chain_merge(uint32_t *after, uint32_t a, uint32_t b)
  * backwards is a few ascending runs: the runs are merged pairwise, like the digits of a binary
  * counter.
  */
-static uint32_t chain_sort(uint32_t *after, uint32_t first)
+static uint32_t chain_sort(uint32_t *after, uint32_t first, uint32_t *turns)
 {
     uint32_t reversed = NO_UNIT;
     bool ascending = true;
     uint32_t last = first;
-    uint32_t turns = 0;
     for (uint32_t unit = first; unit != NO_UNIT; unit = after[unit]) {
-        ptk_pause_turn(&turns);
+        ptk_pause_turn(turns);
         COUNT_STEPS(1);
         ascending = ascending && unit >= last;
         last = unit;
@@ -594,7 +594,7 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
         return first;
     }
     for (uint32_t unit = first; unit != NO_UNIT;) {
-        ptk_pause_turn(&turns);
+        ptk_pause_turn(turns);
         const uint32_t next = after[unit];
         after[unit] = reversed;
         reversed = unit;
@@ -608,14 +608,14 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
         uint32_t run = reversed;
         uint32_t end = run;
         while (after[end] != NO_UNIT && after[end] > end) {
-            ptk_pause_turn(&turns);
+            ptk_pause_turn(turns);
             end = after[end];
         }
         reversed = after[end];
         after[end] = NO_UNIT;
         size_t i = 0;
         while (runs[i] != NO_UNIT) { /* ends: fewer than 2^32 units make fewer than 2^32 runs */
-            run = chain_merge(after, runs[i], run);
+            run = chain_merge(after, runs[i], run, turns);
             runs[i] = NO_UNIT;
             i++;
         }
@@ -623,18 +623,17 @@ static uint32_t chain_sort(uint32_t *after, uint32_t first)
     }
     uint32_t sorted = NO_UNIT;
     for (size_t i = 0; i < PTK_ARRAY_LEN(runs); i++) {
-        sorted = chain_merge(after, runs[i], sorted);
+        sorted = chain_merge(after, runs[i], sorted, turns);
     }
     return sorted;
 }
 
 /* Sorting follows only one direction: restores the other, for a list that may be put back. */
-static void chain_link_back(struct ptk_bpe_scratch *scratch, uint32_t first)
+static void chain_link_back(struct ptk_bpe_scratch *scratch, uint32_t first, uint32_t *turns)
 {
     uint32_t previous = NO_UNIT;
-    uint32_t turns = 0;
     for (uint32_t unit = first; unit != NO_UNIT; unit = scratch->after[unit]) {
-        ptk_pause_turn(&turns);
+        ptk_pause_turn(turns);
         COUNT_STEPS(1);
         scratch->before[unit] = previous;
         previous = unit;
@@ -645,10 +644,11 @@ static void chain_link_back(struct ptk_bpe_scratch *scratch, uint32_t first)
  * Puts the rest of a sorted list back. Where merges of one rank make halves of others, the last
  * merge may have given the rank a list again: of one or two units, all before the rest.
  */
-static void list_put_back(struct ptk_bpe_scratch *scratch, uint32_t first, uint32_t rank)
+static void list_put_back(struct ptk_bpe_scratch *scratch, uint32_t first, uint32_t rank,
+                          uint32_t *turns)
 {
     const bool again = (scratch->level[0][rank >> 6] >> (rank & 63) & 1) != 0;
-    uint32_t fresh = again ? chain_sort(scratch->after, scratch->head[rank]) : NO_UNIT;
+    uint32_t fresh = again ? chain_sort(scratch->after, scratch->head[rank], turns) : NO_UNIT;
     list_mark(scratch, rank);
     scratch->sorted[rank >> 6] |= 1ull << (rank & 63);
     scratch->head[rank] = fresh != NO_UNIT ? fresh : first;
@@ -719,10 +719,11 @@ static void merge_lists(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scrat
     uint32_t turns = 0;
     while (list_pop(scratch, &popped)) {
         uint32_t unit = popped.first;
+        ptk_pause_turn(&turns);
         if (!popped.sorted) {
-            unit = chain_sort(scratch->after, unit);
+            unit = chain_sort(scratch->after, unit, &turns);
             if (!bpe->ascending) {
-                chain_link_back(scratch, unit);
+                chain_link_back(scratch, unit, &turns);
             }
         }
         uint32_t lowest = UINT32_MAX;
@@ -736,7 +737,7 @@ static void merge_lists(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scrat
         }
         if (unit != NO_UNIT) {
             PTK_DCHECK(!bpe->ascending);
-            list_put_back(scratch, unit, popped.rank);
+            list_put_back(scratch, unit, popped.rank, &turns);
         }
     }
 }
@@ -951,7 +952,9 @@ struct alphabet_cursor {
 /* The byte whose character holds a position; positions must ascend. */
 static uint32_t byte_at(struct alphabet_cursor *cursor, const uint8_t *piece, size_t pos)
 {
+    size_t paused_at = cursor->begin;
     while (cursor->begin + alphabet_len(piece[cursor->byte]) <= pos) {
+        ptk_pause_pos(&paused_at, cursor->begin);
         cursor->begin += alphabet_len(piece[cursor->byte]);
         cursor->byte++;
     }
@@ -965,7 +968,9 @@ size_t ptk_bpe_encode_gaps(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *sc
         return SIZE_MAX;
     }
     struct unit_writer writer = {.scratch = scratch};
+    uint32_t turns = 0;
     for (size_t i = 0; i < len; i++) {
+        ptk_pause_turn(&turns);
         const uint32_t id = bpe->image->byte_ids[piece[i]];
         if (id == PTK_IMAGE_NONE) {
             put_unknown(bpe, &writer, alphabet_len(piece[i]));
@@ -979,6 +984,7 @@ size_t ptk_bpe_encode_gaps(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *sc
     struct alphabet_cursor cursor = {0, 0};
     size_t begin = 0;
     for (size_t i = 0; i < count; i++) {
+        ptk_pause_turn(&turns);
         const size_t end = scratch->ends[i];
         begins[i] = byte_at(&cursor, piece, begin);
         scratch->ends[i] = byte_at(&cursor, piece, end - 1) + 1;

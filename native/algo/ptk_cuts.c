@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 /*
@@ -224,7 +225,9 @@ size_t ptk_cuts_scan(const struct ptk_cuts *cuts, const uint8_t *text, size_t le
         uint32_t char_len;
         struct character left = character_at(cuts, text + *pos, &char_len);
         size_t at = *pos + char_len;
+        size_t paused_at = at;
         while (at < len && count < cap) {
+            ptk_pause_pos(&paused_at, at);
             const struct character right = character_at(cuts, text + at, &char_len);
             const uint64_t unknown =
                 cuts->only_known & ((right.record & PTK_CHARS_ID_MASK) == 0);

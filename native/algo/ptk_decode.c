@@ -52,6 +52,9 @@ static bool is_shown(const struct ptk_image *image, uint32_t id, bool skip_speci
            !(skip_special && (flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0);
 }
 
+/* Ids between two pauses: a few microseconds. */
+#define SLICE_IDS ((size_t)2048)
+
 /* ---- concatenation -------------------------------------------------------------------------- */
 
 static enum ptk_verdict run_concat(const struct ptk_decoder *decoder,
@@ -60,8 +63,12 @@ static enum ptk_verdict run_concat(const struct ptk_decoder *decoder,
                                    size_t *text_len)
 {
     struct ptk_decode_text out = {.bytes = text, .cap = cap};
-    if (ptk_decode_table_copy(&decoder->table, ids, ids_len, skip_special, &out) < ids_len) {
-        return PTK_VERDICT_REPLY_TOO_LONG;
+    for (size_t i = 0; i < ids_len; i += SLICE_IDS) {
+        const size_t some = ptk_min_size(ids_len - i, SLICE_IDS);
+        if (ptk_decode_table_copy(&decoder->table, ids + i, some, skip_special, &out) < some) {
+            return PTK_VERDICT_REPLY_TOO_LONG;
+        }
+        ptk_pause_point();
     }
     const size_t len = out.len;
     if (PTK_LIKELY(ptk_utf8_valid(text, len))) {
@@ -71,7 +78,7 @@ static enum ptk_verdict run_concat(const struct ptk_decoder *decoder,
     if (len > scratch->text_cap) {
         return PTK_VERDICT_TEXT_TOO_LONG;
     }
-    memcpy(scratch->bytes[0], text, len);
+    ptk_pause_copy(scratch->bytes[0], text, len);
     return ptk_utf8_replace(scratch->bytes[0], len, text, cap, text_len)
                ? PTK_VERDICT_OK
                : PTK_VERDICT_REPLY_TOO_LONG;
@@ -107,7 +114,7 @@ static void add_bytes(struct strings *strings, const uint8_t *bytes, size_t len)
         strings->failed = true;
         return;
     }
-    memcpy(strings->bytes + strings->len, bytes, len);
+    ptk_pause_copy(strings->bytes + strings->len, bytes, len);
     strings->len += len;
 }
 
@@ -136,7 +143,9 @@ static void add_replaced(struct strings *out, struct view from, struct ptk_image
                          struct view content)
 {
     size_t i = 0, kept = 0; /* bytes from `kept` on are still to be copied */
+    size_t paused_at = 0;
     while (pattern.len > 0 && i + pattern.len <= from.len) {
+        ptk_pause_pos(&paused_at, i);
         if (from.bytes[i] != pattern.bytes[0] ||
             memcmp(from.bytes + i, pattern.bytes, pattern.len) != 0) {
             i++;
@@ -195,7 +204,9 @@ static void end_run(struct strings *out, size_t begin)
     }
     if (!ptk_utf8_valid(out->bytes + begin, len)) {
         out->len = begin;
+        uint32_t turns = 0;
         for (size_t i = 0; i + 1 < len; i++) {
+            ptk_pause_turn(&turns);
             add_literal(out, "\xef\xbf\xbd");
             end_string(out);
         }
@@ -234,7 +245,9 @@ static void op_fuse(const struct strings *in, struct strings *out)
 /* Cuts up to `max` characters equal to `content` off one end. */
 static struct view strip_start(struct view view, struct view content, uint32_t max)
 {
+    uint32_t turns = 0;
     for (uint32_t i = 0; i < max && begins_with(view, content.bytes, content.len); i++) {
+        ptk_pause_turn(&turns);
         view.bytes += content.len;
         view.len -= content.len;
     }
@@ -243,7 +256,9 @@ static struct view strip_start(struct view view, struct view content, uint32_t m
 
 static struct view strip_stop(struct view view, struct view content, uint32_t max)
 {
+    uint32_t turns = 0;
     for (uint32_t i = 0; i < max && view.len >= content.len; i++) {
+        ptk_pause_turn(&turns);
         if (memcmp(view.bytes + view.len - content.len, content.bytes, content.len) != 0) {
             break;
         }
@@ -310,7 +325,9 @@ static const char *const clean_ups[][2] = {
 /* Whether one of the patterns can be there: they all begin with a space and one of these. */
 static bool needs_clean_up(const uint8_t *bytes, size_t len)
 {
+    size_t paused_at = 0;
     for (size_t i = 0; i + 1 < len; i++) {
+        ptk_pause_pos(&paused_at, i);
         if (bytes[i] == ' ' && memchr(".?!,'nd", bytes[i + 1], 7) != NULL) {
             return true;
         }
@@ -330,7 +347,9 @@ static void clean_up(struct strings *out)
         const size_t pattern_len = strlen(clean_ups[k][0]);
         const size_t content_len = strlen(clean_ups[k][1]);
         size_t kept = 0;
+        size_t paused_at = 0;
         for (size_t i = 0; i < len;) {
+            ptk_pause_pos(&paused_at, i);
             if (len - i >= pattern_len && memcmp(bytes + i, clean_ups[k][0], pattern_len) == 0) {
                 memcpy(bytes + kept, clean_ups[k][1], content_len);
                 kept += content_len;
@@ -382,7 +401,9 @@ static void op_ctc(const struct ptk_image_op_view *op, const struct strings *in,
     const struct ptk_image_string delimiter = ptk_image_op_string(op, &off);
     const struct view space = {(const uint8_t *)" ", 1};
     const struct view nothing = {(const uint8_t *)"", 0};
+    uint32_t turns = 0;
     for (size_t i = 0; i < in->count && !out->failed; i++) {
+        ptk_pause_turn(&turns);
         if (i > 0 && same_string(string_at(in, i), string_at(in, i - 1))) {
             continue;
         }
@@ -395,7 +416,7 @@ static void op_ctc(const struct ptk_image_op_view *op, const struct strings *in,
             const size_t copy = out->len;
             add_replaced(out, cleaned, delimiter, space);
             if (!out->failed) {
-                memmove(out->bytes + begin, out->bytes + copy, out->len - copy);
+                ptk_pause_copy(out->bytes + begin, out->bytes + copy, out->len - copy);
                 out->len = begin + (out->len - copy);
             }
         }
@@ -425,7 +446,9 @@ static int alphabet_byte(uint32_t code_point)
 
 static bool in_alphabet(struct view string)
 {
+    size_t paused_at = 0;
     for (size_t at = 0; at < string.len;) {
+        ptk_pause_pos(&paused_at, at);
         uint32_t len;
         if (alphabet_byte(ptk_utf8_decode(string.bytes + at, &len)) < 0) {
             return false;
@@ -445,11 +468,13 @@ static void op_byte_level(struct strings *in, struct strings *out)
         ptk_pause_turn(&turns);
         const struct view string = string_at(in, i);
         if (!in_alphabet(string)) {
-            memmove(in->bytes + len, string.bytes, string.len);
+            ptk_pause_copy(in->bytes + len, string.bytes, string.len);
             len += string.len;
             continue;
         }
+        size_t paused_at = 0;
         for (size_t at = 0; at < string.len;) {
+            ptk_pause_pos(&paused_at, at);
             uint32_t step;
             in->bytes[len] = (uint8_t)alphabet_byte(ptk_utf8_decode(string.bytes + at, &step));
             len++;
@@ -548,7 +573,7 @@ static enum ptk_verdict run_program(const struct ptk_decoder *decoder,
     if (strings[current].len > text->cap) {
         return PTK_VERDICT_REPLY_TOO_LONG;
     }
-    memcpy(text->bytes, strings[current].bytes, strings[current].len);
+    ptk_pause_copy(text->bytes, strings[current].bytes, strings[current].len);
     text->len = strings[current].len;
     return PTK_VERDICT_OK;
 }
@@ -754,14 +779,32 @@ static bool append(struct ptk_decode_text *text, const uint8_t *bytes, size_t le
     return true;
 }
 
+/* U+FFFD, `count` times. */
+static __attribute__((noinline)) bool append_replaced(struct ptk_decode_text *text, size_t count)
+{
+    uint32_t turns = 0;
+    for (size_t k = 0; k < count; k++) {
+        ptk_pause_turn(&turns);
+        if (!append(text, (const uint8_t *)"\xef\xbf\xbd", 3)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* A run of byte tokens, ids that are not shown between them included: its bytes, or U+FFFD for
  * each. Returns how many ids it has; 0 when there is no room. */
-static size_t append_run(const struct ptk_decoder *decoder, const uint32_t *ids, size_t ids_len,
-                         bool skip_special, struct ptk_decode_text *text)
+static inline __attribute__((always_inline)) size_t
+append_bytes(const struct ptk_decoder *decoder, const uint32_t *ids, size_t ids_len,
+             bool skip_special, bool pauses, struct ptk_decode_text *text)
 {
     const size_t begin = text->len;
     size_t i = 0;
+    uint32_t turns = 0;
     for (; i < ids_len; i++) {
+        if (pauses) {
+            ptk_pause_turn(&turns);
+        }
         if (!is_shown(decoder->image, ids[i], skip_special)) {
             continue;
         }
@@ -778,28 +821,42 @@ static size_t append_run(const struct ptk_decoder *decoder, const uint32_t *ids,
         return i;
     }
     text->len = begin;
-    for (size_t k = 0; k < len; k++) {
-        if (!append(text, (const uint8_t *)"\xef\xbf\xbd", 3)) {
-            return 0;
-        }
+    return append_replaced(text, len) ? i : 0;
+}
+
+static __attribute__((noinline)) size_t append_long_run(const struct ptk_decoder *decoder,
+                                                        const uint32_t *ids, size_t ids_len,
+                                                        bool skip_special,
+                                                        struct ptk_decode_text *text)
+{
+    return append_bytes(decoder, ids, ids_len, skip_special, true, text);
+}
+
+/* The same, for most runs without a pause. */
+static size_t append_run(const struct ptk_decoder *decoder, const uint32_t *ids, size_t ids_len,
+                         bool skip_special, struct ptk_decode_text *text)
+{
+    const size_t near = ptk_min_size(ids_len, PTK_PAUSE_LEN);
+    const size_t before = text->len;
+    const size_t count = append_bytes(decoder, ids, near, skip_special, false, text);
+    if (PTK_UNLIKELY(count == near && near < ids_len)) {
+        text->len = before;
+        return append_long_run(decoder, ids, ids_len, skip_special, text);
     }
-    return i;
+    return count;
 }
 
 static void strip_ends(const struct ptk_decode_strip *strip, struct ptk_decode_text *text)
 {
     const struct view content = {strip->content, strip->content_len};
     const struct view whole = {text->bytes, text->len};
-    const struct view rest = strip_stop(strip_start(whole, content, strip->start), content,
-                                        strip->stop);
+    const struct view rest =
+        strip_stop(strip_start(whole, content, strip->start), content, strip->stop);
     if (rest.bytes != text->bytes) {
-        memmove(text->bytes, rest.bytes, rest.len);
+        ptk_pause_copy(text->bytes, rest.bytes, rest.len);
     }
     text->len = rest.len;
 }
-
-/* Ids between two pauses: a few microseconds. */
-#define SLICE_IDS ((size_t)2048)
 
 /* The same as run_program; false where that has to do it: no room, or byte tokens that the
  * program changes further. */
@@ -808,8 +865,10 @@ static bool run_table(const struct ptk_decoder *decoder, const struct ptk_decode
                       struct ptk_decode_text *text)
 {
     size_t i = 0;
+    uint32_t turns = 0;
     if (decoder->first_alone) {
         while (i < ids_len && !is_shown(decoder->image, ids[i], skip_special)) {
+            ptk_pause_turn(&turns);
             i++;
         }
         if (i < ids_len) {
@@ -831,9 +890,9 @@ static bool run_table(const struct ptk_decoder *decoder, const struct ptk_decode
         }
         const bool byte =
             (ptk_decode_table_at(&decoder->table, ids[i])->info & PTK_DECODE_BYTE) != 0;
-        const size_t taken = byte && decoder->byte_runs ? append_run(decoder, ids + i, ids_len - i,
-                                                                     skip_special, text)
-                                                        : 0;
+        const size_t taken = byte && decoder->byte_runs
+                                 ? append_run(decoder, ids + i, ids_len - i, skip_special, text)
+                                 : 0;
         if (taken == 0) {
             return false;
         }

@@ -184,7 +184,7 @@ static enum ptk_verdict denormalize(const struct ptk_decode_spm *spm,
     if (result.len > cap) {
         return PTK_VERDICT_REPLY_TOO_LONG;
     }
-    memcpy(text, result.bytes, result.len);
+    ptk_pause_copy(text, result.bytes, result.len);
     *text_len = result.len;
     return PTK_VERDICT_OK;
 }

@@ -126,7 +126,7 @@ static void put_ids(const struct job *job, const source_text *text, size_t begin
     const struct ptk_image *image = job->tokenizer->image;
     struct ptk_span span = {0, 0};
     size_t from = begin;
-    uint32_t turns = 0; /* As many as a cache's entry has ids are too few for a pause. */
+    uint32_t turns = 0;
     for (size_t i = 0; i < ids->count; i++) {
         ptk_pause_turn(&turns);
         if (sink->offsets != NULL) {
@@ -141,6 +141,10 @@ static void put_ids(const struct job *job, const source_text *text, size_t begin
         }
     }
 }
+
+/* The ids of a cache's entry are too few for a pause. */
+_Static_assert(PTK_CACHE_LONG_IDS_MAX < PTK_PAUSE_TURNS, "put_ids makes no pause");
+_Static_assert(PTK_IMAGE_PIECE_IDS_MAX < PTK_PAUSE_TURNS, "put_ids makes no pause");
 
 /* The same for a slot of the piece table or the cache. */
 static inline void put_slot(const struct job *job, const source_text *text, size_t begin,
@@ -635,6 +639,7 @@ static enum ptk_verdict batch_flush(const struct job *job, const source_text *te
         if (PTK_UNLIKELY(sink->full)) {
             return PTK_VERDICT_OK;
         }
+        ptk_pause_point();
         verdict = batch_miss(job, text, batch, batch->miss[i]);
         if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || sink->full)) {
             return verdict;
@@ -796,9 +801,8 @@ static enum ptk_verdict unigram_piece(const struct job *job, const source_text *
     }
     const bool in_parts = ptk_unigram_has_parts(unigram, len);
     size_t done = 0;
-    uint32_t turns = 0;
     for (size_t pos = 0; pos < len && !job->sink->full;) {
-        ptk_pause_turn(&turns);
+        ptk_pause_point();
         const size_t strange_len =
             in_parts ? ptk_unigram_cuts_strange(unigram->cuts, piece, len, pos) : 0;
         if (strange_len > 0) {
@@ -948,7 +952,7 @@ static enum ptk_verdict encode_words(const struct job *job, const source_text *s
 static enum ptk_verdict encode_split(const struct job *job, const source_text *section)
 {
     struct ptk_work *work = job->work;
-    struct ptk_text_buf out = work->pre_tokenized;
+    struct ptk_text_buf out = ptk_norm_spare(work->norm, section->bytes);
     out.align = job->sink->offsets != NULL ? out.align : NULL;
     struct ptk_split_pieces pieces;
     enum ptk_verdict verdict =
@@ -1287,10 +1291,17 @@ struct char_cursor {
 static uint32_t char_index(struct char_cursor *cursor, size_t pos)
 {
     while (cursor->pos < pos) {
-        cursor->chars += !is_continuation(cursor->text[cursor->pos]);
-        cursor->pos++;
+        const size_t stop = ptk_min_size(pos, cursor->pos + PTK_PAUSE_LEN);
+        for (; cursor->pos < stop; cursor->pos++) {
+            cursor->chars += !is_continuation(cursor->text[cursor->pos]);
+        }
+        if (stop < pos) {
+            ptk_pause_point();
+        }
     }
+    size_t paused_at = cursor->pos;
     while (cursor->pos > pos) {
+        ptk_pause_pos(&paused_at, cursor->pos);
         cursor->pos--;
         cursor->chars -= !is_continuation(cursor->text[cursor->pos]);
     }
@@ -1315,7 +1326,9 @@ static struct spaces count_spaces(const struct ptk_tokenizer *tokenizer, const u
                                   size_t len)
 {
     struct spaces spaces = {0, 0};
+    size_t paused_at = 0;
     for (size_t i = 0; i < len;) {
+        ptk_pause_pos(&paused_at, i);
         uint32_t step;
         if (!is_trimmed(tokenizer, text + i, &step)) {
             break;
@@ -1323,7 +1336,9 @@ static struct spaces count_spaces(const struct ptk_tokenizer *tokenizer, const u
         spaces.leading++;
         i += step;
     }
+    paused_at = len;
     for (size_t end = len; end > 0;) {
+        ptk_pause_pos(&paused_at, end);
         uint32_t step;
         do {
             end--;
@@ -1565,7 +1580,7 @@ static bool cuts_by_stopping(const struct item *item, size_t cap)
 static void fill(uint8_t *array, size_t begin, size_t end, uint8_t value)
 {
     if (array != NULL) {
-        memset(array + begin, value, end - begin);
+        ptk_pause_fill(array + begin, value, end - begin);
     }
 }
 
@@ -1647,7 +1662,6 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
                                       const struct ptk_encode_request *request,
                                       struct ptk_encoding *out)
 {
-    PTK_ASSERT(out->offsets == NULL || work->limits.offsets);
     PTK_DCHECK((request->outputs & PTK_WIRE_OUTPUTS_OFFSETS) == 0 || out->offsets != NULL);
     PTK_DCHECK((request->outputs & PTK_WIRE_OUTPUTS_TYPE_IDS) == 0 || out->type_ids != NULL);
     out->len = 0;
@@ -1751,11 +1765,12 @@ static enum ptk_verdict put_rows(struct windows_job *job, const struct ptk_post_
     const uint8_t type_id =
         ptk_post_type_id(&job->tokenizer->post, entry, idx == 0, job->item->add_specials);
     sink->len += rows.len;
-    memcpy(sink->ids + begin, whole->ids + rows.skip, rows.len * sizeof *sink->ids);
+    ptk_pause_copy(sink->ids + begin, whole->ids + rows.skip, rows.len * sizeof *sink->ids);
     fill(job->out->type_ids, begin, sink->len, type_id);
     fill(job->out->special_tokens_mask, begin, sink->len, 0);
     if (sink->offsets != NULL) {
-        memcpy(sink->offsets + begin, whole->offsets + rows.skip, rows.len * sizeof *sink->offsets);
+        ptk_pause_copy(sink->offsets + begin, whole->offsets + rows.skip,
+                       rows.len * sizeof *sink->offsets);
         finish_offsets(job->tokenizer, &job->cursors[entry->what],
                        (job->item->request->options & PTK_WIRE_OPTIONS_OFFSETS_CHARS) != 0,
                        sink->ids + begin, sink->offsets + begin, rows.len);
@@ -1771,6 +1786,7 @@ static enum ptk_verdict put_window(struct windows_job *job, const size_t idx[2])
     struct sink *sink = &job->sink;
     const size_t begin = sink->len;
     enum ptk_verdict verdict = PTK_VERDICT_OK;
+    ptk_pause_point();
     if (windows->count == windows->cap) {
         return PTK_VERDICT_REPLY_TOO_LONG;
     }

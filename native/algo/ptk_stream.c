@@ -14,6 +14,7 @@
  * end, holding back without end) is defined in gen/WIRE.md.
  */
 #include "algo/ptk_tokenizer_state.h"
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 /* A text in the scratch. */
@@ -56,7 +57,7 @@ static bool ends_replaced(struct text text)
 
 static bool begins_with(struct text text, struct text front)
 {
-    return text.len >= front.len && memcmp(text.bytes, front.bytes, front.len) == 0;
+    return text.len >= front.len && ptk_pause_equal(text.bytes, front.bytes, front.len);
 }
 
 static enum ptk_verdict give(struct job *job, const uint8_t *bytes, size_t len)
@@ -64,7 +65,7 @@ static enum ptk_verdict give(struct job *job, const uint8_t *bytes, size_t len)
     if (len > job->out->cap) {
         return PTK_VERDICT_REPLY_TOO_LONG;
     }
-    memcpy(job->out->text, bytes, len);
+    ptk_pause_copy(job->out->text, bytes, len);
     job->out->text_len = len;
     return PTK_VERDICT_OK;
 }
@@ -175,7 +176,9 @@ static enum ptk_verdict step_bytes(struct job *job)
     uint8_t *bytes = request->scratch;
     size_t len = 0;
     size_t begin = 0; /* of what is not given yet */
+    uint32_t turns = 0;
     for (size_t i = 0; i <= request->ids_count; i++) {
+        ptk_pause_turn(&turns);
         if (i == request->ids_count - request->new_count) {
             begin = unfinished_at(bytes, len);
         }
@@ -196,6 +199,7 @@ static enum ptk_verdict step_bytes(struct job *job)
     /* The window keeps the last ids that hold all bytes from `end` on. */
     out->dropped_count = request->ids_count;
     for (size_t kept = 0; kept < len - end; out->dropped_count--) {
+        ptk_pause_turn(&turns);
         kept += id_bytes(job, request->ids[out->dropped_count - 1]).len;
     }
     out->given_count = request->ids_count - out->dropped_count;

@@ -133,8 +133,6 @@ struct layout {
     size_t encoder;
     size_t split;
     size_t norm;
-    size_t pre_tokenized;
-    size_t pre_tokenized_align;
     size_t end;
     size_t text_cap;
     size_t unit_cap;
@@ -147,7 +145,8 @@ static size_t place(struct layout *layout, size_t len)
     return at;
 }
 
-/* Alignment is always there: some pre-tokenizers need it without anybody asking for offsets. */
+/* Alignment is always there: some pre-tokenizers need it without anybody asking for offsets. The
+ * pre-tokenizer writes into the buffer that the normalizer has left free. */
 static struct ptk_norm_limits norm_limits(const struct layout *layout)
 {
     return (struct ptk_norm_limits){.text_len_max = layout->text_cap, .align = true};
@@ -160,13 +159,10 @@ static struct layout work_layout(const struct ptk_work_limits *limits)
         .text_cap = TEXT_GROWTH * limits->text_len_max + TEXT_EXTRA,
         .unit_cap = 2 * limits->text_len_max + TEXT_EXTRA,
     };
-    const size_t align_len = layout.text_cap * sizeof(struct ptk_span);
     layout.encoder = place(&layout, ptk_encoder_scratch_len(layout.unit_cap));
     layout.split = place(&layout, ptk_split_work_len(layout.text_cap));
     const struct ptk_norm_limits norm = norm_limits(&layout);
     layout.norm = place(&layout, ptk_norm_work_len(&norm));
-    layout.pre_tokenized = place(&layout, layout.text_cap);
-    layout.pre_tokenized_align = place(&layout, limits->offsets ? align_len : 0);
     return layout;
 }
 
@@ -187,12 +183,6 @@ struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limit
     work->split = ptk_split_work_init(base + layout.split, layout.text_cap);
     const struct ptk_norm_limits norm = norm_limits(&layout);
     work->norm = ptk_norm_work_init(base + layout.norm, &norm);
-    work->pre_tokenized = (struct ptk_text_buf){
-        .bytes = base + layout.pre_tokenized,
-        .align =
-            limits->offsets ? (struct ptk_span *)(void *)(base + layout.pre_tokenized_align) : NULL,
-        .cap = layout.text_cap,
-    };
     return work;
 }
 
@@ -218,7 +208,7 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
     uint8_t *spare = (uint8_t *)work->encoder.bpe.partner;
     _Static_assert(TEXT_GROWTH <= 16, "the spare arrays hold a text");
     const struct ptk_decode_scratch scratch = {
-        .bytes = {spare, work->pre_tokenized.bytes},
+        .bytes = {spare, ptk_norm_spare(work->norm, NULL).bytes},
         .ends = {work->encoder.bpe.ids, work->encoder.bpe.ends},
         .text_cap = work->text_cap,
         .end_cap = work->encoder.bpe.unit_cap,

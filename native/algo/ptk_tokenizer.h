@@ -32,13 +32,11 @@ int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out
 void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer); /* NULL is allowed. */
 
 /*
- * What a work must be able to hold. It costs 4.3 MiB and 120 bytes per byte of text, with offsets
- * 144: room for a text that normalization makes three times as long, and for one piece as long as
- * the text.
+ * What a work must be able to hold. It costs 4.3 MiB and 117 bytes per byte of text: room for a
+ * text that normalization makes three times as long, and for one piece as long as the text.
  */
 struct ptk_work_limits {
     size_t text_len_max; /* longest text of one item (pair: of each side), in bytes */
-    bool offsets;        /* offsets will be asked for */
 };
 
 /*

@@ -46,7 +46,6 @@ struct ptk_work {
     struct ptk_encoder_scratch encoder;
     struct ptk_norm_work *norm;
     struct ptk_split_work *split;
-    struct ptk_text_buf pre_tokenized;       /* what the pre-tokenizer makes of the text */
     uint32_t ends[PTK_CHUNK_PIECES];         /* ends of a chunk of pieces */
     struct ptk_span spans[PTK_CHUNK_PIECES]; /* the same where pieces may have gaps */
 };

@@ -208,7 +208,9 @@ static void put_unknown(struct writer *writer, uint32_t begin, uint32_t end)
         return;
     }
     bool bytes = writer->unigram->byte_fallback && image->byte_ids != NULL;
+    uint32_t turns = 0;
     for (uint32_t i = begin; i < end && bytes; i++) {
+        ptk_pause_turn(&turns);
         bytes = image->byte_ids[writer->piece[i]] != PTK_IMAGE_NONE;
     }
     if (!bytes) {
@@ -216,6 +218,7 @@ static void put_unknown(struct writer *writer, uint32_t begin, uint32_t end)
         return;
     }
     for (uint32_t i = begin; i < end; i++) {
+        ptk_pause_turn(&turns);
         const uint32_t byte_id = image->byte_ids[writer->piece[i]];
         put(writer, byte_id, sentencepiece ? i : begin, sentencepiece ? i + 1 : end);
     }

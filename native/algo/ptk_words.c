@@ -1,5 +1,7 @@
 #include "algo/ptk_words.h"
 
+#include "base/ptk_pause.h"
+
 #include <emmintrin.h>
 #include <errno.h>
 
@@ -136,7 +138,9 @@ size_t ptk_words_scan(const struct ptk_words *words, const uint8_t *text, size_t
     }
     size_t count = 0;
     size_t at = *pos + 1;
+    uint32_t turns = 0;
     for (; at < len && count + 64 < cap; at += 64) {
+        ptk_pause_turn(&turns);
         uint64_t spaces =
             at + 64 <= len ? spaces_of(text + at) : last_spaces_of(text + at, len - at);
         while (spaces != 0) {

@@ -56,12 +56,70 @@ static inline void ptk_pause_point(void)
     }
 }
 
-/* The same for loops with short turns: looks at every 256th. */
+/* The same for loops with short turns: looks at every so many. */
+#define PTK_PAUSE_TURNS 64u
+
 static inline void ptk_pause_turn(uint32_t *turns)
 {
-    if (PTK_UNLIKELY((++*turns & 255) == 0)) {
+    if (PTK_UNLIKELY((++*turns & (PTK_PAUSE_TURNS - 1)) == 0)) {
         ptk_pause_point();
     }
+}
+
+/* Bytes of a text between two looks of a loop that goes through it character by character. */
+#define PTK_PAUSE_LEN ((size_t)512)
+
+/* The same where several bytes are moved or checked at a time: a microsecond or two. */
+#define PTK_PAUSE_WIDE_LEN ((size_t)16384)
+
+/* The same for loops whose turns may be long: looks when `pos` is PTK_PAUSE_LEN away from `*last`,
+ * in either direction, and moves that. */
+static inline void ptk_pause_pos(size_t *last, size_t pos)
+{
+    if (PTK_UNLIKELY(pos - *last + PTK_PAUSE_LEN >= 2 * PTK_PAUSE_LEN)) {
+        *last = pos;
+        ptk_pause_point();
+    }
+}
+
+/* memcpy, memcmp and memset with pauses; the first is for what does not overlap, or moves down. */
+static inline void ptk_pause_copy(void *dst, const void *src, size_t len)
+{
+    uint8_t *to = dst;
+    const uint8_t *from = src;
+    for (; PTK_UNLIKELY(len > PTK_PAUSE_WIDE_LEN); len -= PTK_PAUSE_WIDE_LEN) {
+        memmove(to, from, PTK_PAUSE_WIDE_LEN);
+        to += PTK_PAUSE_WIDE_LEN;
+        from += PTK_PAUSE_WIDE_LEN;
+        ptk_pause_point();
+    }
+    memmove(to, from, len);
+}
+
+static inline bool ptk_pause_equal(const void *a, const void *b, size_t len)
+{
+    const uint8_t *left = a;
+    const uint8_t *right = b;
+    for (; PTK_UNLIKELY(len > PTK_PAUSE_WIDE_LEN); len -= PTK_PAUSE_WIDE_LEN) {
+        if (memcmp(left, right, PTK_PAUSE_WIDE_LEN) != 0) {
+            return false;
+        }
+        left += PTK_PAUSE_WIDE_LEN;
+        right += PTK_PAUSE_WIDE_LEN;
+        ptk_pause_point();
+    }
+    return memcmp(left, right, len) == 0;
+}
+
+static inline void ptk_pause_fill(void *dst, uint8_t value, size_t len)
+{
+    uint8_t *to = dst;
+    for (; PTK_UNLIKELY(len > PTK_PAUSE_WIDE_LEN); len -= PTK_PAUSE_WIDE_LEN) {
+        memset(to, value, PTK_PAUSE_WIDE_LEN);
+        to += PTK_PAUSE_WIDE_LEN;
+        ptk_pause_point();
+    }
+    memset(to, value, len);
 }
 
 #endif

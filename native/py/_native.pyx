@@ -142,7 +142,6 @@ cdef class _Context:
         offsets = offsets or self.offsets
         self.let_go()
         limits.text_len_max = cap
-        limits.offsets = offsets
         self.work_memory = aligned_alloc(64, _round_up(ptk_work_len(&limits)))
         if self.work_memory == NULL:
             raise MemoryError

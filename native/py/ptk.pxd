@@ -204,7 +204,6 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
 
     struct ptk_work_limits:
         size_t text_len_max
-        bint offsets
 
     size_t ptk_work_len(const ptk_work_limits *limits)
     ptk_work *ptk_work_init(void *memory, const ptk_work_limits *limits)

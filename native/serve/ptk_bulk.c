@@ -12,9 +12,6 @@
 /* Messages that ended lately: a late segment of one of them must not begin it anew. */
 #define ENDED_CAP 256u
 
-/* Bytes between two pauses of a copy or checksum. */
-#define STEP_LEN ((size_t)65536)
-
 enum slot_state {
     SLOT_FREE = 0,
     SLOT_RECEIVING,
@@ -594,8 +591,8 @@ static uint32_t choose(const struct ptk_bulk *bulk, const struct ptk_engine *eng
 static uint32_t paused_crc(const uint8_t *bytes, size_t len)
 {
     uint32_t crc = 0;
-    for (size_t off = 0; off < len; off += STEP_LEN) {
-        crc = ptk_crc32c_extend(crc, bytes + off, ptk_min_size(len - off, STEP_LEN));
+    for (size_t off = 0; off < len; off += PTK_PAUSE_WIDE_LEN) {
+        crc = ptk_crc32c_extend(crc, bytes + off, ptk_min_size(len - off, PTK_PAUSE_WIDE_LEN));
         ptk_pause_point();
     }
     return crc;

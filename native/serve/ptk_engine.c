@@ -105,8 +105,7 @@ static size_t desk_ids_cap(const struct ptk_engine_limits *limits, size_t idx)
 
 static struct ptk_work_limits work_limits(const struct ptk_engine_limits *limits, size_t idx)
 {
-    return (struct ptk_work_limits){.text_len_max = desk_message_len_max(limits, idx),
-                                    .offsets = true};
+    return (struct ptk_work_limits){.text_len_max = desk_message_len_max(limits, idx)};
 }
 
 static size_t place(size_t *end, size_t len)
@@ -369,17 +368,8 @@ static void build_items(const struct desk *desk, const struct job *job, uint32_t
     memcpy(message + sizeof prelude, desk->items, asked->item_count * sizeof(struct ptk_wire_item));
 }
 
-/* Bytes, and ids, between two pauses: some ten microseconds. */
-#define STEP_BYTES ((size_t)65536)
-#define STEP_IDS   ((size_t)16384)
-
-static void copy_bytes(uint8_t *dst, const void *src, size_t len)
-{
-    for (size_t off = 0; off < len; off += STEP_BYTES) {
-        memcpy(dst + off, (const uint8_t *)src + off, ptk_min_size(len - off, STEP_BYTES));
-        ptk_pause_point();
-    }
-}
+/* Ids between two pauses: a few microseconds. */
+#define STEP_IDS ((size_t)4096)
 
 static size_t build_ids(uint8_t *dst, const uint32_t *ids, size_t count, uint32_t id_format)
 {
@@ -395,7 +385,7 @@ static size_t build_ids(uint8_t *dst, const uint32_t *ids, size_t count, uint32_
 /* Writes an array and its padding to 8 bytes. */
 static void build_bytes(uint8_t *dst, const uint8_t *src, size_t len)
 {
-    copy_bytes(dst, src, len);
+    ptk_pause_copy(dst, src, len);
     memset(dst + len, 0, ptk_align_up(len, 8) - len);
 }
 
@@ -404,7 +394,7 @@ static void build_offsets(uint8_t *dst, const struct ptk_span *offsets, size_t c
                           uint32_t outputs)
 {
     if (ptk_wire_offset_len(outputs) == sizeof *offsets) {
-        copy_bytes(dst, offsets, count * sizeof *offsets);
+        ptk_pause_copy(dst, offsets, count * sizeof *offsets);
         return;
     }
     /* No text of one datagram reaches 64 KiB; long messages may not ask for short offsets. */
@@ -458,6 +448,7 @@ static size_t encode_items(struct ptk_engine *engine, struct desk *desk, const s
     size_t count = 0;
     desk->windows_count = 0;
     for (size_t idx = 0; idx < batch->prelude.item_count; idx++) {
+        ptk_pause_point();
         struct ptk_encode_request request = item_request(batch, idx, &text);
         item_ranges(desk, batch, idx, &range, &request);
         struct ptk_encoding encoding = {
@@ -532,6 +523,7 @@ static void count_items(struct ptk_engine *engine, struct desk *desk, const stru
     const uint8_t *text = batch->data;
     const uint8_t *range = batch->ranges;
     for (size_t idx = 0; idx < batch->prelude.item_count; idx++) {
+        ptk_pause_point();
         struct ptk_encode_request request = item_request(batch, idx, &text);
         item_ranges(desk, batch, idx, &range, &request);
         size_t count = 0;
@@ -574,6 +566,7 @@ static size_t decode_items(struct ptk_engine *engine, struct desk *desk, const s
     const uint32_t *ids = desk->ids;
     size_t off = 0;
     for (size_t idx = 0; idx < item_count; idx++) {
+        ptk_pause_point();
         const size_t ids_len = desk->items[idx].count;
         size_t text_len = 0;
         const enum ptk_verdict verdict =
@@ -644,6 +637,7 @@ static size_t step_items(struct ptk_engine *engine, struct desk *desk, const str
     const uint32_t *ids = desk->ids;
     size_t off = 0;
     for (size_t idx = 0; idx < item_count; idx++) {
+        ptk_pause_point();
         struct ptk_step step = {.text = text + off, .cap = text_cap - off};
         step_item(engine, desk, job, idx, ids, &step);
         ids += desk->steps[idx].ids_count;
@@ -928,11 +922,11 @@ void ptk_engine_long_build(struct ptk_engine *engine, uint32_t desk_idx, uint8_t
         build_items(desk, job, PTK_ID_FORMAT_AUTO);
         break;
     case PTK_WIRE_OP_DECODE_STEP:
-        memcpy(message + tables_len_min(job), desk->offsets, desk->count);
+        ptk_pause_copy(message + tables_len_min(job), desk->offsets, desk->count);
         (void)build_steps(desk, job, desk->count);
         break;
     default:
-        copy_bytes(message + tables_len_min(job), desk->offsets, desk->count);
+        ptk_pause_copy(message + tables_len_min(job), desk->offsets, desk->count);
         (void)build_decode(desk, job, desk->count);
         break;
     }

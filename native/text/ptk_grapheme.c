@@ -3,6 +3,7 @@
  */
 #include "text/ptk_grapheme.h"
 
+#include "base/ptk_pause.h"
 #include "text/ptk_utf8.h"
 
 /* What the rules remember of a cluster that is being read. */
@@ -78,7 +79,9 @@ size_t ptk_grapheme_len(const struct ptk_unicode *unicode, const uint8_t *bytes,
     uint32_t word = ptk_unicode_grapheme(unicode, ptk_utf8_decode(bytes, &char_len));
     size_t pos = char_len;
     advance(&state, word);
+    size_t paused_at = 0;
     while (pos < len) {
+        ptk_pause_pos(&paused_at, pos);
         word = ptk_unicode_grapheme(unicode, ptk_utf8_decode(bytes + pos, &char_len));
         if (!joins(&state, word)) {
             break;

@@ -525,6 +525,16 @@ enum ptk_verdict ptk_norm_run(const struct ptk_norm *norm, struct ptk_norm_work 
     return PTK_VERDICT_OK;
 }
 
+struct ptk_text_buf ptk_norm_spare(const struct ptk_norm_work *work, const uint8_t *bytes)
+{
+    const struct ptk_text_buf *first = &work->bufs[0];
+    const bool in_first = bytes >= first->bytes && bytes < first->bytes + first->cap;
+    struct ptk_text_buf spare = work->bufs[in_first ? 1 : 0];
+    spare.len = 0;
+    spare.cap = work->text_len_max;
+    return spare;
+}
+
 bool ptk_norm_copy(const struct ptk_split_text *in, size_t begin, size_t end,
                    struct ptk_text_buf *out)
 {
@@ -534,9 +544,11 @@ bool ptk_norm_copy(const struct ptk_split_text *in, size_t begin, size_t end,
     }
     ptk_norm_copy_bytes(out, in->bytes + begin, len, in->len - begin);
     if (out->align != NULL && in->align != NULL) {
-        memcpy(out->align + out->len, in->align + begin, len * sizeof *out->align);
+        ptk_pause_copy(out->align + out->len, in->align + begin, len * sizeof *out->align);
     } else if (out->align != NULL) {
+        size_t paused_at = begin;
         for (size_t pos = begin; pos < end;) {
+            ptk_pause_pos(&paused_at, pos);
             size_t char_len = ptk_utf8_lead_len(in->bytes[pos]);
             ptk_norm_fill_align(out, out->len + pos - begin, char_len, ptk_norm_align_at(in, pos));
             pos += char_len;

@@ -77,4 +77,8 @@ enum ptk_verdict ptk_norm_run(const struct ptk_norm *norm, struct ptk_norm_work 
                               const struct ptk_norm_section *section,
                               struct ptk_split_text *result);
 
+/* ptk_norm_spare is a buffer of the work that the text at `bytes`, a result or not, does not lie
+ * in: free until the work's next run. */
+struct ptk_text_buf ptk_norm_spare(const struct ptk_norm_work *work, const uint8_t *bytes);
+
 #endif

@@ -22,10 +22,12 @@ static inline __m128i within(__m128i block, char first, char last)
                          _mm_cmplt_epi8(block, _mm_set1_epi8((char)(last + 1))));
 }
 
-/* The length of the run of ASCII without capital letters that a text begins with. */
+/* The length of the run of ASCII without capital letters that a text begins with; a part of a
+ * long one. */
 static size_t small_len(const uint8_t *bytes, size_t len)
 {
     size_t pos = 0;
+    len = ptk_min_size(len, PTK_PAUSE_WIDE_LEN);
     for (; pos + 16 <= len; pos += 16) {
         __m128i block = load_block(bytes + pos);
         uint32_t stop = (uint32_t)_mm_movemask_epi8(_mm_or_si128(block, within(block, 'A', 'Z')));
@@ -39,10 +41,12 @@ static size_t small_len(const uint8_t *bytes, size_t len)
     return pos;
 }
 
-/* The length of the run of bytes from `first` to '~' that a text begins with. */
+/* The length of the run of bytes from `first` to '~' that a text begins with; a part of a long one.
+ */
 static size_t printable_len(const uint8_t *bytes, size_t len, char first)
 {
     size_t pos = 0;
+    len = ptk_min_size(len, PTK_PAUSE_WIDE_LEN);
     for (; pos + 16 <= len; pos += 16) {
         uint32_t inside = (uint32_t)_mm_movemask_epi8(within(load_block(bytes + pos), first, '~'));
         if (inside != 0xFFFF) {
@@ -59,7 +63,9 @@ static size_t printable_len(const uint8_t *bytes, size_t len, char first)
 static void lower_ascii(uint8_t *bytes, size_t len)
 {
     size_t pos = 0;
+    size_t paused_at = 0;
     for (; pos + 16 <= len; pos += 16) {
+        ptk_pause_pos(&paused_at, pos);
         __m128i block = load_block(bytes + pos);
         __m128i bit = _mm_and_si128(within(block, 'A', 'Z'), _mm_set1_epi8(0x20));
         _mm_storeu_si128((__m128i *)(void *)(bytes + pos), _mm_or_si128(block, bit));
@@ -88,11 +94,15 @@ static bool put_sequence(struct ptk_text_buf *out, const uint32_t *sequence, uin
 static size_t find_capital(const struct ptk_unicode *unicode, const struct ptk_split_text *in,
                            size_t pos)
 {
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
-        pos += small_len(in->bytes + pos, in->len - pos);
-        if (pos == in->len || in->bytes[pos] < 0x80) {
+        ptk_pause_pos(&paused_at, pos);
+        const size_t run_len = small_len(in->bytes + pos, in->len - pos);
+        pos += run_len;
+        if (pos == in->len || run_len == PTK_PAUSE_WIDE_LEN) {
+            continue;
+        }
+        if (in->bytes[pos] < 0x80) {
             break;
         }
         uint32_t len;
@@ -114,9 +124,9 @@ enum ptk_norm_step ptk_norm_lowercase(const struct ptk_unicode *unicode,
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         /* Up to the next character outside ASCII everything is copied, then lower-cased in place.
          */
         size_t ascii = ptk_utf8_ascii_len(in->bytes + pos, in->len - pos);
@@ -147,12 +157,13 @@ enum ptk_norm_step ptk_norm_lowercase(const struct ptk_unicode *unicode,
 static size_t find_class(const struct ptk_unicode *unicode, uint64_t classes,
                          const struct ptk_split_text *in, size_t pos, uint64_t *mask, uint32_t *len)
 {
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
-        pos += printable_len(in->bytes + pos, in->len - pos, ' ');
-        if (pos == in->len) {
-            break;
+        ptk_pause_pos(&paused_at, pos);
+        const size_t run_len = printable_len(in->bytes + pos, in->len - pos, ' ');
+        pos += run_len;
+        if (pos == in->len || run_len == PTK_PAUSE_WIDE_LEN) {
+            continue;
         }
         *mask = ptk_unicode_mask(unicode, ptk_utf8_decode(in->bytes + pos, len));
         if ((*mask & classes) != 0) {
@@ -175,9 +186,9 @@ enum ptk_norm_step ptk_norm_clean(const struct ptk_unicode *unicode,
     if (pos == in->len) {
         return PTK_NORM_STEP_SAME;
     }
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         if (!ptk_norm_copy(in, copied, pos, out)) {
             return PTK_NORM_STEP_FULL;
         }
@@ -201,9 +212,9 @@ enum ptk_norm_step ptk_norm_set_off(const struct ptk_unicode *unicode,
     if (pos == in->len) {
         return PTK_NORM_STEP_SAME;
     }
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         uint8_t spaced[6] = {' '};
         memcpy(spaced + 1, in->bytes + pos, len);
         spaced[1 + len] = ' ';
@@ -228,11 +239,15 @@ void ptk_norm_strip(const struct ptk_unicode *unicode, bool left, bool right,
 {
     size_t begin = 0;
     size_t end = text->len;
+    size_t paused_at = 0;
     uint32_t len;
     while (left && begin < end && is_white(unicode, text->bytes + begin, &len)) {
+        ptk_pause_pos(&paused_at, begin);
         begin += len;
     }
+    paused_at = end;
     while (right && end > begin) {
+        ptk_pause_pos(&paused_at, end);
         size_t last = end - 1;
         while ((text->bytes[last] & 0xC0) == 0x80) {
             last--;
@@ -276,16 +291,29 @@ static uint32_t spell_byte(uint8_t byte)
     return byte == 0xAD ? 0x143u : byte;
 }
 
+/* Where the first byte from `pos` on is that does not stand for itself. */
+static size_t next_spelled(const struct ptk_split_text *in, size_t pos)
+{
+    for (;;) { /* ends: pos grows up to the end */
+        const size_t run_len = printable_len(in->bytes + pos, in->len - pos, '!');
+        pos += run_len;
+        if (run_len < PTK_PAUSE_WIDE_LEN) {
+            return pos;
+        }
+        ptk_pause_point();
+    }
+}
+
 enum ptk_norm_step ptk_norm_spell_bytes(const struct ptk_split_text *in, struct ptk_text_buf *out)
 {
-    size_t pos = printable_len(in->bytes, in->len, '!');
+    size_t pos = next_spelled(in, 0);
     if (pos == in->len) {
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         if (!ptk_norm_copy(in, copied, pos, out)) {
             return PTK_NORM_STEP_FULL;
         }
@@ -297,7 +325,7 @@ enum ptk_norm_step ptk_norm_spell_bytes(const struct ptk_split_text *in, struct 
             }
         }
         copied = pos + len;
-        pos = copied + printable_len(in->bytes + copied, in->len - copied, '!');
+        pos = next_spelled(in, copied);
     }
     return ptk_norm_copy(in, copied, in->len, out) ? PTK_NORM_STEP_CHANGED : PTK_NORM_STEP_FULL;
 }

@@ -154,9 +154,9 @@ struct reader {
 static bool next_mapped(struct reader *reader, struct part *part)
 {
     const uint8_t *bytes = reader->in->bytes;
-    uint32_t turns = 0;
+    size_t paused_at = reader->pos;
     while (reader->pos < reader->in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, reader->pos);
         size_t pos = reader->pos;
         size_t len = ptk_utf8_lead_len(bytes[pos]);
         if (pos >= reader->cluster_end) {
@@ -229,7 +229,9 @@ static bool put_unmapped(const struct ptk_split_text *in, struct cursor *cursor,
     if (out->align == NULL) {
         return ptk_norm_copy(in, begin, end, out);
     }
+    size_t paused_at = begin;
     for (size_t pos = begin; pos < end; pos += ptk_utf8_lead_len(in->bytes[pos])) {
+        ptk_pause_pos(&paused_at, pos);
         if (!put_char(in, cursor, in->bytes + pos, 1, out)) {
             return false;
         }

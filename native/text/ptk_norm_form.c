@@ -95,9 +95,9 @@ static size_t certain_end(const struct form *form, const struct ptk_split_text *
 {
     size_t starter = pos;
     uint32_t last_rank = 0;
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         if (in->bytes[pos] < 0x80) {
             pos += ptk_utf8_ascii_len(in->bytes + pos, in->len - pos);
             starter = pos - 1;
@@ -123,9 +123,9 @@ static size_t certain_end(const struct form *form, const struct ptk_split_text *
 static size_t doubt_end(const struct form *form, const struct ptk_split_text *in, size_t pos)
 {
     pos += ptk_utf8_lead_len(in->bytes[pos]);
-    uint32_t turns = 0;
+    size_t paused_at = pos;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         uint32_t len;
         uint32_t word = ptk_unicode_norm(form->unicode, ptk_utf8_decode(in->bytes + pos, &len));
         if ((word & (form->doubt | PTK_UNICODE_NORM_CLASS)) == 0) {
@@ -158,7 +158,8 @@ static void flush(const struct ptk_split_text *in, struct cluster *cluster,
     if (cluster->has_starter) {
         uint8_t starter[STARTER_ROOM];
         starter_len = ptk_utf8_encode(cluster->starter, starter);
-        memmove(out->bytes + begin + starter_len, out->bytes + cluster->marks_begin, marks_len);
+        ptk_pause_copy(out->bytes + begin + starter_len, out->bytes + cluster->marks_begin,
+                       marks_len);
         memcpy(out->bytes + begin, starter, starter_len);
     }
     out->len = begin + starter_len + marks_len;
@@ -166,12 +167,14 @@ static void flush(const struct ptk_split_text *in, struct cluster *cluster,
         return;
     }
     if (cluster->has_starter) {
-        memmove(out->align + begin + starter_len, out->align + cluster->marks_begin,
-                marks_len * sizeof *out->align);
+        ptk_pause_copy(out->align + begin + starter_len, out->align + cluster->marks_begin,
+                       marks_len * sizeof *out->align);
         align_char(in, cluster, out, begin, cluster->consumed);
     }
+    size_t paused_at = begin;
     for (size_t pos = begin + starter_len; pos < out->len;
          pos += ptk_utf8_lead_len(out->bytes[pos])) {
+        ptk_pause_pos(&paused_at, pos);
         align_char(in, cluster, out, pos, out->align[pos].begin);
     }
 }
@@ -268,7 +271,9 @@ static void take_run(const struct form *form, struct cluster *cluster, struct pt
     }
     uint32_t last_rank = 0; /* of the marks that stay */
     uint32_t len;
+    size_t paused_at = cluster->marks_end;
     for (size_t pos = cluster->marks_end; pos < end; pos += len) {
+        ptk_pause_pos(&paused_at, pos);
         uint32_t mark = ptk_utf8_decode(out->bytes + pos, &len);
         uint32_t rank = ptk_unicode_norm(form->unicode, mark) & PTK_UNICODE_NORM_CLASS;
         uint32_t composite =
@@ -348,9 +353,9 @@ enum ptk_norm_step ptk_norm_form(const struct ptk_unicode *unicode, enum ptk_op_
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         size_t end = doubt_end(&form, in, pos);
         if (!ptk_norm_copy(in, copied, pos, out) || !put_form(&form, in, pos, end, out)) {
             return PTK_NORM_STEP_FULL;
@@ -363,6 +368,6 @@ enum ptk_norm_step ptk_norm_form(const struct ptk_unicode *unicode, enum ptk_op_
     }
     /* A doubt may prove unfounded: a mark that could have combined, but had nothing to combine
      * with. */
-    bool same = out->len == in->len && memcmp(out->bytes, in->bytes, in->len) == 0;
+    const bool same = out->len == in->len && ptk_pause_equal(out->bytes, in->bytes, in->len);
     return same ? PTK_NORM_STEP_SAME : PTK_NORM_STEP_CHANGED;
 }

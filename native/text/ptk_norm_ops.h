@@ -9,6 +9,7 @@
 #ifndef PTK_NORM_OPS_H
 #define PTK_NORM_OPS_H
 
+#include "base/ptk_pause.h"
 #include "text/ptk_regex.h"
 #include "text/ptk_split.h"
 #include "text/ptk_text.h"
@@ -65,7 +66,7 @@ static inline void ptk_norm_copy_bytes(struct ptk_text_buf *out, const uint8_t *
     if (len <= 16 && readable >= 16 && out->cap - out->len >= 16) {
         memcpy(dst, bytes, 16);
     } else {
-        memcpy(dst, bytes, len);
+        ptk_pause_copy(dst, bytes, len);
     }
 }
 

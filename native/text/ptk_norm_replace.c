@@ -11,11 +11,17 @@
 static size_t find_byte(const struct ptk_split_text *in, uint8_t byte, size_t pos)
 {
     const __m128i wanted = _mm_set1_epi8((char)byte);
-    for (; pos + 16 <= in->len; pos += 16) {
-        __m128i block = _mm_loadu_si128((const __m128i *)(const void *)(in->bytes + pos));
-        uint32_t found = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(block, wanted));
-        if (found != 0) {
-            return pos + (size_t)__builtin_ctz(found);
+    while (pos + 16 <= in->len) {
+        const size_t stop = ptk_min_size(in->len, pos + PTK_PAUSE_WIDE_LEN);
+        for (; pos + 16 <= stop; pos += 16) {
+            __m128i block = _mm_loadu_si128((const __m128i *)(const void *)(in->bytes + pos));
+            uint32_t found = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(block, wanted));
+            if (found != 0) {
+                return pos + (size_t)__builtin_ctz(found);
+            }
+        }
+        if (stop < in->len) {
+            ptk_pause_point();
         }
     }
     while (pos < in->len && in->bytes[pos] != byte) {
@@ -28,7 +34,9 @@ static size_t find_byte(const struct ptk_split_text *in, uint8_t byte, size_t po
 static size_t find_string(const struct ptk_split_text *in, const struct ptk_norm_string *pattern,
                           size_t pos)
 {
+    size_t paused_at = pos;
     for (;;) { /* Ends: each round moves on, at the latest to the end. */
+        ptk_pause_pos(&paused_at, pos);
         pos = find_byte(in, pattern->bytes[0], pos);
         if (in->len - pos < pattern->len) {
             return in->len;
@@ -49,9 +57,9 @@ static enum ptk_norm_step insert_everywhere(const struct ptk_norm_string *conten
         return PTK_NORM_STEP_SAME;
     }
     size_t pos = 0;
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         size_t len = ptk_utf8_lead_len(in->bytes[pos]);
         if (!ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, pos)) ||
             !ptk_norm_copy(in, pos, pos + len, out)) {
@@ -76,9 +84,9 @@ enum ptk_norm_step ptk_norm_replace(const struct ptk_norm_string *pattern,
         return PTK_NORM_STEP_SAME;
     }
     size_t copied = 0;
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     while (pos < in->len) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, pos);
         size_t end = pos + pattern->len;
         if (!ptk_norm_copy(in, copied, pos, out) ||
             !ptk_norm_put(out, content->bytes, content->len, ptk_norm_align_before(in, end))) {
@@ -103,9 +111,9 @@ enum ptk_norm_step ptk_norm_replace_regex(const struct ptk_regex *regex,
     bool changed = false;
     ptk_regex_start(regex, work, in->bytes, in->len);
     enum ptk_regex_answer answer;
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     while ((answer = ptk_regex_next(work, &match)) == PTK_REGEX_ANSWER_MATCH) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, match.begin);
         if (!ptk_norm_copy(in, copied, match.begin, out) ||
             !ptk_norm_put(out, content->bytes, content->len,
                           ptk_norm_align_before(in, match.end))) {

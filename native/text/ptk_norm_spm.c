@@ -12,6 +12,7 @@
  */
 #include <stdlib.h>
 
+#include "base/ptk_pause.h"
 #include "text/ptk_norm_ops.h"
 
 #define SPACE_SYMBOL     "\xe2\x96\x81"
@@ -432,7 +433,9 @@ static bool put_plain(const struct ptk_split_text *in, size_t pos, size_t end,
         return false;
     }
     ptk_norm_copy_bytes(out, in->bytes + pos, len, in->len - pos);
+    size_t paused_at = 0;
     for (size_t i = 0; i < len && out->align != NULL; i++) {
+        ptk_pause_pos(&paused_at, i);
         const uint32_t begin = (uint32_t)(in->origin + pos + i);
         out->align[out->len + i] = (struct ptk_span){begin, begin};
     }
@@ -444,7 +447,9 @@ static bool put_plain(const struct ptk_split_text *in, size_t pos, size_t end,
 static size_t plain_end(const struct ptk_norm_spm *spm, const struct ptk_split_text *in, size_t pos)
 {
     size_t end = pos;
+    size_t paused_at = pos;
     while (end < in->len && spm->plain[in->bytes[end]]) {
+        ptk_pause_pos(&paused_at, end);
         end++;
     }
     return end > pos && end < in->len && in->bytes[end] >= 0x80 ? end - 1 : end;
@@ -455,7 +460,9 @@ static void trim(const struct ptk_norm_spm *spm, struct ptk_text_buf *out, size_
 {
     size_t len;
     const uint8_t *space = space_of(spm, &len);
+    size_t paused_at = out->len;
     while (out->len >= len && memcmp(out->bytes + out->len - len, space, len) == 0) {
+        ptk_pause_pos(&paused_at, out->len);
         out->len -= len;
         if (out->align != NULL) {
             *end = out->align[out->len].begin;
@@ -466,7 +473,9 @@ static void trim(const struct ptk_norm_spm *spm, struct ptk_text_buf *out, size_
 /* Every byte ends where the next one begins. */
 static void close_align(struct ptk_text_buf *out, size_t end)
 {
+    size_t paused_at = out->len;
     for (size_t i = out->len; i > 0; i--) {
+        ptk_pause_pos(&paused_at, i);
         out->align[i - 1].end = (uint32_t)end;
         end = out->align[i - 1].begin;
     }
@@ -478,7 +487,9 @@ static bool put_text(const struct ptk_norm_spm *spm, const struct ptk_split_text
 {
     const bool remove = (spm->flags & PTK_NORM_SPM_REMOVE_EXTRA_WHITESPACES) != 0;
     bool after_space = remove;
+    size_t paused_at = pos;
     while (pos < in->len) {
+        ptk_pause_pos(&paused_at, pos);
         const size_t run_end = plain_end(spm, in, pos);
         if (run_end > pos) {
             if (!put_plain(in, pos, run_end, out)) {
@@ -512,7 +523,9 @@ enum ptk_norm_step ptk_norm_spm(const struct ptk_norm_spm *spm, const struct ptk
     const bool suffix = (spm->flags & PTK_NORM_SPM_WHITESPACE_AS_SUFFIX) != 0;
     PTK_ASSERT(in->align == NULL); /* the only operation of its program */
     size_t pos = 0;
+    size_t paused_at = 0;
     while (remove && pos < in->len) {
+        ptk_pause_pos(&paused_at, pos);
         const struct prefix prefix = prefix_at(spm, in, pos);
         if (!is_one_space(&prefix)) {
             break;

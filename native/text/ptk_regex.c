@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "base/ptk_cpu.h"
+#include "base/ptk_pause.h"
 #include "text/ptk_alphabet.h"
 #include "text/ptk_regex_parse.h"
 #include "text/ptk_utf8.h"
@@ -418,12 +419,15 @@ void ptk_regex_start(const struct ptk_regex *regex, struct ptk_regex_work *work,
     work->places = PLACES_MIN;
     work->cycles_left = CYCLES_MIN + CYCLES_PER_BYTE * len;
     size_t count = 0;
+    size_t paused_at = 0;
     if (regex->alphabet) {
         for (; count < len; count++) {
+            ptk_pause_pos(&paused_at, count);
             work->atoms[count] = regex->by_byte[text[count]];
         }
     } else {
         for (size_t at = 0; at < len;) {
+            ptk_pause_pos(&paused_at, at);
             if (text[at] < 0x80) {
                 work->atoms[count++] = regex->ascii[text[at++]];
             } else {
@@ -442,7 +446,9 @@ static uint32_t byte_of(struct ptk_regex_work *work, size_t position)
     if (work->regex->alphabet) {
         return (uint32_t)position;
     }
+    size_t paused_at = work->seen;
     for (; work->seen < position; work->seen++) {
+        ptk_pause_pos(&paused_at, work->seen);
         work->seen_byte += ptk_utf8_lead_len(work->text[work->seen_byte]);
     }
     return (uint32_t)work->seen_byte;
@@ -472,6 +478,7 @@ static enum ptk_regex_answer search(struct ptk_regex_work *work, size_t from, si
         if (rc != PCRE2_ERROR_NOMATCH) {
             return PTK_REGEX_ANSWER_TOO_HARD; /* out of steps or of stack */
         }
+        ptk_pause_point();
         from += work->places;
         if (from > work->atom_count) {
             return PTK_REGEX_ANSWER_END;

@@ -280,10 +280,10 @@ size_t ptk_segments_next(const struct ptk_segments *segments, struct ptk_segment
     if (cursor->is_open) {
         spans[begins++].begin = cursor->begin;
     }
-    uint32_t turns = 0;
+    size_t paused_at = cursor->pos;
     while (cursor->pos < len && !cursor->is_closed && begins + BLOCK_LEN <= cap) {
         struct block block;
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, cursor->pos);
         struct bounds bounds = next_block(segments, cursor, text, len, &block);
         for (; bounds.begins != 0; bounds.begins &= bounds.begins - 1) {
             spans[begins++].begin =

@@ -16,6 +16,7 @@
 #ifndef PTK_SPLIT_BLOCK_H
 #define PTK_SPLIT_BLOCK_H
 
+#include "base/ptk_pause.h"
 #include "text/ptk_split_scan.h"
 
 #define PTK_SPLIT_BLOCK_LEN 64u
@@ -433,6 +434,7 @@ block_scan(const struct ptk_split_classes *classes, const uint8_t *text, size_t 
     size_t done = *pos; /* end of the last piece written */
     size_t at = done;
     size_t count = 0;
+    uint32_t turns = 0;
     while (count < cap && at < len) {
         struct ptk_split_block b;
         struct block_limits limits;
@@ -447,6 +449,8 @@ block_scan(const struct ptk_split_classes *classes, const uint8_t *text, size_t 
         if (starts != 0) {
             count += emit(starts, (uint32_t)at, ends + count, cap - count);
             done = ends[count - 1];
+        } else {
+            ptk_pause_turn(&turns); /* No piece ends here: a long one may take all of the text. */
         }
         if ((starts | stops) != 0) {
             at += 63u - (unsigned)__builtin_clzll(starts | stops);
@@ -456,6 +460,7 @@ block_scan(const struct ptk_split_classes *classes, const uint8_t *text, size_t 
         const size_t walk = limits.certain == 0 ? PTK_SPLIT_BLOCK_WALK : 1;
         const size_t walk_end = ptk_min_size(len, at + walk);
         for (at = done; count < cap && at < walk_end; done = at) {
+            ptk_pause_turn(&turns);
             count += scalar(classes, text, len, &at, ends + count, 1);
         }
     }

@@ -40,8 +40,10 @@ static size_t bit_next(const uint64_t *bits, size_t from, size_t len)
         return len;
     }
     size_t word = from / 64;
+    size_t paused_at = word;
     uint64_t rest = bits[word] & ~UINT64_C(0) << from % 64;
     while (rest == 0) {
+        ptk_pause_pos(&paused_at, word);
         word++;
         if (word * 64 >= len) {
             return len;
@@ -55,8 +57,10 @@ static size_t bit_next(const uint64_t *bits, size_t from, size_t len)
 static size_t bit_previous(const uint64_t *bits, size_t from)
 {
     size_t word = from / 64;
+    size_t paused_at = word;
     uint64_t rest = bits[word] & ~UINT64_C(0) >> (63 - from % 64);
     while (rest == 0) {
+        ptk_pause_pos(&paused_at, word);
         word--;
         rest = bits[word];
     }
@@ -124,9 +128,9 @@ static void split_scanner(const struct run *run, const struct ptk_split_op *op,
     if (op->matcher->find != NULL) {
         size_t done = begin;
         struct ptk_span match = {0, 0};
-        uint32_t turns = 0;
+        size_t paused_at = 0;
         while (op->matcher->find(op->classes, text, len, match.end, &match)) {
-            ptk_pause_turn(&turns);
+            ptk_pause_pos(&paused_at, match.end);
             cut_match(cutter, &done, begin + match.begin, begin + match.end);
         }
         if (done < cutter->end) {
@@ -157,9 +161,9 @@ static bool split_regex(const struct run *run, const struct ptk_split_op *op, st
     ptk_regex_start(op->regex, work, run->text.bytes + begin, cutter->end - begin);
     size_t done = begin;
     struct ptk_span match;
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     for (;;) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, done);
         enum ptk_regex_answer answer = ptk_regex_next(work, &match);
         if (answer == PTK_REGEX_ANSWER_TOO_HARD) {
             return false;
@@ -183,7 +187,9 @@ static void split_literal(const struct run *run, const struct ptk_split_op *op,
     const uint8_t first = op->literal[0];
     size_t done = begin;
     size_t at = begin;
+    size_t paused_at = begin;
     while (!op->literal_absent && cutter->end - at >= literal_len) {
+        ptk_pause_pos(&paused_at, at);
         if (text[at] == first && memcmp(text + at, op->literal, literal_len) == 0) {
             cut_match(cutter, &done, at, at + literal_len);
             at = done;
@@ -319,9 +325,9 @@ static bool split_piece(const struct run *run, const struct ptk_split_op *op, si
 static bool split_all(const struct run *run, const struct ptk_split_op *op)
 {
     const size_t len = run->text.len;
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     for (size_t begin = 0, end; begin < len; begin = end) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, begin);
         end = bit_next(run->work->starts, begin + 1, len);
         if (!bit_get(run->work->drops, begin) && !split_piece(run, op, begin, end)) {
             return false;
@@ -343,12 +349,14 @@ static bool copy_text(struct run *run)
         return false;
     }
     if (in->len > 0) {
-        memcpy(out->bytes, in->bytes, in->len);
+        ptk_pause_copy(out->bytes, in->bytes, in->len);
     }
     if (out->align != NULL && in->align != NULL) {
-        memcpy(out->align, in->align, in->len * sizeof *in->align);
+        ptk_pause_copy(out->align, in->align, in->len * sizeof *in->align);
     } else if (out->align != NULL) {
+        size_t paused_at = 0;
         for (size_t at = 0; at < in->len;) {
+            ptk_pause_pos(&paused_at, at);
             size_t end = at + ptk_utf8_lead_len(in->bytes[at]);
             struct ptk_span range = {(uint32_t)(in->origin + at), (uint32_t)(in->origin + end)};
             while (at < end) {
@@ -416,15 +424,16 @@ static size_t change_growth(const struct run *run, const struct ptk_split_op *op
     const size_t len = run->text.len;
     size_t growth = 0;
     uint8_t changed[4];
-    uint32_t turns = 0;
+    size_t paused_at = 0;
     for (size_t begin = 0, end; begin < len; begin = end) {
-        ptk_pause_turn(&turns);
+        ptk_pause_pos(&paused_at, begin);
         end = bit_next(run->work->starts, begin + 1, len);
         if (bit_get(run->work->drops, begin)) {
             continue;
         }
         growth += lead_len(run, op, begin, end);
         for (size_t at = begin; at < end; at++) {
+            ptk_pause_pos(&paused_at, at);
             if (!keeps_byte(op, run->text.bytes[at])) {
                 growth += change_byte(op, run->text.bytes[at], changed) - 1;
             }
@@ -451,10 +460,10 @@ static bool change_all(struct run *run, const struct ptk_split_op *op)
     struct ptk_span *align = run->out->align;
     uint64_t *starts = run->work->starts;
     uint64_t *drops = run->work->drops;
-    memset(starts + (run->text.len + 63) / 64, 0,
-           ((len + 63) / 64 - (run->text.len + 63) / 64) * sizeof *starts);
-    memset(drops + (run->text.len + 63) / 64, 0,
-           ((len + 63) / 64 - (run->text.len + 63) / 64) * sizeof *drops);
+    const size_t words = (run->text.len + 63) / 64;
+    const size_t more_len = ((len + 63) / 64 - words) * sizeof *starts;
+    ptk_pause_fill(starts + words, 0, more_len);
+    ptk_pause_fill(drops + words, 0, more_len);
 
     size_t dst = len;
     uint32_t turns = 0;
@@ -536,8 +545,8 @@ enum ptk_verdict ptk_split_run(const struct ptk_split *split, struct ptk_split_w
     }
     struct run run = {.unicode = split->unicode, .work = work, .text = *in, .out = out};
     const size_t words_len = (in->len + 63) / 64 * sizeof(uint64_t);
-    memset(work->starts, 0, words_len);
-    memset(work->drops, 0, words_len);
+    ptk_pause_fill(work->starts, 0, words_len);
+    ptk_pause_fill(work->drops, 0, words_len);
     if (in->len > 0) {
         bit_set(work->starts, 0);
     }
@@ -562,7 +571,9 @@ size_t ptk_split_next(struct ptk_split_pieces *pieces, struct ptk_span *spans, s
     const size_t len = pieces->text.len;
     size_t count = 0;
     size_t begin = pieces->pos;
+    size_t paused_at = begin;
     while (count < cap && begin < len) {
+        ptk_pause_pos(&paused_at, begin);
         size_t end = bit_next(starts, begin + 1, len);
         if (!bit_get(drops, begin)) {
             spans[count++] = (struct ptk_span){(uint32_t)begin, (uint32_t)end};

@@ -8,6 +8,8 @@
  */
 #include "text/ptk_split_scan.h"
 
+#include "base/ptk_pause.h"
+
 #define LETTER PTK_SPLIT_LETTER
 #define UPPER  PTK_SPLIT_UPPER
 #define LOWER  PTK_SPLIT_LOWER
@@ -50,8 +52,11 @@ INLINE struct glyph glyph_at(const struct walk *w, size_t at)
 /* End of the run of characters from `at` that have a bit of `any`. */
 INLINE size_t run_of(const struct walk *w, size_t at, unsigned any)
 {
+    size_t paused_at = at;
     for (;;) {
-        while (at < w->len && w->text[at] < 0x80) {
+        ptk_pause_pos(&paused_at, at);
+        const size_t stop = ptk_min_size(w->len, at + PTK_PAUSE_LEN);
+        while (at < stop && w->text[at] < 0x80) {
             if (!(w->classes->ascii[w->text[at]] & any)) {
                 return at;
             }
@@ -68,8 +73,11 @@ INLINE size_t run_of(const struct walk *w, size_t at, unsigned any)
 /* End of the run of characters from `at` that have no bit of `none`. */
 INLINE size_t run_without(const struct walk *w, size_t at, unsigned none)
 {
+    size_t paused_at = at;
     for (;;) {
-        while (at < w->len && w->text[at] < 0x80) {
+        ptk_pause_pos(&paused_at, at);
+        const size_t stop = ptk_min_size(w->len, at + PTK_PAUSE_LEN);
+        while (at < stop && w->text[at] < 0x80) {
             if (w->classes->ascii[w->text[at]] & none) {
                 return at;
             }
@@ -122,7 +130,9 @@ INLINE size_t spaces_and_lines(const struct walk *w, size_t at, bool to_end)
     if (to_end && stops) {
         return end;
     }
+    size_t paused_at = end;
     for (size_t i = end; i > at; i--) {
+        ptk_pause_pos(&paused_at, i);
         if (is_line_end(w->text[i - 1])) {
             return i;
         }
@@ -150,8 +160,10 @@ INLINE size_t numbers(const struct walk *w, size_t at, unsigned max)
 /* [\r\n]* or, with `slashes`, [\r\n/]* */
 INLINE size_t line_ends(const struct walk *w, size_t at, bool slashes)
 {
+    size_t paused_at = at;
     while (at < w->len && (is_line_end(w->text[at]) || (slashes && w->text[at] == '/'))) {
         at++;
+        ptk_pause_pos(&paused_at, at);
     }
     return at;
 }
@@ -226,7 +238,9 @@ INLINE size_t cl100k_end(const struct walk *w, size_t at, unsigned numbers_max, 
 INLINE size_t word_lower(const struct walk *w, size_t at)
 {
     size_t last_lower = 0; /* end of the last character so far that is in both sets */
+    size_t paused_at = at;
     for (;;) {
+        ptk_pause_pos(&paused_at, at);
         struct glyph next = glyph_at(w, at);
         if (!(next.bits & UPPER)) {
             return next.bits & LOWER ? run_of(w, next.end, LOWER) : last_lower;
@@ -326,7 +340,9 @@ INLINE struct glyph deepseek_glyph(const struct walk *w, size_t at, enum deepsee
 
 INLINE size_t deepseek_run(const struct walk *w, size_t at, unsigned any, enum deepseek_view view)
 {
+    size_t paused_at = at;
     for (;;) {
+        ptk_pause_pos(&paused_at, at);
         struct glyph next = deepseek_glyph(w, at, view);
         if (!(next.bits & any)) {
             return at;
@@ -346,8 +362,10 @@ INLINE size_t deepseek_end(const struct walk *w, size_t at, enum deepseek_view v
     struct glyph here = deepseek_glyph(w, at, view);
     if (here.end - at == 1 && here.bits & SYMBOL) {
         size_t end = here.end;
+        size_t paused_at = end;
         while (end < w->len && (uint8_t)((w->text[end] | 0x20) - 'a') < 26) {
             end++;
+            ptk_pause_pos(&paused_at, end);
         }
         if (end > here.end) {
             return end;
@@ -371,7 +389,9 @@ INLINE size_t deepseek_end(const struct walk *w, size_t at, enum deepseek_view v
         return 0;
     }
     size_t end = run_of(w, at, SPACE);
+    size_t paused_at = end;
     for (size_t i = end; i > at; i--) {
+        ptk_pause_pos(&paused_at, i);
         if (is_line_end(w->text[i - 1])) {
             return i;
         }
@@ -388,7 +408,9 @@ INLINE size_t deepseek_end(const struct walk *w, size_t at, enum deepseek_view v
 INLINE size_t deepseek_piece(const struct walk *w, size_t at, enum deepseek_view view)
 {
     size_t end = deepseek_end(w, at, view);
+    size_t paused_at = at;
     while (end == 0) {
+        ptk_pause_pos(&paused_at, at);
         at = deepseek_glyph(w, at, view).end;
         struct glyph next = deepseek_glyph(w, at, view);
         if (next.bits & (END | CUT) || deepseek_end(w, at, view) != 0) {
@@ -500,7 +522,9 @@ static size_t scan_deepseek(const struct ptk_split_classes *classes, const uint8
     const struct walk w = {classes, text, len};
     size_t at = *pos;
     size_t count = 0;
+    uint32_t turns = 0;
     while (count < cap && at < len) {
+        ptk_pause_turn(&turns);
         if (glyph_at(&w, at).bits & NUMBER) {
             at = numbers(&w, at, 3);
         } else if (deepseek_glyph(&w, at, VIEW_REST).bits & CUT) {
@@ -518,7 +542,9 @@ static bool find_deepseek(const struct ptk_split_classes *classes, const uint8_t
                           size_t pos, struct ptk_span *match)
 {
     const struct walk w = {classes, text, len};
+    size_t paused_at = pos;
     while (pos < len) {
+        ptk_pause_pos(&paused_at, pos);
         size_t end = deepseek_end(&w, pos, VIEW_ALL);
         if (end != 0) {
             *match = (struct ptk_span){(uint32_t)pos, (uint32_t)end};
@@ -543,7 +569,9 @@ static bool find_deepseek_cjk(const struct ptk_split_classes *classes, const uin
 {
     (void)classes;
     bool inside = false;
+    size_t paused_at = pos;
     while (pos < len) {
+        ptk_pause_pos(&paused_at, pos);
         uint32_t width;
         bool cjk = ptk_split_is_cjk(ptk_utf8_decode(text + pos, &width));
         if (cjk && !inside) {

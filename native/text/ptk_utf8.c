@@ -3,6 +3,7 @@
  */
 #include "text/ptk_utf8.h"
 
+#include "base/ptk_pause.h"
 #include <emmintrin.h>
 
 static bool (*valid_chosen)(const uint8_t *, size_t) = ptk_utf8_valid_scalar;
@@ -18,17 +19,55 @@ __attribute__((constructor)) static void choose(void)
     }
 }
 
+/* Where the character that holds `pos` begins, or `pos`: four continuations are never valid. */
+static size_t cut_before(const uint8_t *bytes, size_t pos)
+{
+    for (size_t back = 0; back < 4; back++) {
+        if ((bytes[pos - back] & 0xC0) != 0x80) {
+            return pos - back;
+        }
+    }
+    return pos;
+}
+
+static __attribute__((noinline)) bool valid_long(const uint8_t *bytes, size_t len)
+{
+    while (len > PTK_PAUSE_WIDE_LEN) {
+        const size_t part_len = cut_before(bytes, PTK_PAUSE_WIDE_LEN);
+        if (!valid_chosen(bytes, part_len)) {
+            return false;
+        }
+        bytes += part_len;
+        len -= part_len;
+        ptk_pause_point();
+    }
+    return valid_chosen(bytes, len);
+}
+
 bool ptk_utf8_valid(const uint8_t *bytes, size_t len)
 {
-    return valid_chosen(bytes, len);
+    return PTK_LIKELY(len <= PTK_PAUSE_WIDE_LEN) ? valid_chosen(bytes, len)
+                                                 : valid_long(bytes, len);
+}
+
+static __attribute__((noinline)) size_t count_long(const uint8_t *bytes, size_t len)
+{
+    size_t count = 0;
+    for (; len > PTK_PAUSE_WIDE_LEN; len -= PTK_PAUSE_WIDE_LEN) {
+        count += count_chosen(bytes, PTK_PAUSE_WIDE_LEN);
+        bytes += PTK_PAUSE_WIDE_LEN;
+        ptk_pause_point();
+    }
+    return count + count_chosen(bytes, len);
 }
 
 size_t ptk_utf8_count(const uint8_t *bytes, size_t len)
 {
-    return count_chosen(bytes, len);
+    return PTK_LIKELY(len <= PTK_PAUSE_WIDE_LEN) ? count_chosen(bytes, len)
+                                                 : count_long(bytes, len);
 }
 
-size_t ptk_utf8_ascii_len(const uint8_t *bytes, size_t len)
+static inline size_t ascii_len(const uint8_t *bytes, size_t len)
 {
     size_t pos = 0;
     for (; pos + 16 <= len; pos += 16) {
@@ -42,6 +81,26 @@ size_t ptk_utf8_ascii_len(const uint8_t *bytes, size_t len)
         pos++;
     }
     return pos;
+}
+
+static __attribute__((noinline)) size_t ascii_len_long(const uint8_t *bytes, size_t len)
+{
+    size_t pos = 0;
+    while (len - pos > PTK_PAUSE_WIDE_LEN) {
+        const size_t part_len = ascii_len(bytes + pos, PTK_PAUSE_WIDE_LEN);
+        pos += part_len;
+        if (part_len < PTK_PAUSE_WIDE_LEN) {
+            return pos;
+        }
+        ptk_pause_point();
+    }
+    return pos + ascii_len(bytes + pos, len - pos);
+}
+
+size_t ptk_utf8_ascii_len(const uint8_t *bytes, size_t len)
+{
+    return PTK_LIKELY(len <= PTK_PAUSE_WIDE_LEN) ? ascii_len(bytes, len)
+                                                 : ascii_len_long(bytes, len);
 }
 
 /* Range of the second byte of a character by its lead byte: where overlong forms, surrogates and
@@ -110,14 +169,16 @@ bool ptk_utf8_replace(const uint8_t *bytes, size_t len, uint8_t *dst, size_t cap
 {
     size_t pos = 0;
     size_t out = 0;
+    size_t paused_at = 0;
     while (pos < len) {
-        /* The longest valid run, then one bad sequence. */
+        /* The longest valid run, or a part of it, then one bad sequence. */
         size_t run = pos;
         int step = 1;
-        while (run < len && step > 0) {
-            size_t ascii = ptk_utf8_ascii_len(bytes + run, len - run);
+        const size_t run_end = ptk_min_size(len, pos + PTK_PAUSE_LEN);
+        while (run < run_end && step > 0) {
+            size_t ascii = ptk_utf8_ascii_len(bytes + run, run_end - run);
             run += ascii;
-            if (run < len) {
+            if (run < run_end) {
                 step = ptk_utf8_char_len(bytes + run, len - run);
                 run += step > 0 ? (size_t)step : 0;
             }
@@ -128,7 +189,8 @@ bool ptk_utf8_replace(const uint8_t *bytes, size_t len, uint8_t *dst, size_t cap
         memcpy(dst + out, bytes + pos, run - pos);
         out += run - pos;
         pos = run;
-        if (pos < len) {
+        ptk_pause_pos(&paused_at, pos);
+        if (step <= 0) {
             if (cap - out < 3) {
                 return false;
             }

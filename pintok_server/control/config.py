@@ -450,7 +450,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "message_len_max", parse_message_len, 1 << 20, "BYTES",
-        "Longest message, a power of two; scratch of each poller is some 200 times that. "
+        "Longest message, a power of two; scratch of each poller is some 190 times that. "
         "Default: 1M.",
     ),
     Setting(

@@ -47,7 +47,7 @@ static void set_up(void)
         fprintf(stderr, "%s: %s\n", path, err.text);
         abort();
     }
-    const struct ptk_work_limits limits = {.text_len_max = TEXT_LEN_MAX, .offsets = true};
+    const struct ptk_work_limits limits = {.text_len_max = TEXT_LEN_MAX};
     work = ptk_work_init(reserve(ptk_work_len(&limits)), &limits);
     used_cache = ptk_cache_init(reserve(PTK_CACHE_LEN_MIN), PTK_CACHE_LEN_MIN);
     fresh_memory = reserve(PTK_CACHE_LEN_MIN);
