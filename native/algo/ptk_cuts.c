@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/ptk_pause.h"
+#include "text/ptk_split.h"
 #include "text/ptk_utf8.h"
 
 /*
@@ -150,6 +151,19 @@ static int collect(struct ptk_cuts *cuts, const struct ptk_image *image, struct 
     return 0;
 }
 
+/* Whether pieces may begin or end inside a character. */
+static bool splits_characters(const struct ptk_image *image)
+{
+    struct ptk_image_op_view op;
+    size_t pos = 0;
+    while (ptk_image_op_next(&image->pre_tokenizer, &pos, &op)) {
+        if ((op.flags & PTK_SPLIT_FLAG_ALPHABET) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
                   struct ptk_err *err)
 {
@@ -160,7 +174,7 @@ int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct p
     cuts->only_known = !bytes;
     if (config->algorithm != PTK_IMAGE_ALGORITHM_BPE ||
         config->prefix_len + config->suffix_len > 0 ||
-        (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0 ||
+        (config->flags & PTK_IMAGE_FLAGS_BYTE_GAPS) != 0 || (bytes && splits_characters(image)) ||
         (!bytes && config->unk_id == PTK_IMAGE_NONE)) {
         return 0;
     }

@@ -32,7 +32,8 @@ struct ptk_cuts {
 /*
  * ptk_cuts_init collects the neighbours of a BPE model and marks them in `chars`, which must stay.
  * Set-up: allocates. Models with affixes, with bytes that have no token, that drop unknown
- * characters, or whose merges take tokens that do not spell their text get no cuts. Where a space
+ * characters, whose merges take tokens that do not spell their text, or whose pre-tokenizer cuts
+ * inside characters get no cuts. Where a space
  * stands for a mark (PTK_IMAGE_FLAGS_SPACE_MARKS), it has the mark's neighbours. 0, or -ENOMEM and
  * a sentence.
  */

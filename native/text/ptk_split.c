@@ -12,7 +12,6 @@
 #include "text/ptk_alphabet.h"
 #include "text/ptk_split_ops.h"
 
-#define FLAG_ALPHABET         0x8000u
 #define FLAG_ADD_PREFIX_SPACE 0x1u
 #define FLAG_USE_REGEX        0x2u
 #define FLAG_TRIM_OFFSETS     0x4u /* of the post-processor; a pre-tokenizer does nothing with it */
@@ -422,7 +421,7 @@ static int make_all(struct maker *maker)
         }
         source.kind = ptk_load_u16(program + at);
         const unsigned flags = ptk_load_u16(program + at + 2);
-        source.flags = flags & ~FLAG_ALPHABET;
+        source.flags = flags & ~PTK_SPLIT_FLAG_ALPHABET;
         source.param_len = ptk_load_u32(program + at + 4);
         source.params = program + at + sizeof(struct ptk_image_op);
         at += sizeof(struct ptk_image_op);
@@ -436,11 +435,11 @@ static int make_all(struct maker *maker)
             }
         }
         at += padded_len;
-        if (flags & FLAG_ALPHABET && !maker->mapped) {
+        if (flags & PTK_SPLIT_FLAG_ALPHABET && !maker->mapped) {
             return refuse(maker, &source, -EINVAL, "the alphabet flag without byte_level before");
         }
         /* Where the mapping is done, the text is in the alphabet and is read as any text. */
-        source.alphabet = flags & FLAG_ALPHABET && maker->config->byte_units;
+        source.alphabet = flags & PTK_SPLIT_FLAG_ALPHABET && maker->config->byte_units;
         int rc = make_op(maker, &source);
         if (rc != 0) {
             return rc;

@@ -29,6 +29,9 @@
 struct ptk_split;
 struct ptk_split_work;
 
+/* Flag of an operation behind byte_level: bytes count as characters, so pieces may end in one. */
+#define PTK_SPLIT_FLAG_ALPHABET 0x8000u
+
 /* What a program is translated from. */
 struct ptk_split_config {
     const uint8_t

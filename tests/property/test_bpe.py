@@ -123,19 +123,27 @@ def random_byte_level(rng: random.Random) -> Vocabulary:
     return Vocabulary(ids={name: number for number, name in enumerate(tokens)}, merges=merges)
 
 
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": False,
+    "use_regex": False,
+}
+# Bytes that stand for a superscript or a fraction are numbers to it: it cuts inside characters.
+DIGITS = {"type": "Digits", "individual_digits": False}
+
+
 @pytest.mark.parametrize("number", range(VOCABULARIES))
-def test_byte_level_merges_cross_characters(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [[], [DIGITS]], ids=["whole", "digits"])
+def test_byte_level_merges_cross_characters(
+    number: int, behind: list[dict[str, object]], tmp_path: Path
+) -> None:
     """Parts of characters merge with their neighbours, before and after the characters are made;
     cuts between characters must not be seen."""
     rng = random.Random(SEED + 1000 + number)
     path = random_byte_level(rng).write(
         tmp_path / "tokenizer.json",
-        pre_tokenizer={
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": False,
-            "use_regex": False,
-        },
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL, *behind]},
     )
     native = Tokenizer.from_file(path)
     reference = tokenizers.Tokenizer.from_file(str(path))
