@@ -22,7 +22,7 @@ from pintok._codec import Reply, Target
 from pintok._pacing import Backoff, Patience, after_hint
 from pintok._path import PAYLOAD_LEN_SURE
 from pintok._seal import Seal
-from pintok._transfer import Transfer
+from pintok._transfer import IN_FLIGHT_LEN_MAX, Inlet, Transfer
 from pintok._wire import Verdict, WireOp
 from pintok.errors import ELSEWHERE, RETRYABLE, DeadlineError, RefusedError, TransportError
 
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 # Repetitions of something long after which the path is in doubt.
 _STALLED_AFTER: Final = 2
-# Replies under way together must fit the receive buffer of a socket: 212,992 bytes by default in
-# Linux, which also counts the kernel's own share of every packet.
-_IN_FLIGHT_LEN_MAX: Final = 96 * 1024
 _NEVER: Final = float("inf")
 
 
@@ -90,6 +87,7 @@ class Link(Protocol):
     """One socket as a conversation sees it."""
 
     seal: Seal
+    inlet: Inlet
 
     def request_id(self) -> int:
         """A number that no other request of this socket has."""
@@ -270,9 +268,8 @@ class Conversation(Generic[_PartT]):
 
     def abandon(self) -> list[bytes]:
         """What to send when the answer is not wanted any more."""
-        if self._transfer is None or self._link is None:
-            return []
-        return self._wrapped([self._transfer.cancel()])
+        ended = self._end_transfer()
+        return self._wrapped(ended) if ended else []
 
     # --- datagrams ----------------------------------------------------------------------------
 
@@ -292,7 +289,7 @@ class Conversation(Generic[_PartT]):
         """Further parts, as many as may be under way: datagrams together, a long message alone."""
         assert self._link is not None
         out: list[bytes] = []
-        limit = max(min(self._window, _IN_FLIGHT_LEN_MAX // self._session.limit), 1)
+        limit = max(min(self._window, IN_FLIGHT_LEN_MAX // self._session.limit), 1)
         while self._transfer is None and len(self._flights) < limit:
             part = self._transfer_part or self._agenda.take()
             if part is None:
@@ -375,7 +372,9 @@ class Conversation(Generic[_PartT]):
             self._link.request_id,
             self._session.pacing,
             self.patience,
+            self._link.inlet,
         )
+        self._link.inlet.transfers += 1
         flight = self._transfer.start(now)
         self._session.counters.sent += len(flight)
         return flight
@@ -388,10 +387,19 @@ class Conversation(Generic[_PartT]):
         if transfer.reply is None:
             self._leave(transfer.verdict)
             return self._wrapped(answers)
-        part, self._transfer, self._transfer_part = self._transfer_part, None, None
+        part, self._transfer_part = self._transfer_part, None
         assert part is not None
-        ended = self._wrapped([transfer.cancel()])
+        ended = self._wrapped(self._end_transfer())
         return ended + self._accept(part, transfer.reply, now)
+
+    def _end_transfer(self) -> list[bytes]:
+        """What tells the server, if a long message is under way."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is None:
+            return []
+        assert self._link is not None
+        self._link.inlet.transfers -= 1
+        return [transfer.cancel()]
 
     def _expire_transfer(self, transfer: Transfer, now: float) -> list[bytes]:
         again = transfer.expire(now)

@@ -37,6 +37,8 @@ _IPV6_MTU: Final = 24
 _PMTUDISC_DO: Final = 2
 _PMTUDISC_PROBE: Final = 3
 
+# Replies to many calls at a time, while the process does something else.
+_RECEIVE_BUFFER_LEN: Final = 4 << 20
 _PROBE_STEP: Final = 8
 _SEARCHED_LENS: Final = (1200, 1448, 1472, 4048)
 # Payloads of usual links: Ethernet, with headers of tunnels, PPPoE, VPNs, and jumbo frames.
@@ -84,12 +86,14 @@ def parse_server(server: str) -> tuple[str, int]:
 
 
 def open_socket(address: Address, *, probe: bool = False) -> socket.socket:
-    """A connected UDP socket that never fragments. Raises TransportError.
+    """A connected UDP socket that never fragments, with a deep queue. Raises TransportError.
 
     With `probe`, the kernel's idea of the path MTU is not applied to what is sent.
     """
     sock = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
+        # Up to net.core.rmem_max, and the kernel doubles it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_LEN)
         mode = _PMTUDISC_PROBE if probe else _PMTUDISC_DO
         if address.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)

@@ -1,6 +1,6 @@
 """One message in segments, without a socket or a clock: what to send next, what came back.
 
-    transfer = Transfer(op, target, message, datagram_len_max, new_id, pacing, patience)
+    transfer = Transfer(op, target, message, datagram_len_max, new_id, pacing, patience, inlet)
     send(transfer.start(now))
     while transfer.reply is None:
         wait until transfer.due for a datagram of transfer.request_id
@@ -58,8 +58,30 @@ _CHALLENGES: Final = frozenset({Verdict.CHALLENGE, Verdict.BAD_COOKIE})
 _FORGOTTEN: Final = frozenset({Verdict.UNKNOWN_REQUEST, Verdict.BAD_CRC})
 _WAIT_LEAST: Final = 0.002
 _WAIT_MOST: Final = 1.0
-# Replies under way together must fit the receive buffer of a socket.
-_IN_FLIGHT_LEN_MAX: Final = 96 * 1024
+# Replies under way together must fit the receive buffer of a socket: 212,992 bytes by default in
+# Linux, which also counts the kernel's own share of every packet.
+IN_FLIGHT_LEN_MAX: Final = 96 * 1024
+_BUFFER_LEN_USUAL: Final = 212_992
+
+
+class Inlet:
+    """The receive buffer of one socket: the long messages under way there share it.
+
+    A reply that the server sends while there is no room is lost, and costs a timer.
+    """
+
+    __slots__ = ("_len", "transfers")
+
+    def __init__(self, buffer_len: int) -> None:
+        """`buffer_len` is what SO_RCVBUF says."""
+        self._len = buffer_len * IN_FLIGHT_LEN_MAX // _BUFFER_LEN_USUAL
+        self.transfers = 0
+        """Long messages under way: each is added when it starts, and taken away when it ends."""
+
+    def segments(self, datagram_len_max: int) -> int:
+        """How many segments of its reply one of them may have under way."""
+        share = min(self._len // max(self.transfers, 1), IN_FLIGHT_LEN_MAX)
+        return max(1, min(64, share // datagram_len_max))
 
 
 class Transfer:
@@ -70,6 +92,7 @@ class Transfer:
         "_base",
         "_challenges",
         "_datagram_len_max",
+        "_inlet",
         "_left",
         "_message",
         "_missing",
@@ -108,6 +131,7 @@ class Transfer:
         new_id: Callable[[], int],
         pacing: Pacing,
         patience: Patience,
+        inlet: Inlet,
     ) -> None:
         if datagram_len_max < DATAGRAM_LEN_MIN:
             raise ValueError(f"segments need datagrams of {DATAGRAM_LEN_MIN} bytes at least")
@@ -121,6 +145,7 @@ class Transfer:
         self._pacing = pacing
         self.crc = _codec.crc32c(message)
         self._patience = patience
+        self._inlet = inlet
         self.reply: Reply | None = None
         """The answer, or the refusal, once it is there."""
         self.verdict = int(Verdict.OK)
@@ -250,7 +275,7 @@ class Transfer:
         )
 
     def _room(self) -> int:
-        return max(1, min(64, _IN_FLIGHT_LEN_MAX // self._datagram_len_max))
+        return self._inlet.segments(self._datagram_len_max)
 
     # --- timers -------------------------------------------------------------------------------
 

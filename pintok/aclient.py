@@ -15,6 +15,7 @@ import collections
 import errno
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypeVar
@@ -26,6 +27,7 @@ from pintok._pacing import Patience
 from pintok._questions import Question
 from pintok._seal import Key, Seal
 from pintok._session import OneServer, Session, Settings, Steps
+from pintok._transfer import Inlet
 from pintok.errors import TransportError
 
 _T = TypeVar("_T")
@@ -37,7 +39,7 @@ _BURST_MAX: Final = 64
 class _Talk:
     """A conversation on its way, as the link sees it: its requests, its timer, who waits for it."""
 
-    __slots__ = ("_due", "_link", "_timer", "conversation", "ended", "ids", "seal")
+    __slots__ = ("_due", "_link", "_timer", "conversation", "ended", "ids", "inlet", "seal")
 
     def __init__(self, link: _Link, conversation: Conversation[Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -46,6 +48,7 @@ class _Talk:
         self._due = 0.0
         self.conversation = conversation
         self.seal = link.seal
+        self.inlet = link.inlet
         self.ids: list[int] = []
         self.ended: asyncio.Future[None] = loop.create_future()
 
@@ -123,6 +126,7 @@ class _Link:
         self._session = session
         self._sock = _path.open_socket(session.address, probe=probe)
         self._sock.setblocking(False)
+        self.inlet = Inlet(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
         self._backlog: collections.deque[bytes] = collections.deque()
         self._last_id = random.SystemRandom().getrandbits(64)
         self.loop = asyncio.get_running_loop()

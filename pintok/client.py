@@ -31,6 +31,7 @@ from pintok._pacing import Patience
 from pintok._questions import Question
 from pintok._seal import Key, Seal
 from pintok._session import OneServer, Session, Settings, Steps
+from pintok._transfer import Inlet
 from pintok._wire import Verdict, WireOp
 from pintok.encoding import Ids
 from pintok.errors import DeadlineError, RefusedError, TransportError
@@ -46,13 +47,14 @@ _HARMLESS: Final = (DeadlineError, PathInDoubt, RefusedError)
 class Channel:
     """One connected socket; used by one conversation at a time."""
 
-    __slots__ = ("last_id", "probe", "seal", "sock", "wait")
+    __slots__ = ("inlet", "last_id", "probe", "seal", "sock", "wait")
 
     def __init__(self, address: _path.Address, key: Key | None, *, probe: bool) -> None:
         """Raises TransportError. A probe's datagrams may be longer than the kernel likes."""
         self.sock = _path.open_socket(address, probe=probe)
         self.probe = probe
         self.seal = Seal(key)
+        self.inlet = Inlet(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
         self.last_id = random.SystemRandom().getrandbits(64)
         self.wait = 0.0
 

@@ -168,6 +168,7 @@ def test_calls_cancelled_at_any_moment_leave_nothing(port: int, tokenizer: Token
                 )
             )
             assert client._link is not None and not client._link.talks
+            assert client._link.inlet.transfers == 0
             assert len(asyncio.all_tasks()) == 1
 
     # No damage: texts in one datagram have no checksum of their own.
