@@ -148,15 +148,15 @@ struct reader {
     const struct ptk_split_text *in;
     size_t pos;         /* of the next part */
     size_t cluster_end; /* characters up to here are parts of their own */
+    size_t paused_at;   /* over parts, which may be short */
 };
 
 /* Finds the next part that has a value; false at the end of the text. */
 static bool next_mapped(struct reader *reader, struct part *part)
 {
     const uint8_t *bytes = reader->in->bytes;
-    size_t paused_at = reader->pos;
     while (reader->pos < reader->in->len) {
-        ptk_pause_pos(&paused_at, reader->pos);
+        ptk_pause_pos(&reader->paused_at, reader->pos);
         size_t pos = reader->pos;
         size_t len = ptk_utf8_lead_len(bytes[pos]);
         if (pos >= reader->cluster_end) {
@@ -196,6 +196,7 @@ struct cursor {
     size_t last_begin;  /* the last character written, in the output */
     size_t last_at;     /* `at` before it */
     bool last_consumed; /* it consumed something */
+    size_t paused_at;   /* in the input */
 };
 
 static void skip_chars(const struct ptk_split_text *in, struct cursor *cursor, size_t count)
@@ -229,9 +230,8 @@ static bool put_unmapped(const struct ptk_split_text *in, struct cursor *cursor,
     if (out->align == NULL) {
         return ptk_norm_copy(in, begin, end, out);
     }
-    size_t paused_at = begin;
     for (size_t pos = begin; pos < end; pos += ptk_utf8_lead_len(in->bytes[pos])) {
-        ptk_pause_pos(&paused_at, pos);
+        ptk_pause_pos(&cursor->paused_at, pos);
         if (!put_char(in, cursor, in->bytes + pos, 1, out)) {
             return false;
         }
