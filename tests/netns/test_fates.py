@@ -20,7 +20,6 @@ pytest.importorskip("scapy.all")
 import veth
 from load import wait_for
 from test_abuse import Flood
-from test_mixed_load import words
 from test_paths import ping, request_frame
 from veth import CLIENT4, IFACE, SERVER4, Link
 from wire_machine import fates_are_whole
@@ -29,6 +28,7 @@ from pintok import Client, Tokenizer
 from pintok_server import vocab
 from pintok_server.control.statistics import Snapshot
 from tests.lossy_link import Faults, LossyLink
+from tests.mixed_load import words
 
 pytestmark = [
     pytest.mark.needs("root", "netns", "af_xdp"),

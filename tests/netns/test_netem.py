@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import veth
 from load import wait_for
-from test_mixed_load import words
 from veth import IFACE, PORT, SERVER4
 from wire_machine import fates_are_whole
 
 from pintok import Client, Tokenizer
 from pintok_server import vocab
+from tests.mixed_load import words
 
 pytestmark = [
     pytest.mark.needs("root", "netns", "af_xdp", "netem"),
