@@ -108,8 +108,12 @@ class Tokenizer(_native.Coder):
     def _load(cls, model: str, revision: str | None, profile: str) -> Tokenizer:
         from pintok_server import vocab  # The compiler: only needed here.
 
-        compiled = vocab.load_image(model, revision=revision, profile=profile)
-        return cls(compiled.path, name=compiled.name)
+        compiled = vocab.load_image(model, revision=revision, profile=profile, whole=False)
+        try:
+            return cls(compiled.path, name=compiled.name)
+        except ModelError:  # A damaged image: one that is looked at as a whole is compiled again.
+            compiled = vocab.load_image(model, revision=revision, profile=profile)
+            return cls(compiled.path, name=compiled.name)
 
     @property
     def profile(self) -> str:

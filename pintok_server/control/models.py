@@ -26,7 +26,7 @@ from pintok_server.control.runtime import (
     write_state,
 )
 from pintok_server.errors import InstanceError
-from pintok_server.vocab import profiles, sources, writer
+from pintok_server.vocab import formats, profiles, sources, writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def explain_source(path: pathlib.Path, *, profile: str = DEFAULT_PROFILE) -> dic
     """
     source = sources.read(path)
     reference = profiles.find(profile)
-    description = sources.describe(source, reference)
+    description = formats.describe(source, reference)
     image = writer.write_image(description, fingerprint=source.fingerprint(reference))
     with tempfile.TemporaryDirectory() as folder:
         candidate = pathlib.Path(folder) / "image"

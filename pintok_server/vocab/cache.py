@@ -13,14 +13,13 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
-
-import numpy as np
+from typing import Any
 
 from pintok import _native
 from pintok.errors import ModelError
 from pintok_server._spec import image as spec
+from pintok_server.vocab import image_head
 
 
 def default_dir() -> pathlib.Path:
@@ -48,11 +47,22 @@ def _compiler_digest() -> bytes:
     return digest.digest()
 
 
-def load(path: pathlib.Path, fingerprint: bytes) -> bytes | None:
-    """A stored image if it is there, whole and of this version; None when it must be compiled.
+def find(path: pathlib.Path, fingerprint: bytes, *, whole: bool) -> dict[str, Any] | None:
+    """The certificate of a stored image; None when the image must be compiled.
 
-    The contents are proved by whoever opens the image; here only damage is found.
+    With `whole` all of it is read to find damage, which whoever opens the image finds, too.
     """
+    try:
+        head = image_head.read(path)
+    except ModelError:
+        return None
+    if head.header["fingerprint"] != fingerprint or (whole and load(path) is None):
+        return None
+    return head.certificate
+
+
+def load(path: pathlib.Path) -> bytes | None:
+    """A stored image if it is there and whole. The contents are proved by whoever opens it."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -60,14 +70,7 @@ def load(path: pathlib.Path, fingerprint: bytes) -> bytes | None:
     if len(data) < spec.IMAGE_HEADER.size or len(data) % spec.IMAGE_SECTION_ALIGN:
         return None
     header = dict(zip(spec.IMAGE_HEADER_FIELDS, spec.IMAGE_HEADER.unpack_from(data), strict=True))
-    whole = (
-        header["magic"] == spec.IMAGE_MAGIC.encode()
-        and header["version"] == spec.IMAGE_VERSION
-        and header["image_len"] == len(data)
-        and header["fingerprint"] == fingerprint
-        and header["checksum"] == _native.image_checksum(np.frombuffer(data, dtype=np.uint8))
-    )
-    return data if whole else None
+    return data if header["checksum"] == _native.image_checksum(data) else None
 
 
 @contextlib.contextmanager
@@ -76,6 +79,9 @@ def temporary(path: pathlib.Path, image: bytes) -> Iterator[pathlib.Path]:
 
     Raises ModelError when it cannot be written.
     """
+    # Imported late: slow to import, and an image that is there does not need it.
+    import tempfile
+
     name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from pintok_server._spec.image import (
     ImageProfile,
     ImageSource,
 )
-from pintok_server.vocab import alphabet, normalization, profiles, programs
+from pintok_server.vocab import alphabet, normalization, profile_check, profiles, programs
 from pintok_server.vocab.description import (
     U32,
     AddedToken,
@@ -61,7 +61,7 @@ def load(
         "WordLevel": _read_wordlevel,
     }
     core = readers[kind](model, root)
-    profiles.check(root, profile)
+    profile_check.check(root, profile)
     return _finish(core, root, meta, source, profile.number)
 
 

@@ -129,12 +129,6 @@ def _sections(image: bytes) -> dict[ImageSection, bytes]:
     return out
 
 
-def read_certificate(image: bytes) -> dict[str, Any]:
-    """The certificate of a whole image; empty when it has none."""
-    out: dict[str, Any] = json.loads(_sections(image).get(ImageSection.CERTIFICATE, b"{}"))
-    return out
-
-
 def replace_section(image: bytes, kind: ImageSection, body: bytes) -> bytes:
     """The same image with one section put in, replaced, or (empty body) taken out."""
     header = _header(image)

@@ -28,7 +28,7 @@ from pintok._content import SpecialTokens
 from pintok.chat import ChatTemplate, ChatTemplateError
 from pintok.errors import ModelError, RefusedError
 from pintok.tokenizer import Tokenizer
-from pintok_server.vocab import sources, writer
+from pintok_server.vocab import formats, sources, writer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ACCEPTED = "accepted"
@@ -53,7 +53,7 @@ def open_model(data: bytes, folder: pathlib.Path) -> str:
     path.write_bytes(data)
     try:
         source = sources.read(path)
-        description = sources.describe(source)
+        description = formats.describe(source)
         image.write_bytes(writer.write_image(description, fingerprint=source.fingerprint()))
         tokenizer = Tokenizer(image)
     except ModelError as refusal:

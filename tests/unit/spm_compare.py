@@ -11,7 +11,7 @@ import sentencepiece
 
 from pintok.stream import DecodeStream
 from pintok.tokenizer import Tokenizer
-from pintok_server.vocab import sources, writer
+from pintok_server.vocab import formats, sources, writer
 
 # A stream asks for the text of each of its windows.
 _STREAM_IDS_MAX = 200
@@ -22,7 +22,7 @@ def open_ours(data: bytes, folder: pathlib.Path) -> Tokenizer:
     path = folder / "m.model"
     path.write_bytes(data)
     source = sources.read(path)
-    image = writer.write_image(sources.describe(source), fingerprint=source.fingerprint())
+    image = writer.write_image(formats.describe(source), fingerprint=source.fingerprint())
     (folder / "m.img").write_bytes(image)
     return Tokenizer(folder / "m.img")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -261,13 +263,13 @@ def test_images_of_two_profiles_differ_in_their_header(tmp_path: pathlib.Path) -
 def test_certificate_names_profile_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image is compared with its own profile's version, or says that this is not installed."""
     source, new = sources.read(DEFAULT), profiles.find(NEW)
-    monkeypatch.setattr(certificate.importlib.metadata, "version", lambda name: "0.23.3")
-    monkeypatch.setattr(certificate.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.23.3")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert certificate.unavailable(source, profiles.DEFAULT) is None
     reason = certificate.unavailable(source, new)
     assert reason is not None
     assert reason.startswith("tokenizers==1.0.0rc3 is not installed, but 0.23.3")
-    monkeypatch.setattr(certificate.importlib.metadata, "version", lambda name: "1.0.0rc3")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0.0rc3")
     assert certificate.unavailable(source, new) is None
     assert certificate.unavailable(source, profiles.DEFAULT) is not None
 

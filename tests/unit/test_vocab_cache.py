@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -60,6 +62,47 @@ def test_a_damaged_image_is_compiled_again(
     assert again.fingerprint == compiled.fingerprint
     assert Tokenizer(again.path).encode("the").tolist() == [257]
     assert len(again.path.read_bytes()) == len(whole)
+
+
+def test_a_tokenizer_of_a_damaged_image_is_compiled_again(
+    model: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening finds the damage that looking at the head of a stored image does not."""
+    monkeypatch.setenv("PINTOK_CACHE_DIR", str(tmp_path / "own"))
+    compiled = vocab.load_image(model)
+    whole = compiled.path.read_bytes()
+    compiled.path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert vocab.load_image(model, whole=False) == compiled
+    with pytest.raises(ModelError, match="damaged"):
+        Tokenizer(compiled.path)
+    assert Tokenizer.from_file(model).encode("the").tolist() == [257]
+    assert Tokenizer(compiled.path).encode("the").tolist() == [257]
+
+
+def test_a_stored_image_is_opened_without_the_compiler(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """What compiles is slow to import."""
+    program = f"""
+import sys
+from pintok import Tokenizer
+Tokenizer.from_file({str(model)!r})
+slow = {{"tempfile", "pintok_server.vocab.building", "pintok_server.vocab.tokenizer_json"}}
+print(sorted(slow & set(sys.modules)))
+"""
+    environment = {**os.environ, "PINTOK_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert "building" in said[0]
+    assert said[1] == "[]"
 
 
 def test_another_source_is_another_image(tmp_path: pathlib.Path) -> None:
