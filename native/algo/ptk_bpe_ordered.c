@@ -151,10 +151,12 @@ struct order {
 static uint32_t find_rank_end(const struct ptk_image *image)
 {
     uint32_t highest = 0;
-    for (size_t i = 0; i <= image->pair_mask; i++) {
-        const struct ptk_image_pair *pair = &image->pairs[i];
-        const uint32_t rank = pair->left == PTK_IMAGE_NONE ? 0 : pair->rank;
-        highest = rank > highest ? rank : highest;
+    const struct ptk_image_pair *used[PTK_IMAGE_PAIRS_SOME];
+    size_t slot = 0;
+    for (size_t count; (count = ptk_image_used_pairs(image, &slot, used)) != 0;) {
+        for (size_t i = 0; i < count; i++) {
+            highest = used[i]->rank > highest ? used[i]->rank : highest;
+        }
     }
     return highest >= SYMBOL_MASK ? UINT32_MAX : highest + 1;
 }
@@ -163,15 +165,18 @@ static uint32_t find_rank_end(const struct ptk_image *image)
 static bool read_merges(struct order *order, uint32_t rank_end)
 {
     const struct ptk_image *image = order->image;
-    for (size_t i = 0; i <= image->pair_mask; i++) {
-        const struct ptk_image_pair *pair = &image->pairs[i];
-        if (pair->left == PTK_IMAGE_NONE) {
-            continue;
+    const struct ptk_image_pair *used[PTK_IMAGE_PAIRS_SOME];
+    size_t slot = 0;
+    bool twice = false;
+    for (size_t count; (count = ptk_image_used_pairs(image, &slot, used)) != 0;) {
+        for (size_t i = 0; i < count; i++) {
+            struct merge *merge = &order->by_rank[used[i]->rank];
+            twice |= merge->id != PTK_IMAGE_NONE;
+            *merge = (struct merge){used[i]->left, used[i]->right, used[i]->id};
         }
-        if (order->by_rank[pair->rank].id != PTK_IMAGE_NONE) {
-            return false;
-        }
-        order->by_rank[pair->rank] = (struct merge){pair->left, pair->right, pair->id};
+    }
+    if (twice) {
+        return false;
     }
     for (uint32_t rank = 0; rank < rank_end; rank++) {
         order->by_rank[order->count] = order->by_rank[rank];

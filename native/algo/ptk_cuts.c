@@ -35,6 +35,14 @@ static inline uint64_t has_neighbour(const struct ptk_cuts *cuts, uint32_t left,
     return (cuts->words[place.word] & place.bits) == place.bits;
 }
 
+static inline void add_ascii(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
+                             uint32_t right)
+{
+    cuts->ascii[left][right >> 6] |= 1ull << (right & 63);
+    chars->records[left] |= 1u << PTK_CHARS_RIGHT_BIT;
+    chars->records[right] |= 1u << PTK_CHARS_LEFT_BIT;
+}
+
 static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
                            uint32_t right)
 {
@@ -93,6 +101,12 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
     uint32_t left = at > 0 ? PART | key[at - 1] : 0;
     bool has_left = at > 0;
     while (at < len) {
+        if (key[at] < 0x80 && has_left && left < 0x80 && !space_marks) {
+            add_ascii(cuts, chars, left, key[at]);
+            left = key[at];
+            at++;
+            continue;
+        }
         const int char_len = ptk_utf8_char_len(key + at, len - at);
         if (char_len < 0) {
             return;
@@ -114,22 +128,28 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
 /* What the merges of a model say at one reading. */
 struct merges_read {
     uint64_t *made;   /* a bit per id: a merge makes it */
-    bool substitutes; /* a merge takes a token that does not spell its text: a byte token, or the
-                         unknown one */
+    bool substitutes; /* where characters are units: a merge takes a token that does not spell its
+                         text, a byte token or the unknown one */
 };
+
+static bool substitutes(const struct ptk_image *image, const struct ptk_image_pair *pair)
+{
+    const uint8_t flags = image->token_flags[pair->left] | image->token_flags[pair->right];
+    return (flags & PTK_IMAGE_TOKEN_FLAGS_BYTE) != 0 || pair->left == image->config->unk_id ||
+           pair->right == image->config->unk_id;
+}
 
 static void read_merges(const struct ptk_image *image, struct merges_read *read)
 {
-    for (size_t i = 0; image->pairs != NULL && i <= image->pair_mask; i++) {
-        const struct ptk_image_pair *pair = &image->pairs[i];
-        if (pair->left == PTK_IMAGE_NONE) {
-            continue;
+    const bool bytes = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
+    const struct ptk_image_pair *used[PTK_IMAGE_PAIRS_SOME];
+    size_t slot = 0;
+    for (size_t count; (count = ptk_image_used_pairs(image, &slot, used)) != 0;) {
+        for (size_t i = 0; i < count; i++) {
+            const struct ptk_image_pair *pair = used[i];
+            read->made[pair->id >> 6] |= 1ull << (pair->id & 63);
+            read->substitutes = read->substitutes || (!bytes && substitutes(image, pair));
         }
-        read->made[pair->id >> 6] |= 1ull << (pair->id & 63);
-        const uint8_t flags = image->token_flags[pair->left] | image->token_flags[pair->right];
-        read->substitutes |= (flags & PTK_IMAGE_TOKEN_FLAGS_BYTE) != 0 ||
-                             pair->left == image->config->unk_id ||
-                             pair->right == image->config->unk_id;
     }
 }
 

@@ -5,17 +5,18 @@
 
 /* The image holds only merges that are the last step of their token alone: such a token is its
  * bytes. */
-static int find_merged(struct ptk_encoder *encoder, struct ptk_err *err)
+static int merged_init(struct ptk_encoder *encoder, struct ptk_err *err)
 {
     const struct ptk_image *image = encoder->image;
     encoder->merged = calloc(image->config->ids_end / 64 + 1, sizeof *encoder->merged);
     if (encoder->merged == NULL) {
         return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
     }
-    for (size_t i = 0; image->pairs != NULL && i <= image->pair_mask; i++) {
-        if (image->pairs[i].left != PTK_IMAGE_NONE) {
-            const uint32_t id = image->pairs[i].id;
-            encoder->merged[id >> 6] |= 1ull << (id & 63);
+    const struct ptk_image_pair *used[PTK_IMAGE_PAIRS_SOME];
+    size_t slot = 0;
+    for (size_t count; (count = ptk_image_used_pairs(image, &slot, used)) != 0;) {
+        for (size_t i = 0; i < count; i++) {
+            encoder->merged[used[i]->id >> 6] |= 1ull << (used[i]->id & 63);
         }
     }
     for (uint32_t id = 0; id < image->config->ids_end; id++) {
@@ -45,7 +46,7 @@ int ptk_encoder_init(struct ptk_encoder *encoder, const struct ptk_image *image,
         encoder->ignore_merges && !encoder->ids_tell ? config->key_bytes_max : 0;
     switch (encoder->algorithm) {
     case PTK_IMAGE_ALGORITHM_BPE: {
-        int code = encoder->ids_tell ? find_merged(encoder, err) : 0;
+        int code = encoder->ids_tell ? merged_init(encoder, err) : 0;
         if (code == 0) {
             code = ptk_chars_init(&encoder->chars, image, err);
         }

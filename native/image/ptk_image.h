@@ -168,6 +168,29 @@ static inline const struct ptk_image_pair *ptk_image_pair(const struct ptk_image
     }
 }
 
+/* Slots that ptk_image_used_pairs gives at once. */
+#define PTK_IMAGE_PAIRS_SOME 256u
+
+/*
+ * ptk_image_used_pairs writes the next merges of the table, from slot `*slot` on, to `used` and
+ * moves `*slot` behind the last one looked at; at most PTK_IMAGE_PAIRS_SOME, 0 at the end. Which
+ * slots are in use is as good as random: whoever walks the table branches on it only here.
+ */
+static inline size_t ptk_image_used_pairs(const struct ptk_image *image, size_t *slot,
+                                          const struct ptk_image_pair **used)
+{
+    const size_t end = image->pairs == NULL ? 0 : (size_t)image->pair_mask + 1;
+    size_t count = 0;
+    size_t at = *slot;
+    while (at < end && count < PTK_IMAGE_PAIRS_SOME) {
+        used[count] = &image->pairs[at];
+        count += image->pairs[at].left != PTK_IMAGE_NONE;
+        at++;
+    }
+    *slot = at;
+    return count;
+}
+
 #define PTK_IMAGE_VOCAB_ID_BITS   22u
 #define PTK_IMAGE_VOCAB_TAG_SHIFT 54u
 
