@@ -20,7 +20,7 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.errno cimport ENOSPC
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
@@ -48,15 +48,32 @@ cdef extern from *:
         return digits == 1 ? (long)((PyLongObject *)value)->ob_digit[0] : digits == 0 ? 0 : -1;
     #endif
     }
+    /* The UTF-8 that a str has already: its own characters where all are ASCII, or what it keeps
+     * since it was asked for. NULL: none. */
+    static inline const char *kept_utf8(PyObject *text, Py_ssize_t *size)
+    {
+        if (PyUnicode_IS_COMPACT_ASCII(text)) {
+            *size = PyUnicode_GET_LENGTH(text);
+            return (const char *)PyUnicode_DATA(text);
+        }
+        if (!PyUnicode_IS_COMPACT(text)) {
+            return PyUnicode_AsUTF8AndSize(text, size);
+        }
+        *size = ((PyCompactUnicodeObject *)text)->utf8_length;
+        return ((PyCompactUnicodeObject *)text)->utf8;
+    }
     """
     void prefetch(const void *address) nogil
     long one_digit(PyObject *value) nogil
+    const char *kept_utf8(object text, Py_ssize_t *size) except? NULL
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     PyObject **PySequence_Fast_ITEMS(object sequence)
     object PyUnicode_New(Py_ssize_t size, uint32_t max_char)
     void *PyUnicode_DATA(object text)
+    uint32_t PyUnicode_KIND(object text)  # bytes a character
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
     bint PyLong_CheckExact(PyObject *value)
     long PyLong_AsLongAndOverflow(PyObject *value, int *overflow)
 
@@ -117,6 +134,7 @@ cdef class _Context:
     cdef uint8_t *type_ids
     cdef uint8_t *mask
     cdef size_t hits
+    cdef void *narrowed  # the str whose UTF-8 was made last; it may be gone
 
     def __cinit__(self):
         self.cache_memory = aligned_alloc(2 << 20, CACHE_LEN)
@@ -171,6 +189,20 @@ cdef class _Context:
                 raise MemoryError
         return 0
 
+    cdef const char *narrow(self, object text, Py_ssize_t *size) except NULL:
+        """UTF-8 of a str that has none yet. One that comes again at once keeps it from then on."""
+        cdef size_t count = <size_t>PyUnicode_GET_LENGTH(text), made
+        cdef uint32_t width = PyUnicode_KIND(text)
+        if self.narrowed == <void *>text:
+            return PyUnicode_AsUTF8AndSize(text, size)
+        self.reserve_text(ptk_utf8_narrow_cap(count, width))
+        made = ptk_utf8_narrow(PyUnicode_DATA(text), count, width, self.text)
+        if made == SIZE_MAX:
+            return PyUnicode_AsUTF8AndSize(text, size)  # says where the surrogate is
+        self.narrowed = <void *>text
+        size[0] = <Py_ssize_t>made
+        return <const char *>self.text
+
     cdef int reserve(self, size_t ids_cap) except -1:
         """Room for `ids_cap` results: one id per byte of text and some for special tokens."""
         cdef size_t row = 4 + (8 + 1 + 1 if self.offsets else 0)
@@ -215,18 +247,41 @@ cdef cnp.ndarray _array_spans(const ptk_span *values, size_t count):
     return array
 
 
-cdef int _view(object text, const uint8_t **utf8, size_t *utf8_len) except -1:
-    """UTF-8 of a str, or the bytes of a bytes object; the object must outlive the pointer."""
+cdef void *_narrowed = NULL  # the str that _view made UTF-8 of last; it may be gone
+
+
+cdef object _view(object text, const uint8_t **utf8, size_t *utf8_len):
+    """UTF-8 of a str, or the bytes of a bytes object. What is returned must outlive the pointer.
+
+    A str without UTF-8 keeps it from the second time on that it comes at once.
+    """
+    global _narrowed
     cdef Py_ssize_t size
+    cdef size_t count, made
+    cdef uint32_t width
     if isinstance(text, str):
-        utf8[0] = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+        utf8[0] = <const uint8_t *>kept_utf8(text, &size)
         utf8_len[0] = <size_t>size
-    elif isinstance(text, bytes):
+        if utf8[0] == NULL and _narrowed == <void *>text:
+            utf8[0] = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+            utf8_len[0] = <size_t>size
+        if utf8[0] != NULL:
+            return text
+        count = <size_t>PyUnicode_GET_LENGTH(text)
+        width = PyUnicode_KIND(text)
+        held = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>ptk_utf8_narrow_cap(count, width))
+        utf8[0] = <const uint8_t *>PyBytes_AS_STRING(held)
+        made = ptk_utf8_narrow(PyUnicode_DATA(text), count, width, <uint8_t *>utf8[0])
+        if made == SIZE_MAX:
+            PyUnicode_AsUTF8AndSize(text, &size)  # raises, and says where the surrogate is
+        utf8_len[0] = made
+        _narrowed = <void *>text
+        return held
+    if isinstance(text, bytes):
         utf8[0] = <const uint8_t *>PyBytes_AS_STRING(text)
         utf8_len[0] = <size_t>PyBytes_GET_SIZE(text)
-    else:
-        raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
-    return 0
+        return text
+    raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
 
 
 cdef str _text(const uint8_t *utf8, size_t utf8_len):
@@ -244,7 +299,7 @@ cdef str _text(const uint8_t *utf8, size_t utf8_len):
     if top < 0x80:
         memcpy(PyUnicode_DATA(text), utf8, utf8_len)
     else:
-        ptk_utf8_widen(utf8, utf8_len, width, PyUnicode_DATA(text))
+        ptk_utf8_widen(utf8, utf8_len, width, PyUnicode_DATA(text), count)
     return text
 
 
@@ -291,7 +346,11 @@ cdef inline bint _is_short(object text, _Context context, ptk_encode_request *re
         return False
     memset(request, 0, sizeof(request[0]))
     if PyUnicode_CheckExact(text):
-        request.text = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+        request.text = <const uint8_t *>kept_utf8(text, &size)
+        if request.text == NULL:
+            if PyUnicode_GET_LENGTH(text) > TEXT_LEN_HELD:
+                return False
+            request.text = <const uint8_t *>context.narrow(text, &size)
         request.checked = True
     elif PyBytes_CheckExact(text):
         request.text = <const uint8_t *>PyBytes_AS_STRING(text)
@@ -422,12 +481,14 @@ cdef class Model:
             self.tokenizer, context.work, context.cache, &request, &count, &hits)
         return <Py_ssize_t>count if verdict == PTK_VERDICT_OK else -1
 
-    cdef int prepare(self, text, pair, uint32_t options, uint32_t outputs, tuple truncation,
-                     ptk_wire_truncation *limit, ptk_encode_request *request) except -1:
+    cdef object prepare(self, text, pair, uint32_t options, uint32_t outputs, tuple truncation,
+                        ptk_wire_truncation *limit, ptk_encode_request *request):
+        """Fills in the request; what is returned must outlive it."""
+        cdef object held, held_pair = None
         memset(request, 0, sizeof(request[0]))
-        _view(text, &request.text, &request.text_len)
+        held = _view(text, &request.text, &request.text_len)
         if pair is not None:
-            _view(pair, &request.pair, &request.pair_len)
+            held_pair = _view(pair, &request.pair, &request.pair_len)
         request.options = options
         request.outputs = outputs
         request.checked = isinstance(text, str) and (pair is None or isinstance(pair, str))
@@ -435,14 +496,14 @@ cdef class Model:
             memset(limit, 0, sizeof(limit[0]))
             limit.max_length, limit.stride, limit.strategy, limit.direction = truncation
             request.truncation = limit
-        return 0
+        return held if held_pair is None else (held, held_pair)
 
     def encode(self, text, pair, uint32_t options, tuple truncation=None):
         """Ids of a text or a pair: uint32, shape (n,)."""
         cdef ptk_encode_request request
         cdef ptk_wire_truncation limit
         cdef size_t count = 0
-        self.prepare(text, pair, options, 0, truncation, &limit, &request)
+        held = self.prepare(text, pair, options, 0, truncation, &limit, &request)
         cdef _Context context = self.run(&request, &count)
         cdef cnp.ndarray ids = _array_u32(context.ids, count)
         self.give_back(context)
@@ -453,7 +514,7 @@ cdef class Model:
         cdef ptk_encode_request request
         cdef ptk_wire_truncation limit
         cdef size_t count = 0
-        self.prepare(text, pair, options,
+        held = self.prepare(text, pair, options,
                      PTK_WIRE_OUTPUTS_OFFSETS | PTK_WIRE_OUTPUTS_TYPE_IDS
                      | PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK, truncation, &limit, &request)
         cdef _Context context = self.run(&request, &count)
@@ -475,7 +536,7 @@ cdef class Model:
         cdef ptk_verdict verdict = PTK_VERDICT_OK
         cdef uint8_t *memory
         cdef size_t cap
-        self.prepare(text, pair, options,
+        held = self.prepare(text, pair, options,
                      PTK_WIRE_OUTPUTS_OFFSETS | PTK_WIRE_OUTPUTS_TYPE_IDS
                      | PTK_WIRE_OUTPUTS_SPECIAL_TOKENS_MASK, truncation, &limit, &request)
         cap = request.text_len + request.pair_len + 256
@@ -523,7 +584,7 @@ cdef class Model:
         cdef ptk_encode_request request
         cdef size_t count = 0, i, end = 0, ranges_count = <size_t>ranges.shape[0]
         cdef ptk_plain_range *plain
-        self.prepare(text, None, options, 0, None, NULL, &request)
+        held = self.prepare(text, None, options, 0, None, NULL, &request)
         if ranges_count > 0 and ranges.shape[1] != 3:
             raise ValueError("ranges must have three columns")
         plain = <ptk_plain_range *>PyMem_RawMalloc((ranges_count + 1) * sizeof(ptk_plain_range))
@@ -562,7 +623,7 @@ cdef class Model:
         try:
             ends[0] = 0
             for i in range(<size_t>len(texts)):
-                self.prepare(texts[i], None, options, 0, truncation, &limit, &request)
+                held = self.prepare(texts[i], None, options, 0, truncation, &limit, &request)
                 context = self.run(&request, &count)
                 if used + count > cap:
                     cap = 2 * (used + count)
@@ -587,7 +648,7 @@ cdef class Model:
         cdef ptk_verdict verdict
         cdef size_t count = 0, hits = 0
         cdef int attempt
-        self.prepare(text, pair, options, 0, truncation, &limit, &request)
+        held = self.prepare(text, pair, options, 0, truncation, &limit, &request)
         cdef _Context context = self.borrow(max(request.text_len, request.pair_len) + 64, False)
         for attempt in range(6):
             with nogil:

@@ -90,7 +90,11 @@ cdef extern from "text/ptk_utf8.h" nogil:
     bint ptk_utf8_valid(const uint8_t *bytes, size_t len)
     size_t ptk_utf8_count(const uint8_t *bytes, size_t len)
     uint8_t ptk_utf8_top(const uint8_t *bytes, size_t len)
-    void ptk_utf8_widen(const uint8_t *bytes, size_t len, uint32_t width, void *dst)
+
+cdef extern from "text/ptk_utf8_width.h" nogil:
+    void ptk_utf8_widen(const uint8_t *bytes, size_t len, uint32_t width, void *dst, size_t count)
+    size_t ptk_utf8_narrow_cap(size_t count, uint32_t width)
+    size_t ptk_utf8_narrow(const void *src, size_t count, uint32_t width, uint8_t *dst)
 
 cdef extern from "text/ptk_split.h" nogil:
     struct ptk_split_text:

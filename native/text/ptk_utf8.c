@@ -211,26 +211,3 @@ uint8_t ptk_utf8_top(const uint8_t *bytes, size_t len)
     }
     return top;
 }
-
-void ptk_utf8_widen(const uint8_t *bytes, size_t len, uint32_t width, void *dst)
-{
-    PTK_ASSERT(width == 1 || width == 2 || width == 4);
-    size_t count = 0;
-    uint32_t char_len;
-    if (width == 2) {
-        uint16_t *out = dst;
-        for (size_t i = 0; i < len; i += char_len) {
-            out[count++] = (uint16_t)ptk_utf8_decode(bytes + i, &char_len);
-        }
-    } else if (width == 4) {
-        uint32_t *out = dst;
-        for (size_t i = 0; i < len; i += char_len) {
-            out[count++] = ptk_utf8_decode(bytes + i, &char_len);
-        }
-    } else {
-        uint8_t *out = dst;
-        for (size_t i = 0; i < len; i += char_len) {
-            out[count++] = (uint8_t)ptk_utf8_decode(bytes + i, &char_len);
-        }
-    }
-}

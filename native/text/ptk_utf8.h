@@ -23,10 +23,6 @@ size_t ptk_utf8_ascii_len(const uint8_t *bytes, size_t len);
  * 0xC4 every character fits a byte, below 0xF0 two. */
 uint8_t ptk_utf8_top(const uint8_t *bytes, size_t len);
 
-/* ptk_utf8_widen writes the characters of checked text as integers of `width` 1, 2 or 4 bytes, in
- * which they fit. */
-void ptk_utf8_widen(const uint8_t *bytes, size_t len, uint32_t width, void *dst);
-
 /*
  * ptk_utf8_char_len says how the non-empty `bytes[0..len)` begin: a positive number is the length
  * of a valid character; 0 means that more bytes could still make one; a negative number is minus

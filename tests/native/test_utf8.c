@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "text/ptk_utf8.h"
+#include "text/ptk_utf8_width.h"
 
 #define PAD_MAX 70
 
@@ -130,6 +131,90 @@ static void test_damaged_texts(void)
     }
 }
 
+typedef void widen_fn(const uint8_t *, size_t, uint32_t, void *, size_t);
+typedef size_t narrow_fn(const void *, size_t, uint32_t, uint8_t *);
+
+static uint32_t char_at(const void *chars, size_t i, uint32_t width)
+{
+    return width == 1   ? ((const uint8_t *)chars)[i]
+           : width == 2 ? ((const uint16_t *)chars)[i]
+                        : ((const uint32_t *)chars)[i];
+}
+
+/* Memory of exact size, so that a sanitizer sees what is read or written beyond it. */
+static void *exactly(const void *bytes, size_t len)
+{
+    void *copy = malloc(len + (len == 0));
+    PTK_ASSERT(copy != NULL);
+    if (bytes != NULL) {
+        memcpy(copy, bytes, len);
+    }
+    return copy;
+}
+
+static void check_widths(widen_fn *widen, narrow_fn *narrow, const uint32_t *code_points,
+                         size_t count, uint32_t width)
+{
+    uint8_t utf8[4 * 300] = {0};
+    size_t len = 0;
+    for (size_t i = 0; i < count; i++) {
+        len += ptk_utf8_encode(code_points[i], utf8 + len);
+    }
+    uint8_t *text = exactly(utf8, len);
+    void *chars = exactly(NULL, count * width);
+    widen(text, len, width, chars, count);
+    for (size_t i = 0; i < count; i++) {
+        PTK_ASSERT(char_at(chars, i, width) == code_points[i]);
+    }
+    uint8_t *back = exactly(NULL, ptk_utf8_narrow_cap(count, width));
+    PTK_ASSERT(narrow(chars, count, width, back) == len);
+    PTK_ASSERT(memcmp(back, text, len) == 0);
+    if (count > 0 && width > 1) {
+        const uint32_t surrogate = 0xD800 + random_u32() % 0x800;
+        const size_t at = random_u32() % count;
+        if (width == 2) {
+            ((uint16_t *)chars)[at] = (uint16_t)surrogate;
+        } else {
+            ((uint32_t *)chars)[at] = surrogate;
+        }
+        PTK_ASSERT(narrow(chars, count, width, back) == SIZE_MAX);
+    }
+    free(back);
+    free(chars);
+    free(text);
+}
+
+/* Texts of every length and mixture, as integers of every width that holds them, and back. */
+static void test_widths(void)
+{
+    static const uint32_t ends[] = {0x80, 0x100, 0x800, 0x10000, 0x110000};
+    for (size_t round = 0; round < 40000; round++) {
+        uint32_t code_points[300];
+        const size_t count = round % 300;
+        const size_t classes = 1 + random_u32() % PTK_ARRAY_LEN(ends);
+        const uint32_t rare = random_u32() % 3 == 0 ? 1 : 1 + random_u32() % 60;
+        uint32_t highest = 0;
+        for (size_t i = 0; i < count; i++) {
+            do {
+                const size_t of = random_u32() % rare == 0 ? random_u32() % classes : 0;
+                code_points[i] = random_u32() % ends[of];
+            } while (code_points[i] >= 0xD800 && code_points[i] < 0xE000);
+            highest = code_points[i] > highest ? code_points[i] : highest;
+        }
+        for (uint32_t width = highest < 0x100     ? 1
+                              : highest < 0x10000 ? 2
+                                                  : 4;
+             width <= 4; width *= 2) {
+            check_widths(ptk_utf8_widen_plain, ptk_utf8_narrow_plain, code_points, count, width);
+            check_widths(ptk_utf8_widen, ptk_utf8_narrow, code_points, count, width);
+            if (ptk_utf8_width_avx512()) {
+                check_widths(ptk_utf8_widen_avx512, ptk_utf8_narrow_avx512, code_points, count,
+                             width);
+            }
+        }
+    }
+}
+
 /* Encoding and decoding are inverse for every code point. */
 static void test_code_points_round_trip(void)
 {
@@ -208,8 +293,8 @@ static void test_ascii_runs(void)
     }
 }
 
-/* Every character comes out as itself in each width that holds it, and the top byte says which. */
-static void test_widening(void)
+/* The top byte says which width holds every character. */
+static void test_top(void)
 {
     const uint32_t points[] = {'a',   0x7F,  0x80,   0xFF,    0x100,
                                0x7FF, 0x800, 0xFFFF, 0x10000, 0x10FFFF};
@@ -223,17 +308,6 @@ static void test_widening(void)
         PTK_ASSERT((top < 0x80) == (last < 0x80));
         PTK_ASSERT((top < 0xC4) == (last < 0x100));
         PTK_ASSERT((top < 0xF0) == (last < 0x10000));
-        uint8_t narrow[PTK_ARRAY_LEN(points)];
-        uint16_t middle[PTK_ARRAY_LEN(points)];
-        uint32_t wide[PTK_ARRAY_LEN(points)];
-        ptk_utf8_widen(bytes, len, 4, wide);
-        ptk_utf8_widen(bytes, last < 0x10000 ? len : 1, 2, middle);
-        ptk_utf8_widen(bytes, last < 0x100 ? len : 1, 1, narrow);
-        for (size_t i = 0; i < count; i++) {
-            PTK_ASSERT(wide[i] == points[i]);
-            PTK_ASSERT(last >= 0x10000 || middle[i] == points[i]);
-            PTK_ASSERT(last >= 0x100 || narrow[i] == points[i]);
-        }
     }
 }
 
@@ -245,9 +319,10 @@ int main(void)
     __builtin_cpu_init();
     test_short_sequences_at_every_position();
     test_damaged_texts();
+    test_widths();
     test_code_points_round_trip();
     test_replacement_is_by_maximal_subpart();
     test_ascii_runs();
-    test_widening();
+    test_top();
     return 0;
 }

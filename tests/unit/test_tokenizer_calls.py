@@ -100,3 +100,42 @@ def test_threads_do_not_meet_in_one_context() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+# --- str of every width ---------------------------------------------------------------------------
+
+WIDTHS = {
+    "one byte": "naïve café ÿ ",
+    "two bytes": "don’t “quote” 中文 ",
+    "four bytes": "an 😀 among words ",
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [1, 40, 3000])
+def test_a_str_of_any_width_has_the_ids_of_its_utf8(width: str, count: int) -> None:
+    """New, asked again, with its UTF-8 kept, of a subclass, alone, in a pair and in a batch."""
+    tokenizer = Tokenizer.from_pretrained("default")
+    text = WIDTHS[width] * count
+    utf8 = text.encode()
+    ids = tokenizer.encode(utf8).tolist()
+    for _ in range(3):
+        assert tokenizer.encode(text).tolist() == ids
+        assert tokenizer.count(text) == len(ids)
+    assert tokenizer.encode(type("Text", (str,), {})(text)).tolist() == ids
+    pair = tokenizer.encode(utf8, pair=utf8).tolist()
+    assert tokenizer.encode(WIDTHS[width] * count, pair="".join([text, ""])).tolist() == pair
+    other = tokenizer.encode((text + "x").encode()).tolist()
+    batch = tokenizer.encode_batch([WIDTHS[width] * count, text + "x"])
+    assert [one.tolist() for one in batch] == [ids, other]
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["\ud800", "’ and \udfff", "😀\udc00", "’" * 9000 + "\ud800"])
+def test_a_surrogate_is_named_by_its_place(text: str) -> None:
+    """Whatever the width, and whether or not the UTF-8 has room at hand."""
+    tokenizer = Tokenizer.from_pretrained("default")
+    at = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+    for call in (tokenizer.encode, tokenizer.count, tokenizer.encode_full):
+        with pytest.raises(RefusedError, match=f"surrogate at character {at}"):
+            call(text)
