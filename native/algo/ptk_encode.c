@@ -1283,27 +1283,30 @@ static enum ptk_verdict encode_sequence(const struct job *job, const uint8_t *by
 struct char_cursor {
     const uint8_t *text;
     size_t len;
-    size_t pos;   /* bytes */
-    size_t chars; /* characters that begin before pos */
+    size_t pos;    /* bytes */
+    size_t chars;  /* characters that begin before pos */
+    size_t walked; /* bytes since the last look at the pause, to and fro */
 };
 
 /* The index of the character that holds byte `pos`, or that of the end. */
 static uint32_t char_index(struct char_cursor *cursor, size_t pos)
 {
-    while (cursor->pos < pos) {
-        const size_t stop = ptk_min_size(pos, cursor->pos + PTK_PAUSE_LEN);
-        for (; cursor->pos < stop; cursor->pos++) {
-            cursor->chars += !is_continuation(cursor->text[cursor->pos]);
+    while (cursor->pos != pos) {
+        const bool back = pos < cursor->pos;
+        const size_t left = back ? cursor->pos - pos : pos - cursor->pos;
+        const size_t some = ptk_min_size(left, PTK_PAUSE_LEN - cursor->walked);
+        const size_t begin = back ? cursor->pos - some : cursor->pos;
+        size_t chars = 0;
+        for (size_t i = begin; i < begin + some; i++) {
+            chars += !is_continuation(cursor->text[i]);
         }
-        if (stop < pos) {
+        cursor->pos = back ? begin : begin + some;
+        cursor->chars = back ? cursor->chars - chars : cursor->chars + chars;
+        cursor->walked += some;
+        if (PTK_UNLIKELY(cursor->walked == PTK_PAUSE_LEN)) {
+            cursor->walked = 0;
             ptk_pause_point();
         }
-    }
-    size_t paused_at = cursor->pos;
-    while (cursor->pos > pos) {
-        ptk_pause_pos(&paused_at, cursor->pos);
-        cursor->pos--;
-        cursor->chars -= !is_continuation(cursor->text[cursor->pos]);
     }
     const bool inside = pos < cursor->len && is_continuation(cursor->text[pos]);
     return (uint32_t)(cursor->chars - inside);
