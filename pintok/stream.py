@@ -73,7 +73,6 @@ class StreamWindow:
         return stepped.text
 
 
-_REPLACEMENT = "\ufffd"
 _BYTE_SOURCES = frozenset((2, 3))  # image_source: tiktoken, tekken
 
 _Decoder = TypeVar("_Decoder")
@@ -90,6 +89,9 @@ class _Stream(Generic[_Decoder]):
         self._decoder = decoder
         self._skip = skip_special_tokens
         self._window = StreamWindow(id_list(prefill))
+
+    def _ask(self, new_ids: Sequence[int], *, flush: bool = False) -> Step:
+        return self._window.ask(new_ids, flush=flush)
 
     def _accept(self, step: Step, stepped: Stepped) -> str:
         return self._window.accept(step, stepped)
@@ -110,7 +112,7 @@ class DecodeStream(_Stream["_Blocking"]):
     step that raises may be tried again. `step_streams` takes many streams on together.
     """
 
-    __slots__ = ("_by_bytes", "_even", "_piece")
+    __slots__ = ("_by_bytes", "_even", "_last", "_piece", "_step")
 
     def __init__(
         self,
@@ -120,40 +122,65 @@ class DecodeStream(_Stream["_Blocking"]):
         prefill: Iterable[int] = (),
     ) -> None:
         super().__init__(decoder, skip_special_tokens=skip_special_tokens, prefill=prefill)
-        # What an id adds to a text that has begun, in bytes: servers do not say.
-        self._piece: Callable[[int, bool], bytes | None] | None = getattr(decoder, "_piece", None)
+        # What an id adds to a text that has begun, where that is plain: servers do not say.
+        self._piece: Callable[[object, bool], str | None] | None = getattr(decoder, "_piece", None)
         self._by_bytes = self._piece is not None and decoder.source in _BYTE_SOURCES  # type: ignore[union-attr]
         # Nothing waits, and the text of the window, if it has one, is more than spaces.
         self._even = False
+        # The id that the window is by now, given; None: what the window says.
+        self._last: int | None = None
+        # A step in process, without the tuples that a server's needs.
+        self._step: Callable[..., tuple[str, int, int]] | None = getattr(decoder, "_step", None)
 
     def step(self, new_ids: int | Sequence[int]) -> str | None:
         """The text that this id completes, or these together; None while there is none."""
-        if self._even and self._piece is not None and isinstance(new_ids, int):
+        if self._even and self._piece is not None:
             # The usual case: it is plain what the id adds. Anything else goes the long way.
-            try:
-                added = self._piece(new_ids, self._skip)
-                # Spaces alone could be nothing at all at the beginning of the next window.
-                if added and not added.isspace():
-                    chunk: str = added.decode()
-                    if chunk[-1] != _REPLACEMENT:
-                        if not self._by_bytes:
-                            self._window.ids = [new_ids]
-                            self._window.given_count = 1
-                        return chunk
-            except (UnicodeDecodeError, OverflowError):
-                pass  # an unfinished character, or an argument that the long way refuses
-        return self._take(self._window.ask(id_list(new_ids))) or None
+            chunk = self._piece(new_ids, self._skip)
+            if chunk is not None:
+                if not self._by_bytes:
+                    self._last = new_ids  # type: ignore[assignment]
+                return chunk
+        return self._go_on(id_list(new_ids)) or None
 
     def flush(self) -> str:
         """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
-        return self._take(self._window.ask((), flush=True))
+        return self._go_on([], flush=True)
 
-    def _take(self, step: Step) -> str:
-        (stepped,) = self._decoder.decode_steps([step], skip_special_tokens=self._skip)
-        return self._accept(step, stepped)
+    def _go_on(self, new_ids: list[int], *, flush: bool = False) -> str:
+        if self._step is None:
+            step = self._ask(new_ids, flush=flush)
+            (stepped,) = self._decoder.decode_steps([step], skip_special_tokens=self._skip)
+            return self._accept(step, stepped)
+        self._settle()
+        window = self._window
+        ids = window.ids + new_ids
+        text, dropped_count, given_count = self._step(
+            ids, window.given_count, len(new_ids), self._skip, flush
+        )
+        window.ids = ids[dropped_count:]
+        window.given_count = given_count
+        self._look(text)
+        return text
+
+    def _settle(self) -> None:
+        """Put into the window what it is by now."""
+        if self._last is not None:
+            self._window.ids = [self._last]
+            self._window.given_count = 1
+            self._last = None
+
+    def _ask(self, new_ids: Sequence[int], *, flush: bool = False) -> Step:
+        self._settle()
+        return super()._ask(new_ids, flush=flush)
 
     def _accept(self, step: Step, stepped: Stepped) -> str:
         text = super()._accept(step, stepped)
+        self._look(text)
+        return text
+
+    def _look(self, text: str) -> None:
+        """Whether the next id may go the short way, after a step that gave this."""
         window = self._window
         if self._by_bytes:
             self._even = not window.ids
@@ -161,7 +188,6 @@ class DecodeStream(_Stream["_Blocking"]):
             self._even = (
                 window.given_count == len(window.ids) > 0 and text != "" and not text.isspace()
             )
-        return text
 
 
 class AsyncDecodeStream(_Stream["_Waiting"]):
@@ -171,11 +197,11 @@ class AsyncDecodeStream(_Stream["_Waiting"]):
 
     async def step(self, new_ids: int | Sequence[int]) -> str | None:
         """The text that this id completes, or these together; None while there is none."""
-        return await self._take(self._window.ask(id_list(new_ids))) or None
+        return await self._take(self._ask(id_list(new_ids))) or None
 
     async def flush(self) -> str:
         """What is left at the end, U+FFFD for unfinished characters; then the stream is new."""
-        return await self._take(self._window.ask((), flush=True))
+        return await self._take(self._ask((), flush=True))
 
     async def _take(self, step: Step) -> str:
         (stepped,) = await self._decoder.decode_steps([step], skip_special_tokens=self._skip)
@@ -215,7 +241,7 @@ def _asked(streams: Sequence[_Stream[Any]], new_ids: Sequence[int | Sequence[int
         raise ValueError("the streams differ in decoder or skip_special_tokens")
     if len({id(stream) for stream in streams}) != len(streams):
         raise ValueError("a stream is there twice")
-    return [stream._window.ask(id_list(ids)) for stream, ids in zip(streams, new_ids, strict=True)]
+    return [stream._ask(id_list(ids)) for stream, ids in zip(streams, new_ids, strict=True)]
 
 
 def _accepted(

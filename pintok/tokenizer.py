@@ -307,11 +307,17 @@ class Tokenizer(_native.Coder):
         self, steps: Sequence[Step], *, skip_special_tokens: bool = True
     ) -> list[Stepped]:
         """One step each of many streams whose windows the caller keeps; see `DecodeStream`."""
-        options = int(WireOptions.SKIP_SPECIAL_TOKENS) if skip_special_tokens else 0
+        return [
+            Stepped._make(self._step(*step[:3], skip_special_tokens, step.flush)) for step in steps
+        ]
+
+    def _step(
+        self, ids: list[int], given_count: int, new_count: int, skip_special: bool, flush: bool
+    ) -> tuple[str, int, int]:
+        """`Step` and `Stepped` by their fields, for streams."""
+        options = _SKIP_SPECIAL_TOKENS if skip_special else 0
         try:
-            return [
-                Stepped(*self._model.decode_step(*step[:3], options, step.flush)) for step in steps
-            ]
+            return self._model.decode_step(ids, given_count, new_count, options, flush)
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
 

@@ -22,7 +22,7 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.errno cimport ENOSPC
 from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from ptk cimport *
 
@@ -731,13 +731,23 @@ cdef class Model:
         self.give_back(holder)
         raise Refused(<int>verdict)
 
-    def piece(self, uint32_t token_id, bint skip_special):
-        """What an id adds to a text that has begun, as bytes; None when that depends on others."""
+    def piece(self, token_id, bint skip_special):
+        """What an id adds to a text that has begun, as str; None where it takes the window to say.
+
+        That is: where it depends on other ids, is no whole characters, nothing or only spaces, or
+        ends in U+FFFD.
+        """
         cdef const uint8_t *bytes_ = NULL
-        cdef size_t len_ = 0
-        if not ptk_tokenizer_piece(self.tokenizer, token_id, skip_special, &bytes_, &len_):
+        cdef size_t len_ = 0, spaces = 0
+        cdef long value = one_digit(<PyObject *>token_id)
+        if value < 0 or not ptk_tokenizer_piece(
+                self.tokenizer, <uint32_t>value, skip_special, &bytes_, &len_):
             return None
-        return PyBytes_FromStringAndSize(<const char *>bytes_, <Py_ssize_t>len_)
+        while spaces < len_ and (bytes_[spaces] == 32 or 9 <= bytes_[spaces] <= 13):
+            spaces += 1
+        if spaces == len_ or (len_ >= 3 and memcmp(bytes_ + len_ - 3, b"\xef\xbf\xbd", 3) == 0):
+            return None
+        return _text(bytes_, len_) if ptk_utf8_valid(bytes_, len_) else None
 
     def decode_step(self, list ids, size_t given_count, size_t new_count, uint32_t options,
                     bint flush):
