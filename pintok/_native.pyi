@@ -1,5 +1,6 @@
 """Types of the native core; the code and its documentation stand in native/py/_native.pyx."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,9 @@ class Coder:
         add_special_tokens: bool = True,
         parse_special: ParseSpecial = "all",
     ) -> int: ...
+    def decode(
+        self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
+    ) -> str: ...
 
 def build_pairs(merges: _U32) -> tuple[_U32, int]: ...
 def build_vocab(offs: _U32, keys: _U8) -> tuple[_U32, int]: ...

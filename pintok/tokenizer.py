@@ -274,17 +274,11 @@ class Tokenizer(_native.Coder):
             raise surrogate_refusal(error) from None
         return joined(text)
 
-    def decode(
-        self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special_tokens: bool = False
-    ) -> str:
-        """The text of the ids. Ids the vocabulary lacks are left out, bytes that are not UTF-8
-        become U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32."""
+    def _decode_any(self, ids: Sequence[int] | npt.NDArray[Any], skip_special_tokens: bool) -> str:
+        """`decode` where the core's short way does not do."""
         options = _SKIP_SPECIAL_TOKENS if skip_special_tokens else 0
         try:
-            try:
-                return self._model.decode(ids, options)
-            except TypeError:  # any other sequence, buffer or type of integers, or none
-                return self._model.decode(id_array(ids), options)
+            return self._model.decode(id_array(ids), options)
         except _native.Refused as refused:
             raise RefusedError(refused.verdict) from None
 

@@ -662,7 +662,7 @@ cdef class Model:
             raise Refused(<int>verdict)
         return count
 
-    def decode(self, ids, uint32_t options):
+    cpdef decode(self, ids, uint32_t options):
         """The text of the ids, as str. `ids`: a contiguous array of uint32, int64 or int32, or a
         list or tuple of int; raises TypeError for anything else, also for ids beyond uint32."""
         cdef size_t ids_len
@@ -874,7 +874,8 @@ cdef class Model:
 
 cdef class Coder:
     """What `pintok.Tokenizer` derives from: the calls that short texts make most, with their usual
-    arguments. Everything else goes to `_encode_any` and `_count_any` of the deriving class."""
+    arguments. Everything else goes to `_encode_any`, `_count_any` and `_decode_any` of the
+    deriving class."""
 
     cdef Model _core
 
@@ -918,6 +919,20 @@ cdef class Coder:
             if count >= 0:
                 return count
         return self._count_any(text, pair, add_special_tokens, parse_special)
+
+    def decode(self, ids, *, bint skip_special_tokens=False):
+        """The text of the ids. Ids the vocabulary lacks are left out, bytes that are not UTF-8
+        become U+FFFD, both as the reference does. Raises ValueError for ids outside of uint32.
+
+        The GIL is released for more than 1024 ids.
+        """
+        if self._core is not None:
+            try:
+                return self._core.decode(
+                    ids, PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS if skip_special_tokens else 0)
+            except (TypeError, Refused):
+                pass  # any other sequence, buffer or type of integers, or none; or refused
+        return self._decode_any(ids, skip_special_tokens)
 
 
 # ---- The table builders of the image: only `pintok_server.vocab` calls these. ----

@@ -216,6 +216,7 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
     enum:
         PTK_WIRE_OPTIONS_ADD_SPECIAL_TOKENS
         PTK_WIRE_OPTIONS_PARSE_SPECIAL
+        PTK_WIRE_OPTIONS_SKIP_SPECIAL_TOKENS
 
     struct ptk_encode_request:
         const uint8_t *text
