@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 
 _POOL_MAX: Final = 64
 _TIMEVAL: Final = struct.Struct("@ll")
+# Datagrams that are read, one by one, before what is due is done in spite of them.
+_OVERDUE_MAX: Final = 64
 # What ends a conversation and says nothing against its socket.
 _HARMLESS: Final = (DeadlineError, PathInDoubt, RefusedError)
 
@@ -82,7 +84,7 @@ class Strand(Generic[_T]):
     socket out of the client's pool. `wait` blocks; `take` does not, for several strands at once.
     """
 
-    __slots__ = ("_channel", "_client", "_conversation", "_result", "_steps", "done")
+    __slots__ = ("_channel", "_client", "_conversation", "_overdue", "_result", "_steps", "done")
 
     def __init__(self, client: Client, steps: Steps[_T]) -> None:
         """The first datagrams are sent. Raises what the steps raise, here and in `wait`, `take`."""
@@ -90,6 +92,7 @@ class Strand(Generic[_T]):
         self._steps = steps
         self._channel: Channel | None = None
         self._conversation: Conversation[Any] | None = None
+        self._overdue = 0  # datagrams read since the time was over
         self._result: list[_T] = []
         self.done = False
         self._advance(None)
@@ -162,6 +165,7 @@ class Strand(Generic[_T]):
 
     def _receive_one(self, channel: Channel, conversation: Conversation[Any], flags: int) -> None:
         out: list[bytes] = []
+        received: bytes | None = None
         try:
             received = channel.sock.recv(conversation.room, flags)
         except BlockingIOError:
@@ -174,7 +178,11 @@ class Strand(Generic[_T]):
             out = conversation.receive(received, time.monotonic())
         now = time.monotonic()
         if not conversation.done and now >= conversation.due:
-            out += conversation.expire(now)
+            # The answer may lie behind what was read: this thread may not have run for a while.
+            self._overdue += 1
+            if received is None or self._overdue > _OVERDUE_MAX:
+                self._overdue = 0
+                out += conversation.expire(now)
         self._client._send(channel, conversation, out)
 
     def _advance(self, error: Exception | None) -> None:

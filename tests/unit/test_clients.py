@@ -26,6 +26,7 @@ from pintok import (
     Truncation,
 )
 from pintok._path import parse_server
+from pintok.client import Strand
 from tests.unit.byte_server import HEADER, ByteServer, Model, serving
 from tests.unit.driven import DrivenClient
 
@@ -209,6 +210,36 @@ def test_foreign_late_and_repeated_datagrams_are_ignored(
             wanted = [256, ord(text), 257]
             assert client.encode(text).tolist() == wanted
             assert [ids.tolist() for ids in client.encode_batch([text] * 3)] == [wanted] * 3
+
+
+def test_an_answer_that_lies_unread_is_not_asked_for_again(
+    server: ByteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread did not run when its time was over; what came meanwhile is read first."""
+    stray = HEADER.pack(0x5450, 0x12, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0)
+    server.script = lambda request, reply, number: [stray, stray, reply]
+    wait = Strand.wait
+
+    def wait_late(self: Strand[Any]) -> None:
+        time.sleep(0.1)
+        wait(self)
+
+    monkeypatch.setattr(Strand, "wait", wait_late)
+    with Client(server.host, server.port, **FAST) as client:
+        assert client.encode("hi").tolist() == [256, 104, 105, 257]
+    assert len(server.received) == 1
+
+
+def test_stray_datagrams_without_end_do_not_stop_the_clock(server: ByteServer) -> None:
+    """However many come, the request is sent again, and the call ends in time."""
+    stray = HEADER.pack(0x5450, 0x12, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0)
+    server.script = lambda request, reply, number: [stray] * 200
+    with (
+        Client(server.host, server.port, retry_after=0.001, timeout=0.3) as client,
+        pytest.raises(DeadlineError),
+    ):
+        client.encode("hi")
+    assert len(server.received) > 1
 
 
 def test_deadline(server: ByteServer, connect: Connect) -> None:
