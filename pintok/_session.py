@@ -95,7 +95,7 @@ class Single:
         return self._build(target, request_id, sealed_len)
 
     def message(self, target: Target) -> bytes:
-        raise NotImplementedError  # It is never segmented.
+        return self._build(target, 0, 0)[_codec.HEADER_LEN :]
 
     def take(self) -> Single | None:
         taken, self._taken = self._taken, True

@@ -92,7 +92,7 @@ class Strand(Generic[_T]):
         self._steps = steps
         self._channel: Channel | None = None
         self._conversation: Conversation[Any] | None = None
-        self._overdue = 0  # datagrams read since the time was over
+        self._overdue = 0  # datagrams read one after another since the time was over
         self._result: list[_T] = []
         self.done = False
         self._advance(None)
@@ -177,12 +177,12 @@ class Strand(Generic[_T]):
         else:
             out = conversation.receive(received, time.monotonic())
         now = time.monotonic()
-        if not conversation.done and now >= conversation.due:
-            # The answer may lie behind what was read: this thread may not have run for a while.
-            self._overdue += 1
-            if received is None or self._overdue > _OVERDUE_MAX:
-                self._overdue = 0
-                out += conversation.expire(now)
+        is_overdue = not conversation.done and now >= conversation.due
+        self._overdue = self._overdue + 1 if is_overdue else 0
+        # The answer may lie behind what was read: this thread may not have run for a while.
+        if is_overdue and (received is None or self._overdue > _OVERDUE_MAX):
+            self._overdue = 0
+            out += conversation.expire(now)
         self._client._send(channel, conversation, out)
 
     def _advance(self, error: Exception | None) -> None:

@@ -35,17 +35,15 @@ static inline uint64_t has_neighbour(const struct ptk_cuts *cuts, uint32_t left,
     return (cuts->words[place.word] & place.bits) == place.bits;
 }
 
-static inline void add_ascii(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
-                             uint32_t right)
-{
-    cuts->ascii[left][right >> 6] |= 1ull << (right & 63);
-    chars->records[left] |= 1u << PTK_CHARS_RIGHT_BIT;
-    chars->records[right] |= 1u << PTK_CHARS_LEFT_BIT;
-}
-
 static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
                            uint32_t right)
 {
+    if ((left | right) < 0x80) {
+        cuts->ascii[left][right >> 6] |= 1ull << (right & 63);
+        chars->records[left] |= 1u << PTK_CHARS_RIGHT_BIT;
+        chars->records[right] |= 1u << PTK_CHARS_LEFT_BIT;
+        return;
+    }
     const bool left_part = (left & PART) != 0;
     const bool right_part = (right & PART) != 0;
     cuts->partial_left |= (uint64_t)left_part << (left & 63);
@@ -54,13 +52,8 @@ static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint3
         cuts->parts[left & 63] |= 1ull << (right & 63);
         return;
     }
-    const uint64_t bit = 1ull << (right & 63);
-    if ((left | right) < 0x80) {
-        cuts->ascii[left][right >> 6] |= bit;
-    } else {
-        const struct place place = place_of(left, right);
-        cuts->words[place.word] |= place.bits;
-    }
+    const struct place place = place_of(left, right);
+    cuts->words[place.word] |= place.bits;
     if (!left_part) {
         chars->records[left] |= 1u << (right_part ? PTK_CHARS_RIGHT_PART_BIT : PTK_CHARS_RIGHT_BIT);
     }
@@ -101,13 +94,7 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
     uint32_t left = at > 0 ? PART | key[at - 1] : 0;
     bool has_left = at > 0;
     while (at < len) {
-        if (key[at] < 0x80 && has_left && left < 0x80 && !space_marks) {
-            add_ascii(cuts, chars, left, key[at]);
-            left = key[at];
-            at++;
-            continue;
-        }
-        const int char_len = ptk_utf8_char_len(key + at, len - at);
+        const int char_len = key[at] < 0x80 ? 1 : ptk_utf8_char_len(key + at, len - at);
         if (char_len < 0) {
             return;
         }
@@ -125,36 +112,27 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
     }
 }
 
-/* What the merges of a model say at one reading. */
-struct merges_read {
-    uint64_t *made;   /* a bit per id: a merge makes it */
-    bool substitutes; /* where characters are units: a merge takes a token that does not spell its
-                         text, a byte token or the unknown one */
-};
-
-static bool substitutes(const struct ptk_image *image, const struct ptk_image_pair *pair)
+/* Sets a bit for each id that a merge makes. False where a merge takes a token that does not spell
+ * its text: a byte token, or the unknown one. */
+static bool read_merges(const struct ptk_image *image, uint64_t *made)
 {
-    const uint8_t flags = image->token_flags[pair->left] | image->token_flags[pair->right];
-    return (flags & PTK_IMAGE_TOKEN_FLAGS_BYTE) != 0 || pair->left == image->config->unk_id ||
-           pair->right == image->config->unk_id;
-}
-
-static void read_merges(const struct ptk_image *image, struct merges_read *read)
-{
-    const bool bytes = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
     const struct ptk_image_pair *used[PTK_IMAGE_PAIRS_SOME];
     size_t slot = 0;
+    bool spells = true;
     for (size_t count; (count = ptk_image_used_pairs(image, &slot, used)) != 0;) {
         for (size_t i = 0; i < count; i++) {
             const struct ptk_image_pair *pair = used[i];
-            read->made[pair->id >> 6] |= 1ull << (pair->id & 63);
-            read->substitutes = read->substitutes || (!bytes && substitutes(image, pair));
+            made[pair->id >> 6] |= 1ull << (pair->id & 63);
+            const uint8_t flags = image->token_flags[pair->left] | image->token_flags[pair->right];
+            spells &= (flags & PTK_IMAGE_TOKEN_FLAGS_BYTE) == 0 &&
+                      pair->left != image->config->unk_id && pair->right != image->config->unk_id;
         }
     }
+    return spells;
 }
 
-static int collect(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
-                   const uint64_t *made, struct ptk_err *err)
+static int neighbours_init(struct ptk_cuts *cuts, const struct ptk_image *image,
+                           struct ptk_chars *chars, const uint64_t *made, struct ptk_err *err)
 {
     const bool space_marks = (image->config->flags & PTK_IMAGE_FLAGS_SPACE_MARKS) != 0;
     cuts->words = calloc((size_t)1 << PTK_CUTS_WORDS_LOG2, sizeof *cuts->words);
@@ -184,8 +162,8 @@ static bool splits_characters(const struct ptk_image *image)
     return false;
 }
 
-int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
-                  struct ptk_err *err)
+int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, const uint64_t *merged,
+                  struct ptk_chars *chars, struct ptk_err *err)
 {
     const struct ptk_image_config *config = image->config;
     const bool bytes = (config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
@@ -198,14 +176,15 @@ int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct p
         (!bytes && config->unk_id == PTK_IMAGE_NONE)) {
         return 0;
     }
-    struct merges_read read = {calloc(config->ids_end / 64 + 1, sizeof *read.made), false};
-    if (read.made == NULL) {
+    if (bytes) {
+        return neighbours_init(cuts, image, chars, merged, err);
+    }
+    uint64_t *made = calloc(config->ids_end / 64 + 1, sizeof *made);
+    if (made == NULL) {
         return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
     }
-    read_merges(image, &read);
-    const int code =
-        bytes || !read.substitutes ? collect(cuts, image, chars, read.made, err) : 0;
-    free(read.made);
+    const int code = read_merges(image, made) ? neighbours_init(cuts, image, chars, made, err) : 0;
+    free(made);
     return code;
 }
 

@@ -33,12 +33,12 @@ struct ptk_cuts {
  * ptk_cuts_init collects the neighbours of a BPE model and marks them in `chars`, which must stay.
  * Set-up: allocates. Models with affixes, with bytes that have no token, that drop unknown
  * characters, whose merges take tokens that do not spell their text, or whose pre-tokenizer cuts
- * inside characters get no cuts. Where a space
- * stands for a mark (PTK_IMAGE_FLAGS_SPACE_MARKS), it has the mark's neighbours. 0, or -ENOMEM and
- * a sentence.
+ * inside characters get no cuts. Where a space stands for a mark (PTK_IMAGE_FLAGS_SPACE_MARKS), it
+ * has the mark's neighbours. `merged` are the encoder's bits, of models that start from bytes. 0,
+ * or -ENOMEM and a sentence.
  */
-int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, struct ptk_chars *chars,
-                  struct ptk_err *err);
+int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, const uint64_t *merged,
+                  struct ptk_chars *chars, struct ptk_err *err);
 void ptk_cuts_fini(struct ptk_cuts *cuts);
 
 /*

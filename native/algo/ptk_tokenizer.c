@@ -65,7 +65,8 @@ static int parts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
     int code = ptk_encoder_init(&tokenizer->encoder, tokenizer->image, err);
     if (code == 0) {
-        code = ptk_cuts_init(&tokenizer->cuts, tokenizer->image, &tokenizer->encoder.chars, err);
+        code = ptk_cuts_init(&tokenizer->cuts, tokenizer->image, tokenizer->encoder.merged,
+                             &tokenizer->encoder.chars, err);
     }
     if (code == 0) {
         code = ptk_words_init(&tokenizer->words, tokenizer->image, &tokenizer->cuts, err);

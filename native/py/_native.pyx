@@ -134,7 +134,6 @@ cdef class _Context:
     cdef uint8_t *type_ids
     cdef uint8_t *mask
     cdef size_t hits
-    cdef void *narrowed  # the str whose UTF-8 was made last; it may be gone
 
     def __cinit__(self):
         self.cache_memory = aligned_alloc(2 << 20, CACHE_LEN)
@@ -189,20 +188,6 @@ cdef class _Context:
                 raise MemoryError
         return 0
 
-    cdef const char *narrow(self, object text, Py_ssize_t *size) except NULL:
-        """UTF-8 of a str that has none yet. One that comes again at once keeps it from then on."""
-        cdef size_t count = <size_t>PyUnicode_GET_LENGTH(text), made
-        cdef uint32_t width = PyUnicode_KIND(text)
-        if self.narrowed == <void *>text:
-            return PyUnicode_AsUTF8AndSize(text, size)
-        self.reserve_text(ptk_utf8_narrow_cap(count, width))
-        made = ptk_utf8_narrow(PyUnicode_DATA(text), count, width, self.text)
-        if made == SIZE_MAX:
-            return PyUnicode_AsUTF8AndSize(text, size)  # says where the surrogate is
-        self.narrowed = <void *>text
-        size[0] = <Py_ssize_t>made
-        return <const char *>self.text
-
     cdef int reserve(self, size_t ids_cap) except -1:
         """Room for `ids_cap` results: one id per byte of text and some for special tokens."""
         cdef size_t row = 4 + (8 + 1 + 1 if self.offsets else 0)
@@ -247,35 +232,45 @@ cdef cnp.ndarray _array_spans(const ptk_span *values, size_t count):
     return array
 
 
-cdef void *_narrowed = NULL  # the str that _view made UTF-8 of last; it may be gone
+cdef void *_narrowed = NULL  # the str whose UTF-8 was made last; it may be gone
+
+
+cdef const uint8_t *_kept(object text, Py_ssize_t *size) except? NULL:
+    """The UTF-8 that a str keeps; NULL: none, make it. One that comes again at once keeps it from
+    then on."""
+    if _narrowed == <void *>text:
+        return <const uint8_t *>PyUnicode_AsUTF8AndSize(text, size)
+    return <const uint8_t *>kept_utf8(text, size)
+
+
+cdef size_t _narrow_cap(object text) noexcept:
+    """Room that _narrow needs."""
+    return ptk_utf8_narrow_cap(<size_t>PyUnicode_GET_LENGTH(text), PyUnicode_KIND(text))
+
+
+cdef Py_ssize_t _narrow(object text, uint8_t *utf8) except -1:
+    """Make the UTF-8 of a str; its length. UnicodeEncodeError where it has surrogates."""
+    global _narrowed
+    cdef Py_ssize_t size
+    cdef size_t made = ptk_utf8_narrow(PyUnicode_DATA(text), <size_t>PyUnicode_GET_LENGTH(text),
+                                       PyUnicode_KIND(text), utf8)
+    if made == SIZE_MAX:
+        PyUnicode_AsUTF8AndSize(text, &size)  # raises, and says where the first one is
+    _narrowed = <void *>text
+    return <Py_ssize_t>made
 
 
 cdef object _view(object text, const uint8_t **utf8, size_t *utf8_len):
-    """UTF-8 of a str, or the bytes of a bytes object. What is returned must outlive the pointer.
-
-    A str without UTF-8 keeps it from the second time on that it comes at once.
-    """
-    global _narrowed
+    """UTF-8 of a str, or the bytes of a bytes object. What is returned must outlive the pointer."""
     cdef Py_ssize_t size
-    cdef size_t count, made
-    cdef uint32_t width
     if isinstance(text, str):
-        utf8[0] = <const uint8_t *>kept_utf8(text, &size)
+        utf8[0] = _kept(text, &size)
+        held = text
+        if utf8[0] == NULL:
+            held = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>_narrow_cap(text))
+            utf8[0] = <const uint8_t *>PyBytes_AS_STRING(held)
+            size = _narrow(text, <uint8_t *>utf8[0])
         utf8_len[0] = <size_t>size
-        if utf8[0] == NULL and _narrowed == <void *>text:
-            utf8[0] = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
-            utf8_len[0] = <size_t>size
-        if utf8[0] != NULL:
-            return text
-        count = <size_t>PyUnicode_GET_LENGTH(text)
-        width = PyUnicode_KIND(text)
-        held = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>ptk_utf8_narrow_cap(count, width))
-        utf8[0] = <const uint8_t *>PyBytes_AS_STRING(held)
-        made = ptk_utf8_narrow(PyUnicode_DATA(text), count, width, <uint8_t *>utf8[0])
-        if made == SIZE_MAX:
-            PyUnicode_AsUTF8AndSize(text, &size)  # raises, and says where the surrogate is
-        utf8_len[0] = made
-        _narrowed = <void *>text
         return held
     if isinstance(text, bytes):
         utf8[0] = <const uint8_t *>PyBytes_AS_STRING(text)
@@ -285,13 +280,13 @@ cdef object _view(object text, const uint8_t **utf8, size_t *utf8_len):
 
 
 cdef str _text(const uint8_t *utf8, size_t utf8_len):
-    """A str of UTF-8; UnicodeDecodeError where it is none."""
+    """A str of UTF-8; None where it is none."""
     cdef uint8_t top = ptk_utf8_top(utf8, utf8_len)
     cdef uint32_t width = 1 if top < 0xC4 else 2 if top < 0xF0 else 4
     cdef size_t count = utf8_len
     if top >= 0x80:
         if not ptk_utf8_valid(utf8, utf8_len):
-            return PyUnicode_DecodeUTF8(<const char *>utf8, <Py_ssize_t>utf8_len, NULL)
+            return None
         count = ptk_utf8_count(utf8, utf8_len)
     cdef object text = PyUnicode_New(
         <Py_ssize_t>count,
@@ -346,11 +341,13 @@ cdef inline bint _is_short(object text, _Context context, ptk_encode_request *re
         return False
     memset(request, 0, sizeof(request[0]))
     if PyUnicode_CheckExact(text):
-        request.text = <const uint8_t *>kept_utf8(text, &size)
+        request.text = _kept(text, &size)
         if request.text == NULL:
-            if PyUnicode_GET_LENGTH(text) > TEXT_LEN_HELD:
+            if _narrow_cap(text) > TEXT_LEN_HELD:
                 return False
-            request.text = <const uint8_t *>context.narrow(text, &size)
+            context.reserve_text(_narrow_cap(text))
+            request.text = context.text
+            size = _narrow(text, context.text)
         request.checked = True
     elif PyBytes_CheckExact(text):
         request.text = <const uint8_t *>PyBytes_AS_STRING(text)
@@ -718,6 +715,8 @@ cdef class Model:
                                                    &text_len)
             if verdict == PTK_VERDICT_OK:
                 text = _text(context.text, text_len)
+                if text is None:  # The core promises otherwise: say where it is wrong.
+                    PyUnicode_DecodeUTF8(<char *>context.text, <Py_ssize_t>text_len, NULL)
                 self.give_back(holder)
                 return text
             if verdict == PTK_VERDICT_REPLY_TOO_LONG:
@@ -747,7 +746,7 @@ cdef class Model:
             spaces += 1
         if spaces == len_ or (len_ >= 3 and memcmp(bytes_ + len_ - 3, b"\xef\xbf\xbd", 3) == 0):
             return None
-        return _text(bytes_, len_) if ptk_utf8_valid(bytes_, len_) else None
+        return _text(bytes_, len_)
 
     def decode_step(self, list ids, size_t given_count, size_t new_count, uint32_t options,
                     bint flush):

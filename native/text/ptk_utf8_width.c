@@ -58,8 +58,8 @@ static inline void put_ascii(void *dst, size_t at, uint32_t width, __m128i block
     }
 }
 
-static inline __attribute__((always_inline)) void widen(const uint8_t *bytes, size_t len,
-                                                        uint32_t width, void *dst)
+static inline __attribute__((always_inline)) size_t widen(const uint8_t *bytes, size_t len,
+                                                          uint32_t width, void *dst)
 {
     size_t done = 0;
     size_t i = 0;
@@ -83,19 +83,16 @@ static inline __attribute__((always_inline)) void widen(const uint8_t *bytes, si
         done++;
         i += char_len;
     }
+    return done;
 }
 
 void ptk_utf8_widen_plain(const uint8_t *bytes, size_t len, uint32_t width, void *dst, size_t count)
 {
     PTK_ASSERT(width == 1 || width == 2 || width == 4);
-    (void)count;
-    if (width == 2) {
-        widen(bytes, len, 2, dst);
-    } else if (width == 4) {
-        widen(bytes, len, 4, dst);
-    } else {
-        widen(bytes, len, 1, dst);
-    }
+    const size_t done = width == 2   ? widen(bytes, len, 2, dst)
+                        : width == 4 ? widen(bytes, len, 4, dst)
+                                     : widen(bytes, len, 1, dst);
+    PTK_ASSERT(done == count);
 }
 
 static inline uint32_t get(const void *src, size_t at, uint32_t width)

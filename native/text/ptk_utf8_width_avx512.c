@@ -153,7 +153,7 @@ void ptk_utf8_widen_avx512(const uint8_t *bytes, size_t len, uint32_t width, voi
                 widen_1((struct places){bytes + i, len - i}, (uint8_t *)dst + done, count - done);
         }
     }
-    PTK_DCHECK(done == count);
+    PTK_ASSERT(done == count);
 }
 
 /* ---- integers to UTF-8 ---------------------------------------------------------------------- */

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pintok import _codec, _exchange, _questions, _wire
 from pintok._codec import Call, Target
+from pintok._session import Ping
 from pintok._wire import IdFormat, Verdict, WireOp, WireOptions
 from pintok.encoding import PlainRange
 from pintok.stream import Step
@@ -260,3 +261,11 @@ def test_replies_cut_at_every_byte_are_not_taken(packet: packets.Packet) -> None
                 _codec.parse_settings(parsed)
             else:
                 _codec.parse_batch(parsed.message, call, len(packet.call["items"]))
+
+
+def test_the_message_of_a_ping_is_what_its_datagram_carries() -> None:
+    """Any part of a conversation has one, also those that never travel in segments."""
+    ping = Ping(300, checksum=False)
+    target = Target()
+    assert ping.message(target) == ping.datagram(target, 7)[_codec.HEADER_LEN :]
+    assert len(ping.message(target)) == 300 - _codec.HEADER_LEN
