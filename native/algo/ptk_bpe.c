@@ -291,8 +291,8 @@ static inline void put_char(const struct ptk_bpe *bpe, struct unit_writer *write
     put_unknown(bpe, writer, len);
 }
 
-static size_t make_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
-                         const uint8_t *piece, size_t len)
+size_t ptk_bpe_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                     const uint8_t *piece, size_t len)
 {
     if (len > scratch->unit_cap || scratch->unit_cap - len < bpe->prefix_len + bpe->suffix_len) {
         /* Byte tokens may need a unit for every byte; count exactly only when that cannot fit. */
@@ -880,12 +880,13 @@ static size_t merge(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch, 
     if (count < 2 || bpe->image->pairs == NULL) {
         return count;
     }
-    if (count <= PTK_BPE_ORDERED_MAX && bpe->ordered.memory != NULL) {
+    const bool ordered = bpe->ordered.memory != NULL;
+    if (ordered && count <= PTK_BPE_ORDERED_MAX) {
         return ptk_bpe_ordered_merge(&bpe->ordered, scratch->ids, with_ends ? scratch->ends : NULL,
                                      units.bytes, count);
     }
     size_t kept = 0;
-    if (count > PTK_BPE_SHORT_MAX || !bpe->short_ranks) {
+    if (ordered || count > PTK_BPE_SHORT_MAX || !bpe->short_ranks) {
         merge_long(bpe, scratch, count);
         uint32_t turns = 0;
         for (size_t i = 0; i < count; i = scratch->partner[i] + (size_t)1) {
@@ -906,7 +907,7 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
                       const uint8_t *piece, size_t len)
 {
     if (!bpe->bytes) {
-        const size_t count = make_units(bpe, scratch, piece, len);
+        const size_t count = ptk_bpe_units(bpe, scratch, piece, len);
         return count == SIZE_MAX ? SIZE_MAX
                                  : merge(bpe, scratch, (struct units){NULL, count, true});
     }

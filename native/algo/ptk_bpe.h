@@ -93,6 +93,13 @@ size_t ptk_bpe_encode(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch
                       const uint8_t *piece, size_t len);
 
 /*
+ * ptk_bpe_units writes the ids of a piece's units to scratch->ids, before anything is merged, and
+ * returns how many there are: characters, or bytes of those without an id. SIZE_MAX as above.
+ */
+size_t ptk_bpe_units(const struct ptk_bpe *bpe, struct ptk_bpe_scratch *scratch,
+                     const uint8_t *piece, size_t len);
+
+/*
  * With bytes as units and gaps: ptk_bpe_has_gap says whether a piece has a byte without a token.
  * Such a piece goes to ptk_bpe_encode_gaps, which does the same and also writes begins[i] and
  * scratch->ends[i], the bytes behind each id as the reference counts them: in characters of the

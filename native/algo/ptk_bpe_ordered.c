@@ -14,13 +14,10 @@
 
 /* A key of the loop: the symbol to be made above, the place below. */
 #define PLACE_BITS 6u
+#define PLACES     (1u << PLACE_BITS)
 #define NO_KEY     UINT32_MAX
-_Static_assert(PTK_BPE_ORDERED_MAX == 1u << PLACE_BITS, "a place fits its bits");
+_Static_assert(PTK_BPE_ORDERED_MAX + 2 == PLACES, "a place before the units and one behind them");
 _Static_assert(PTK_BPE_SYMBOL_BITS + PLACE_BITS < 32, "a key is below NO_KEY");
-
-/* Places behind those of a piece, for neighbours that there are not. */
-#define NO_RIGHT PTK_BPE_ORDERED_MAX
-#define NO_LEFT  (PTK_BPE_ORDERED_MAX + 1)
 
 /* ---- the tables ----------------------------------------------------------------------------- */
 
@@ -32,6 +29,11 @@ static inline uint64_t pair_of(uint32_t left, uint32_t right)
 static inline uint64_t hash_of(uint64_t pair)
 {
     return pair * PTK_HASH_A;
+}
+
+static inline uint64_t bucket_off(const struct ptk_bpe_merges *merges, uint64_t pair)
+{
+    return ((hash_of(pair) >> 32) * merges->bucket_count >> 32) * sizeof *merges->buckets;
 }
 
 static inline const struct ptk_bpe_bucket *bucket_of(const struct ptk_bpe_merges *merges,
@@ -62,7 +64,8 @@ static inline uint32_t find_made(const struct ptk_bpe_merges *merges, uint32_t l
         }
         found = _mm_or_si128(found, _mm_unpackhi_epi64(found, found));
         const uint32_t made = (uint32_t)_mm_cvtsi128_si32(found) & SYMBOL_MASK;
-        if (PTK_LIKELY(made != 0 || !is_full(bucket))) {
+        /* One branch that is hardly ever taken, not one on whether there is such a merge. */
+        if (PTK_LIKELY((made | bucket->merges[PTK_BPE_BUCKET_MERGES - 1] >> 63) != 0)) {
             return made;
         }
         bucket++;
@@ -87,7 +90,7 @@ static inline bool may_merge_late(const struct ptk_bpe_ordered *ordered, uint32_
 
 /* find_made among the late merges. */
 static inline uint32_t find_made_late(const struct ptk_bpe_ordered *ordered, uint32_t left,
-                                 uint32_t right)
+                                      uint32_t right)
 {
     return may_merge_late(ordered, left, right) ? find_made(&ordered->late, left, right) : 0;
 }
@@ -140,9 +143,9 @@ struct order {
     struct merge *by_rank; /* later without gaps */
     uint32_t count;
     uint32_t late_count;
-    uint32_t *made_by;    /* by id: index of the merge that makes it, or NOT_MADE */
-    bool *late;           /* by id: it is made by a late merge */
-    struct edges *edges;  /* by id */
+    uint32_t *made_by;   /* by id: index of the merge that makes it, or NOT_MADE */
+    bool *late;          /* by id: it is made by a late merge */
+    struct edges *edges; /* by id */
 };
 
 #define NOT_MADE UINT32_MAX
@@ -404,8 +407,8 @@ static int allocate_tables(struct ptk_bpe_ordered *ordered, const struct order *
     const size_t late_len = merges_len(&ordered->late, order->late_count);
     const size_t filter_len = sizeof *ordered->filter << FILTER_WORDS_LOG2;
     const size_t neighbours_len = bytes ? 65536 * sizeof *ordered->neighbours : 0;
-    const size_t len = ptk_align_up(early_len + filter_len + neighbours_len + late_len,
-                                    PTK_HUGE_PAGE_LEN);
+    const size_t len =
+        ptk_align_up(early_len + filter_len + neighbours_len + late_len, PTK_HUGE_PAGE_LEN);
     uint8_t *memory = aligned_alloc(PTK_HUGE_PAGE_LEN, len);
     ordered->ids = malloc(order->image->config->ids_end * sizeof *ordered->ids);
     ordered->symbols = malloc(order->image->config->ids_end * sizeof *ordered->symbols);
@@ -483,30 +486,36 @@ void ptk_bpe_ordered_fini(struct ptk_bpe_ordered *ordered)
 
 /* ---- merging -------------------------------------------------------------------------------- */
 
-/* The symbols of a piece, by the place of their first unit. */
+/*
+ * What a processor guesses wrong here costs more than what it does: whether two symbols merge and
+ * where their neighbours are is never a branch.
+ */
+
+/*
+ * The symbols of a piece, by the place of their first unit. Places begin at 1: those at both ends
+ * have symbols that merge with nothing.
+ */
 struct work {
-    PTK_ALIGNED_LINE uint32_t key[PTK_BPE_ORDERED_MAX + 2]; /* of the pair that starts at a place */
-    uint32_t symbol[PTK_BPE_ORDERED_MAX + 2];
+    PTK_ALIGNED_LINE uint32_t key[PLACES]; /* of the pair that starts at a place */
+    uint32_t symbol[PLACES];
     uint64_t live; /* bit i: a symbol starts at place i */
     size_t groups; /* of 16 keys */
 };
 
 static inline uint32_t make_key(uint32_t made, size_t place)
 {
-    return made == 0 ? NO_KEY : made << PLACE_BITS | (uint32_t)place;
+    return (made << PLACE_BITS | (uint32_t)place) | (0u - (made == 0));
 }
 
-/* The place of the next symbol; NO_RIGHT behind the last one. */
+/* The place of the symbol behind one. */
 static inline size_t next_place(uint64_t live, size_t place)
 {
-    const uint64_t above = live >> place >> 1;
-    return above == 0 ? NO_RIGHT : place + 1 + (size_t)__builtin_ctzll(above);
+    return (size_t)__builtin_ctzll(live & ~1ull << place);
 }
 
 static inline size_t previous_place(uint64_t live, size_t place)
 {
-    const uint64_t below = live & ((1ull << place) - 1);
-    return below == 0 ? NO_LEFT : 63 - (size_t)__builtin_clzll(below);
+    return 63 - (size_t)__builtin_clzll(live & ((1ull << place) - 1));
 }
 
 static inline uint32_t lowest_key(const struct work *work)
@@ -523,27 +532,19 @@ static inline uint32_t lowest_key(const struct work *work)
     return (uint32_t)_mm_cvtsi128_si32(low);
 }
 
-/* The symbols and keys of bytes, and a bit for each pair that surely merges. */
-static uint64_t read_bytes(const struct ptk_bpe_ordered *ordered, struct work *work,
-                           const uint8_t *bytes, size_t count)
+/* A piece of `count` units without keys and symbols. */
+static inline void start(struct work *work, size_t count)
 {
-    uint64_t sure = 0;
-    uint32_t made = 0;             /* by the pair at i - 1 */
-    uint32_t limit = UINT32_MAX;   /* what could take its left byte before */
-    uint32_t next_limit = UINT32_MAX;
-    for (size_t i = 0; i + 1 < count; i++) {
-        const struct ptk_bpe_neighbours pair =
-            ordered->neighbours[(size_t)bytes[i] << 8 | bytes[i + 1]];
-        work->symbol[i] = ordered->units[bytes[i]];
-        work->key[i] = make_key(pair.made, i);
-        /* - 1: a pair that makes nothing is above all. */
-        sure |= (uint64_t)((made - 1 < limit - 1) & (made < pair.taking)) << i;
-        made = pair.made;
-        limit = next_limit;
-        next_limit = pair.taken;
+    __m128i *keys = (__m128i *)(void *)work->key;
+    work->groups = (count + 2 + 15) / 16;
+    for (size_t i = 0; i < work->groups; i++) {
+        for (size_t k = 0; k < 4; k++) {
+            keys[4 * i + k] = _mm_set1_epi32((int)NO_KEY);
+        }
     }
-    work->symbol[count - 1] = ordered->units[bytes[count - 1]];
-    return (sure | (uint64_t)(made - 1 < limit - 1) << (count - 1)) >> 1;
+    work->symbol[0] = NO_SYMBOL;
+    work->symbol[count + 1] = NO_SYMBOL;
+    work->live = UINT64_MAX >> (PTK_BPE_ORDERED_MAX - count);
 }
 
 static inline void find_key(const struct ptk_bpe_ordered *ordered, struct work *work, size_t place)
@@ -556,94 +557,195 @@ static inline void find_key(const struct ptk_bpe_ordered *ordered, struct work *
 /*
  * The bytes as symbols, those merged that surely merge first: no symbol that ends in the byte
  * before takes the left one earlier, and the right one takes none that begins with the byte behind.
- * Two such pairs do not share a byte: each would have to make less than the other.
+ * Two such pairs do not share a byte: each would have to make less than the other. Returns the
+ * places of those pairs.
  */
-static void start_bytes(const struct ptk_bpe_ordered *ordered, struct work *work,
-                        const uint8_t *bytes, size_t count)
+static inline uint64_t read_bytes(const struct ptk_bpe_ordered *ordered, struct work *work,
+                                  const uint8_t *bytes, size_t count)
 {
-    const uint64_t sure = read_bytes(ordered, work, bytes, count) & ordered->sure;
-    work->live = UINT64_MAX >> (64 - count) & ~(sure << 1);
-    const uint64_t before =
-        (sure >> 1 & work->live) | (sure >> 2 & sure & ~(work->live >> 1));
-    for (uint64_t left = sure; left != 0; left &= left - 1) {
-        const size_t place = (size_t)__builtin_ctzll(left);
-        work->symbol[place] = work->key[place] >> PLACE_BITS;
-        work->key[place + 1] = NO_KEY;
+    uint64_t sure = 0;
+    uint32_t made = 0;           /* by the pair before */
+    uint32_t limit = UINT32_MAX; /* what could take that pair's left byte before */
+    uint32_t next_limit = UINT32_MAX;
+    const uint32_t allowed = (uint32_t)ordered->sure & 1;
+    work->symbol[0] = NO_SYMBOL;
+    for (size_t i = 0; i + 1 < count; i++) {
+        const struct ptk_bpe_neighbours pair =
+            ordered->neighbours[(size_t)bytes[i] << 8 | bytes[i + 1]];
+        /* - 1: a pair that makes nothing is above all. */
+        const uint32_t is_sure = (made - 1 < limit - 1) & (made < pair.taking) & allowed;
+        const uint32_t all = 0u - is_sure;
+        work->symbol[i] = (made & all) | (work->symbol[i] & ~all);
+        work->symbol[i + 1] = ordered->units[bytes[i]];
+        work->key[i + 1] = make_key(pair.made, i + 1) | all;
+        sure |= (uint64_t)is_sure << i;
+        made = pair.made;
+        limit = next_limit;
+        next_limit = pair.taken;
     }
-    for (uint64_t left = sure | before; left != 0; left &= left - 1) {
-        find_key(ordered, work, (size_t)__builtin_ctzll(left));
+    const uint32_t is_sure = (made - 1 < limit - 1) & allowed;
+    const uint32_t all = 0u - is_sure;
+    work->symbol[count - 1] = (made & all) | (work->symbol[count - 1] & ~all);
+    work->symbol[count] = ordered->units[bytes[count - 1]];
+    return sure | (uint64_t)is_sure << (count - 1);
+}
+
+/* The same, and returns the places whose keys are not known. */
+static inline uint64_t start_bytes(const struct ptk_bpe_ordered *ordered, struct work *work,
+                                   const uint8_t *bytes, size_t count)
+{
+    const uint64_t sure = read_bytes(ordered, work, bytes, count);
+    work->live &= ~(sure << 1);
+    return sure | (sure >> 1 & work->live & ~1ull);
+}
+
+static inline void find_keys(const struct ptk_bpe_ordered *ordered, struct work *work,
+                             uint64_t places)
+{
+    for (; places != 0; places &= places - 1) {
+        find_key(ordered, work, (size_t)__builtin_ctzll(places));
     }
 }
 
-static void start_ids(const struct ptk_bpe_ordered *ordered, struct work *work,
-                      const uint32_t *ids, size_t count)
+static inline void start_ids(const struct ptk_bpe_ordered *ordered, struct work *work,
+                             const uint32_t *ids, size_t count)
 {
-    work->live = UINT64_MAX >> (64 - count);
     for (size_t i = 0; i < count; i++) {
-        work->symbol[i] = ordered->symbols == NULL ? ids[i] : ordered->symbols[ids[i]];
+        work->symbol[i + 1] = ordered->symbols == NULL ? ids[i] : ordered->symbols[ids[i]];
     }
-    for (size_t i = 0; i + 1 < count; i++) {
+    for (size_t i = 1; i < count; i++) {
         work->key[i] =
             make_key(find_made(&ordered->early, work->symbol[i], work->symbol[i + 1]), i);
     }
 }
 
-/* Merges until nothing merges. The other keys are compared while the two new ones are fetched. */
-static inline void run(const struct ptk_bpe_ordered *ordered, struct work *work, bool late)
+/* A merge that is made, with its two new pairs. */
+struct turn {
+    size_t at;
+    size_t left;
+};
+
+static inline struct turn begin_turn(struct work *work, uint32_t lowest)
+{
+    const size_t at = lowest & (PLACES - 1);
+    const size_t second = next_place(work->live, at);
+    work->live &= ~(1ull << second);
+    work->symbol[at] = lowest >> PLACE_BITS;
+    work->key[second] = NO_KEY;
+    return (struct turn){at, previous_place(work->live, at)};
+}
+
+/* The keys of the two pairs, and the lowest of all then. The other keys are compared while the new
+ * ones are fetched. */
+static inline uint32_t end_turn(const struct ptk_bpe_ordered *ordered, struct work *work,
+                                struct turn turn, bool late)
+{
+    const uint32_t made = work->symbol[turn.at];
+    const uint32_t left_symbol = work->symbol[turn.left];
+    const uint32_t right_symbol = work->symbol[next_place(work->live, turn.at)];
+    uint32_t left_made;
+    uint32_t right_made;
+    if (late) {
+        left_made = find_made_late(ordered, left_symbol, made);
+        right_made = find_made_late(ordered, made, right_symbol);
+    } else {
+        left_made = find_made(&ordered->early, left_symbol, made);
+        right_made = find_made(&ordered->early, made, right_symbol);
+    }
+    work->key[turn.left] = NO_KEY;
+    work->key[turn.at] = NO_KEY;
+    const uint32_t others = lowest_key(work);
+    const uint32_t left_key = make_key(left_made, turn.left);
+    const uint32_t right_key = make_key(right_made, turn.at);
+    work->key[turn.left] = left_key;
+    work->key[turn.at] = right_key;
+    const uint32_t lowest = left_key < right_key ? left_key : right_key;
+    return others < lowest ? others : lowest;
+}
+
+/* Merges until nothing merges. */
+static inline __attribute__((always_inline)) void run(const struct ptk_bpe_ordered *ordered,
+                                                      struct work *work, bool late)
 {
     uint32_t lowest = lowest_key(work);
     while (lowest != NO_KEY) { /* ends: each turn takes one symbol away */
-        const size_t at = lowest & (PTK_BPE_ORDERED_MAX - 1);
-        const uint32_t made = lowest >> PLACE_BITS;
-        const size_t second = next_place(work->live, at);
-        work->live &= ~(1ull << second);
-        work->symbol[at] = made;
-        const size_t left = previous_place(work->live, at);
-        const size_t right = next_place(work->live, at);
-        const uint32_t left_symbol = work->symbol[left];
-        const uint32_t right_symbol = work->symbol[right];
-        uint32_t left_made;
-        uint32_t right_made;
-        if (late) {
-            left_made = find_made_late(ordered, left_symbol, made);
-            right_made = find_made_late(ordered, made, right_symbol);
-        } else {
-            left_made = find_made(&ordered->early, left_symbol, made);
-            right_made = find_made(&ordered->early, made, right_symbol);
-        }
-        work->key[second] = NO_KEY;
-        work->key[left] = NO_KEY;
-        work->key[at] = NO_KEY;
-        const uint32_t others = lowest_key(work);
-        work->key[left] = make_key(left_made, left & (PTK_BPE_ORDERED_MAX - 1));
-        work->key[at] = make_key(right_made, at);
-        lowest = work->key[left] < work->key[at] ? work->key[left] : work->key[at];
-        lowest = others < lowest ? others : lowest;
+        lowest = end_turn(ordered, work, begin_turn(work, lowest), late);
     }
 }
 
-/* What is left after the early merges: asks for the lines of all pairs before the first is read. */
-static void start_late(const struct ptk_bpe_ordered *ordered, struct work *work)
+/* The same for several pieces, a turn of each in turn: none waits for what another one does. */
+static inline __attribute__((always_inline)) void
+run_each(const struct ptk_bpe_ordered *ordered, struct work *work, size_t count, bool late)
+{
+    uint32_t lowest[PTK_BPE_TOGETHER];
+    uint8_t busy[PTK_BPE_TOGETHER];
+    size_t busy_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        lowest[i] = lowest_key(&work[i]);
+        busy[busy_count] = (uint8_t)i;
+        busy_count += lowest[i] != NO_KEY;
+    }
+    while (busy_count > 0) { /* ends: each turn takes one symbol away */
+        size_t kept = 0;
+        for (size_t k = 0; k < busy_count; k++) {
+            const size_t i = busy[k];
+            lowest[i] = end_turn(ordered, &work[i], begin_turn(&work[i], lowest[i]), late);
+            busy[kept] = (uint8_t)i;
+            kept += lowest[i] != NO_KEY;
+        }
+        busy_count = kept;
+    }
+}
+
+/* What is left after the early merges: asks for the lines of all pairs that may merge; their
+ * places. */
+static inline uint64_t ask_late(const struct ptk_bpe_ordered *ordered, const struct work *work)
 {
     uint64_t asked = 0;
-    const uint64_t pairs = work->live & (work->live - 1);
-    size_t place = 0;
-    for (uint64_t rights = pairs; rights != 0; rights &= rights - 1) {
+    size_t place = (size_t)__builtin_ctzll(work->live & ~1ull);
+    for (uint64_t rights = work->live & ~1ull << place; rights != 0; rights &= rights - 1) {
         const size_t right = (size_t)__builtin_ctzll(rights);
         const uint32_t left_symbol = work->symbol[place];
         const uint32_t right_symbol = work->symbol[right];
-        if (may_merge_late(ordered, left_symbol, right_symbol)) {
-            ptk_prefetch(bucket_of(&ordered->late, pair_of(left_symbol, right_symbol)));
-            asked |= 1ull << place;
-        }
+        const uint64_t may = may_merge_late(ordered, left_symbol, right_symbol);
+        /* The first line stands for none: it is asked for again and again. */
+        ptk_prefetch((const uint8_t *)ordered->late.buckets +
+                     (bucket_off(&ordered->late, pair_of(left_symbol, right_symbol)) & (0 - may)));
+        asked |= may << place;
         place = right;
     }
+    return asked;
+}
+
+/* The keys of what was asked for. */
+static inline void start_late(const struct ptk_bpe_ordered *ordered, struct work *work,
+                              uint64_t asked)
+{
     for (; asked != 0; asked &= asked - 1) {
         const size_t left = (size_t)__builtin_ctzll(asked);
         const size_t right = next_place(work->live, left);
-        work->key[left] = make_key(
-            find_made(&ordered->late, work->symbol[left], work->symbol[right]), left);
+        work->key[left] =
+            make_key(find_made(&ordered->late, work->symbol[left], work->symbol[right]), left);
     }
+}
+
+/* The ids of what is left, and where each ends if `ends` is not NULL; how many there are. */
+static inline size_t put_ids(const struct ptk_bpe_ordered *ordered, const struct work *work,
+                             uint32_t *ids, uint32_t *ends)
+{
+    size_t kept = 0;
+    size_t place = (size_t)__builtin_ctzll(work->live & ~1ull);
+    for (uint64_t rights = work->live & ~1ull << place; rights != 0; rights &= rights - 1) {
+        const size_t right = (size_t)__builtin_ctzll(rights);
+        const uint32_t symbol = work->symbol[place];
+        ids[kept] = ordered->ids == NULL ? symbol : ordered->ids[symbol];
+        if (ends != NULL) {
+            ends[kept] = ends[right - 2];
+        }
+        place = right;
+        kept++;
+    }
+    return kept;
 }
 
 size_t ptk_bpe_ordered_merge(const struct ptk_bpe_ordered *ordered, uint32_t *ids, uint32_t *ends,
@@ -652,29 +754,45 @@ size_t ptk_bpe_ordered_merge(const struct ptk_bpe_ordered *ordered, uint32_t *id
     PTK_DCHECK(count >= 2);
     PTK_DCHECK(count <= PTK_BPE_ORDERED_MAX);
     struct work work;
-    work.groups = (count + 15) / 16;
-    for (size_t i = count - 1; i < 16 * work.groups; i++) {
-        work.key[i] = NO_KEY;
-    }
-    work.symbol[NO_LEFT] = NO_SYMBOL;
-    work.symbol[NO_RIGHT] = NO_SYMBOL;
+    start(&work, count);
     if (bytes != NULL) {
-        start_bytes(ordered, &work, bytes, count);
+        find_keys(ordered, &work, start_bytes(ordered, &work, bytes, count));
     } else {
         start_ids(ordered, &work, ids, count);
     }
     run(ordered, &work, false);
-    start_late(ordered, &work);
+    start_late(ordered, &work, ask_late(ordered, &work));
     run(ordered, &work, true);
-    size_t kept = 0;
-    for (uint64_t live = work.live; live != 0; live &= live - 1) {
-        const uint32_t symbol = work.symbol[__builtin_ctzll(live)];
-        ids[kept] = ordered->ids == NULL ? symbol : ordered->ids[symbol];
-        if (ends != NULL) {
-            const uint64_t behind = live & (live - 1);
-            ends[kept] = ends[behind == 0 ? count - 1 : (size_t)__builtin_ctzll(behind) - 1];
+    return put_ids(ordered, &work, ids, ends);
+}
+
+void ptk_bpe_ordered_merge_each(const struct ptk_bpe_ordered *ordered,
+                                struct ptk_bpe_together *pieces, size_t count)
+{
+    PTK_DCHECK(count <= PTK_BPE_TOGETHER);
+    struct work work[PTK_BPE_TOGETHER];
+    uint64_t asked[PTK_BPE_TOGETHER];
+    for (size_t i = 0; i < count; i++) {
+        start(&work[i], pieces[i].count);
+        asked[i] = 0;
+        if (pieces[i].bytes != NULL) {
+            asked[i] = start_bytes(ordered, &work[i], pieces[i].bytes, pieces[i].count);
+        } else {
+            start_ids(ordered, &work[i], pieces[i].ids, pieces[i].count);
         }
-        kept++;
     }
-    return kept;
+    for (size_t i = 0; i < count; i++) {
+        find_keys(ordered, &work[i], asked[i]);
+    }
+    run_each(ordered, work, count, false);
+    for (size_t i = 0; i < count; i++) {
+        asked[i] = ask_late(ordered, &work[i]);
+    }
+    for (size_t i = 0; i < count; i++) {
+        start_late(ordered, &work[i], asked[i]);
+    }
+    run_each(ordered, work, count, true);
+    for (size_t i = 0; i < count; i++) {
+        pieces[i].count = put_ids(ordered, &work[i], pieces[i].ids, NULL);
+    }
 }

@@ -18,8 +18,8 @@
 
 #include "image/ptk_image.h"
 
-/* Most units of a piece. */
-#define PTK_BPE_ORDERED_MAX 64u
+/* Most units of a piece: they and what stands at both ends have a bit of a word each. */
+#define PTK_BPE_ORDERED_MAX 62u
 
 #define PTK_BPE_SYMBOL_BITS 20u
 
@@ -77,5 +77,23 @@ void ptk_bpe_ordered_fini(struct ptk_bpe_ordered *ordered);
  */
 size_t ptk_bpe_ordered_merge(const struct ptk_bpe_ordered *ordered, uint32_t *ids, uint32_t *ends,
                              const uint8_t *bytes, size_t count);
+
+/* Most pieces that are merged together. */
+#define PTK_BPE_TOGETHER 8u
+
+/* A piece as ptk_bpe_ordered_merge takes it: its units are the ids there or, if not NULL, `bytes`.
+ */
+struct ptk_bpe_together {
+    const uint8_t *bytes;
+    uint32_t *ids;
+    size_t count; /* of units, then of ids */
+};
+
+/*
+ * ptk_bpe_ordered_merge_each merges up to PTK_BPE_TOGETHER pieces, a step of each in turn: a step
+ * waits for the one before, but not for those of other pieces.
+ */
+void ptk_bpe_ordered_merge_each(const struct ptk_bpe_ordered *ordered,
+                                struct ptk_bpe_together *pieces, size_t count);
 
 #endif

@@ -17,6 +17,7 @@
 #define PTK_CACHE_H
 
 #include "algo/ptk_tokenizer.h"
+#include "base/ptk_cpu.h"
 #include "image/ptk_image.h"
 
 /*
@@ -51,6 +52,9 @@ _Static_assert(sizeof(struct ptk_cache_long) == PTK_CACHE_LINE, "a line each");
 struct ptk_cache {
     PTK_ALIGNED_LINE uint64_t short_mask; /* over the lines of the short table */
     uint64_t long_pairs;
+    uint64_t *many;     /* bits of short pieces in the table for longer ones */
+    uint64_t many_mask; /* over them */
+    uint64_t many_left; /* how many more are set before all are forgotten */
     PTK_ALIGNED_LINE struct ptk_image_piece slots[];
 };
 
@@ -60,13 +64,29 @@ struct ptk_cache_seed {
     uint64_t high;
 };
 
+static inline uint64_t ptk_cache_hash(const struct ptk_cache_seed *seed, struct ptk_piece_key key)
+{
+    return ptk_hash_fold(key.low ^ seed->low, key.high ^ seed->high);
+}
+
 /* ptk_cache_line: where a short piece belongs. */
 static inline struct ptk_image_piece *
 ptk_cache_line(struct ptk_cache *cache, const struct ptk_cache_seed *seed, struct ptk_piece_key key)
 {
-    const uint64_t hash = ptk_hash_fold(key.low ^ seed->low, key.high ^ seed->high);
-    return &cache->slots[(hash & cache->short_mask) * 2];
+    return &cache->slots[(ptk_cache_hash(seed, key) & cache->short_mask) * 2];
 }
+
+/* ptk_cache_has_many: false where a short piece is surely not in the table for longer ones. */
+static inline bool ptk_cache_has_many(const struct ptk_cache *cache,
+                                      const struct ptk_cache_seed *seed, struct ptk_piece_key key)
+{
+    const uint64_t bit = ptk_cache_hash(seed, key) >> 32 & cache->many_mask;
+    return (cache->many[bit >> 6] >> (bit & 63) & 1) != 0;
+}
+
+/* ptk_cache_set_many says that a short piece is in the table for longer ones. */
+void ptk_cache_set_many(struct ptk_cache *cache, const struct ptk_cache_seed *seed,
+                        struct ptk_piece_key key);
 
 /* ptk_cache_find: the slot of a piece in its line, or NULL. */
 static inline const struct ptk_image_piece *ptk_cache_find(const struct ptk_image_piece *line,
@@ -135,6 +155,14 @@ static inline struct ptk_cache_long *ptk_cache_long_pair(struct ptk_cache *cache
     struct ptk_cache_long *table =
         (struct ptk_cache_long *)(void *)&cache->slots[(cache->short_mask + 1) * 2];
     return &table[((hash >> 32) * cache->long_pairs >> 32) * 2];
+}
+
+/* ptk_cache_long_ask asks for both places, which ptk_cache_long_find reads where the first is not
+ * the piece's. */
+static inline void ptk_cache_long_ask(const struct ptk_cache_long *pair)
+{
+    ptk_prefetch(&pair[0]);
+    ptk_prefetch(&pair[1]);
 }
 
 static inline const struct ptk_cache_long *ptk_cache_long_find(const struct ptk_cache_long *pair,

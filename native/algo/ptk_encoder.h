@@ -37,6 +37,16 @@ static inline bool ptk_encoder_is_merged(const struct ptk_encoder *encoder, uint
     return encoder->merged[id >> 6] >> (id & 63) & 1;
 }
 
+/*
+ * ptk_encoder_only_merges: whether the merges by ptk_bpe_ordered.h are all that a piece needs which
+ * is no token as a whole.
+ */
+static inline bool ptk_encoder_only_merges(const struct ptk_encoder *encoder)
+{
+    return encoder->algorithm == PTK_IMAGE_ALGORITHM_BPE && encoder->bpe.ordered.memory != NULL &&
+           !encoder->bpe.gaps;
+}
+
 /* Memory for one piece of up to unit_cap bytes; owned by one thread. */
 struct ptk_encoder_scratch {
     struct ptk_bpe_scratch bpe;

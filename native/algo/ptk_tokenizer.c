@@ -187,6 +187,11 @@ struct ptk_work *ptk_work_init(void *memory, const struct ptk_work_limits *limit
     return work;
 }
 
+/* One line of so many holds the bits of ptk_cache_has_many, and a quarter of its bits is used. */
+#define MANY_SHARE    256u
+#define MANY_PER_LINE 128u
+_Static_assert(PTK_CACHE_LEN_MIN >= MANY_SHARE * PTK_CACHE_LINE, "one line at least");
+
 struct ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
 {
     PTK_ASSERT((uintptr_t)memory % PTK_CACHE_LINE == 0);
@@ -195,9 +200,27 @@ struct ptk_cache *ptk_cache_init(void *memory, size_t memory_len)
     struct ptk_cache *cache = memory;
     memset(memory, 0, memory_len);
     const size_t lines = memory_len / PTK_CACHE_LINE;
+    const size_t many_lines = lines / MANY_SHARE;
     cache->short_mask = lines / 2 - 1;
-    cache->long_pairs = (lines / 2 - 1) / 2; /* the header takes a line */
+    cache->long_pairs = (lines / 2 - 1 - many_lines) / 2; /* the header takes a line */
+    cache->many =
+        (uint64_t *)(void *)((uint8_t *)memory + memory_len - many_lines * PTK_CACHE_LINE);
+    cache->many_mask = many_lines * PTK_CACHE_LINE * 8 - 1;
+    cache->many_left = many_lines * MANY_PER_LINE;
     return cache;
+}
+
+void ptk_cache_set_many(struct ptk_cache *cache, const struct ptk_cache_seed *seed,
+                        struct ptk_piece_key key)
+{
+    const uint64_t bit = ptk_cache_hash(seed, key) >> 32 & cache->many_mask;
+    if (cache->many_left == 0) {
+        const size_t len = (cache->many_mask + 1) / 8;
+        memset(cache->many, 0, len);
+        cache->many_left = len / PTK_CACHE_LINE * MANY_PER_LINE;
+    }
+    cache->many_left--;
+    cache->many[bit >> 6] |= 1ull << (bit & 63);
 }
 
 enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, struct ptk_work *work,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pintok import Tokenizer
 from tests.golden import cases, report
+from tests.strange_words import check_waiting_words
 
 ROOT = cases.data_root()
 FILES = cases.golden_files(ROOT) if ROOT else []
@@ -20,6 +22,20 @@ def test_every_case_equals_the_reference(golden: cases.GoldenFile) -> None:
     )
     assert not outcome.failures, "\n".join(filter(None, outcome.failures))
     assert outcome.passed > 0
+
+
+WAITING = (
+    "o200k_base llama-3 qwen2.5 gpt2 llama-2 gemma-3 lab-bpe-prefix-suffix clip-vit-base-patch32 "
+    "bert-base-uncased lab-wordlevel"
+).split()
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_words_that_wait_for_each_other_are_encoded_as_at_once(name: str) -> None:
+    """Every way that a piece takes through the encoder: bytes and characters, affixes, words."""
+    [model] = {golden.model for golden in FILES if (golden.name, golden.reference) == (name, "hf")}
+    for seed in range(3):
+        check_waiting_words(lambda: Tokenizer.from_file(model), seed)
 
 
 def test_every_byte_level_file_is_there() -> None:

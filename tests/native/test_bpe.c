@@ -257,6 +257,35 @@ static void test_bpe_prefers_lowest_rank_then_leftmost(void)
     PTK_ASSERT(descending > 5);
 }
 
+/* Pieces that are merged together, by their bytes and by the ids of these. */
+static void check_together(uint32_t rounds)
+{
+    static uint8_t bytes[PTK_BPE_TOGETHER][PTK_BPE_ORDERED_MAX];
+    static uint32_t ids[PTK_BPE_TOGETHER][PTK_BPE_ORDERED_MAX];
+    struct ptk_bpe_together pieces[PTK_BPE_TOGETHER];
+    for (uint32_t round = 0; round < rounds; round++) {
+        const uint32_t count = 1 + random_below(PTK_BPE_TOGETHER);
+        size_t lens[PTK_BPE_TOGETHER];
+        for (uint32_t i = 0; i < count; i++) {
+            do {
+                lens[i] = random_piece();
+            } while (lens[i] < 2);
+            memcpy(bytes[i], piece, lens[i]);
+            for (size_t k = 0; k < lens[i]; k++) {
+                ids[i][k] = byte_ids[piece[k]];
+            }
+            /* Where ids are not symbols, only bytes can say what the units are. */
+            const bool by_ids = bpe.ordered.ids_are_symbols && random_below(2) == 0;
+            pieces[i] = (struct ptk_bpe_together){by_ids ? NULL : bytes[i], ids[i], lens[i]};
+        }
+        ptk_bpe_ordered_merge_each(&bpe.ordered, pieces, count);
+        for (uint32_t i = 0; i < count; i++) {
+            PTK_ASSERT(pieces[i].count == oracle(bytes[i], lens[i], expected));
+            PTK_ASSERT(memcmp(ids[i], expected, pieces[i].count * sizeof *expected) == 0);
+        }
+    }
+}
+
 /* Where each token is made by one merge, short pieces have a loop of their own. Early merges, late
  * ones and both together; ids that are symbols, and ids that are not; ranks in any order. */
 static void test_tokens_in_order(void)
@@ -280,6 +309,8 @@ static void test_tokens_in_order(void)
         unsure += bpe.ordered.sure == 0;
         length_max = 64;
         check_pieces("tokens in order", 60);
+        length_max = PTK_BPE_ORDERED_MAX;
+        check_together(20);
         length_max = 300;
     }
     PTK_ASSERT(renamed > 50);

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("pintok._native", reason="the native core is not built")
 
 from pintok import Tokenizer, Truncation
+from tests.strange_words import check_waiting_words
 
 # Characters that make pieces of several parts, few enough that pieces come again.
 texts = st.text(st.sampled_from(list("ab \u00bf\u00e8\u009d\u00a9\u00dd\u00c4\u4f60\U0001f600")))
@@ -34,3 +35,8 @@ def test_a_truncated_answer_leaves_nothing_behind(
     assert used.count(text) == len(wanted)
     assert np.array_equal(used.encode(text), wanted)
     assert used.decode(wanted) == fresh.decode(wanted)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_words_that_wait_for_each_other_are_encoded_as_at_once(seed: int) -> None:
+    check_waiting_words(lambda: Tokenizer.from_pretrained("default"), seed)
