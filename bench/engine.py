@@ -255,7 +255,7 @@ def warm_up(contenders: dict[str, Contender], source: Source, settings: Settings
     half = int(len(source.text) * source.bytes_per_char / 2)  # where a kind has little text
     texts = files.write(source.take_many(1400, min(settings.warm_bytes, half)))
     for contender in contenders.values():
-        contender.worker.ask(TIME_SECONDS, do="time", what="encode", texts=texts)
+        contender.worker.ask(TIME_SECONDS, do="warm", texts=texts)
     files.clear()
 
 
@@ -304,7 +304,9 @@ def run_row(
                 path = ids
         size = sum(len(text.encode()) for text in texts)
         for peer in racing if round_idx % 2 == 0 else racing[::-1]:
-            answer = contenders[peer].worker.ask(TIME_SECONDS, do="time", what=row.what, texts=path)
+            answer = contenders[peer].worker.ask(
+                TIME_SECONDS, do="time", what=row.what, texts=path, hot=row.hot
+            )
             if "ns" not in answer:
                 continue
             if peer not in results:
