@@ -42,20 +42,9 @@ static inline void batch_add(const struct ptk_encode_job *job, const ptk_source_
     batch->line[i] = no_line;
 }
 
-/* Which of the two slots of entry i's line has its key: 0 none, 1 the first, 2 the second. */
 static inline unsigned batch_match(const struct ptk_batch *batch, size_t i)
 {
-    const struct ptk_image_piece *line = batch->line[i];
-    const __m128i key = _mm_load_si128((const __m128i *)(const void *)&batch->key[i]);
-    const __m128i first =
-        _mm_xor_si128(_mm_load_si128((const __m128i *)(const void *)line[0].key), key);
-    const __m128i second =
-        _mm_xor_si128(_mm_load_si128((const __m128i *)(const void *)line[1].key), key);
-    const __m128i low = _mm_unpacklo_epi64(first, second);
-    const __m128i high = _mm_and_si128(_mm_unpackhi_epi64(first, second),
-                                       _mm_set1_epi64x((long long)PTK_CACHE_HIGH_MASK));
-    const __m128i equal = _mm_cmpeq_epi64(_mm_or_si128(low, high), _mm_setzero_si128());
-    return (unsigned)_mm_movemask_pd(_mm_castsi128_pd(equal));
+    return ptk_cache_match(batch->line[i], &batch->key[i]);
 }
 
 /* The slot of a match; of none, one that may be read. */

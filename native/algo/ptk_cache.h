@@ -20,6 +20,8 @@
 #include "base/ptk_cpu.h"
 #include "image/ptk_image.h"
 
+#include <smmintrin.h>
+
 /*
  * A key may carry this mark: a part of a piece, which merges alone decide, beside the same bytes as
  * a whole piece. Id counts are at most 4, so that the bit is free.
@@ -88,18 +90,31 @@ static inline bool ptk_cache_has_many(const struct ptk_cache *cache,
 void ptk_cache_set_many(struct ptk_cache *cache, const struct ptk_cache_seed *seed,
                         struct ptk_piece_key key);
 
+/*
+ * ptk_cache_match: which slot of its line has a piece: 0 neither, 1 the first, 2 the second. Which
+ * of them is no branch: they are alike.
+ */
+static inline unsigned ptk_cache_match(const struct ptk_image_piece *line,
+                                       const struct ptk_piece_key *key)
+{
+    const __m128i wanted = _mm_loadu_si128((const __m128i *)(const void *)key);
+    const __m128i first =
+        _mm_xor_si128(_mm_load_si128((const __m128i *)(const void *)line[0].key), wanted);
+    const __m128i second =
+        _mm_xor_si128(_mm_load_si128((const __m128i *)(const void *)line[1].key), wanted);
+    const __m128i low = _mm_unpacklo_epi64(first, second);
+    const __m128i high = _mm_and_si128(_mm_unpackhi_epi64(first, second),
+                                       _mm_set1_epi64x((long long)PTK_CACHE_HIGH_MASK));
+    const __m128i equal = _mm_cmpeq_epi64(_mm_or_si128(low, high), _mm_setzero_si128());
+    return (unsigned)_mm_movemask_pd(_mm_castsi128_pd(equal));
+}
+
 /* ptk_cache_find: the slot of a piece in its line, or NULL. */
 static inline const struct ptk_image_piece *ptk_cache_find(const struct ptk_image_piece *line,
                                                            struct ptk_piece_key key)
 {
-    for (size_t i = 0; i < 2; i++) {
-        const uint64_t low = ptk_load_u64(line[i].key);
-        const uint64_t high = ptk_load_u64(line[i].key + 8) & PTK_CACHE_HIGH_MASK;
-        if (((low ^ key.low) | (high ^ key.high)) == 0) {
-            return &line[i];
-        }
-    }
-    return NULL;
+    const unsigned match = ptk_cache_match(line, &key);
+    return match != 0 ? &line[match >> 1] : NULL;
 }
 
 /* ptk_cache_put_slot: the same piece with its ids, from the image. */

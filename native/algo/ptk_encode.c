@@ -444,39 +444,80 @@ static enum ptk_verdict long_segment(const struct ptk_encode_job *job, const ptk
     return PTK_VERDICT_OK;
 }
 
-/* Makes the keys of a batch and asks for their cache lines. */
+/* Makes the keys of a batch and asks for their cache lines. What does not change is in locals, as
+ * in ptk_batch_push_ends(). */
 static void segments_prepare(const struct ptk_encode_job *job, const ptk_source_text *text,
                              struct segment_batch *batch)
 {
-    const struct ptk_cache_seed *seed = &job->tokenizer->seed;
-    for (size_t i = 0; i < batch->count; i++) {
-        const struct ptk_span span = batch->spans[i];
-        const size_t len = span.end - span.begin;
+    const ptk_source_text source = *text;
+    const struct ptk_cache_seed seed = job->tokenizer->seed;
+    const struct ptk_span *spans = batch->spans;
+    struct ptk_cache *cache = job->cache;
+    struct ptk_image_piece *slots = cache->slots;
+    const uint64_t line_mask = cache->short_mask;
+    const size_t count = batch->count;
+    for (size_t i = 0; i < count; i++) {
+        const struct ptk_span span = spans[i];
+        const size_t len = ptk_span_len(span);
         if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
-            batch->key[i] = ptk_text_key(text, span.begin, len);
-            batch->place[i] = ptk_cache_line(job->cache, seed, batch->key[i]);
-            ptk_prefetch(batch->place[i]);
+            const struct ptk_piece_key key = ptk_text_key(&source, span.begin, len);
+            struct ptk_image_piece *line = &slots[(ptk_cache_hash(&seed, key) & line_mask) * 2];
+            ptk_prefetch(line);
+            batch->key[i] = key;
+            batch->place[i] = line;
         } else if (len <= PTK_CACHE_LONG_KEY_MAX) {
             const struct ptk_cache_long_key key =
-                ptk_cache_long_key_make(text->bytes + span.begin, len, false);
-            batch->place[i] = ptk_cache_long_pair(job->cache, seed, &key);
+                ptk_cache_long_key_make(source.bytes + span.begin, len, false);
+            batch->place[i] = ptk_cache_long_pair(cache, &seed, &key);
             ptk_prefetch(batch->place[i]);
         }
     }
+}
+
+/* Gives the ids of short segments from i on to the sink, or counts them, as long as the cache knows
+ * them and the sink is far from full; returns the first one that is left. */
+static inline size_t segments_take(struct ptk_sink *sink, const struct segment_batch *batch,
+                                   size_t i, bool counting)
+{
+    const struct ptk_span *spans = batch->spans;
+    const size_t count = batch->count;
+    const size_t fast_end = counting ? SIZE_MAX : sink->fast_end;
+    uint32_t *ids = sink->ids;
+    size_t len = sink->len;
+    for (; i < count && ptk_span_len(spans[i]) <= PTK_IMAGE_PIECE_KEY_MAX; i++) {
+        const struct ptk_image_piece *line = batch->place[i];
+        const unsigned match = ptk_cache_match(line, &batch->key[i]);
+        if (PTK_UNLIKELY(match == 0 || len + PTK_IMAGE_PIECE_IDS_MAX > fast_end)) {
+            break;
+        }
+        if (!counting) {
+            memcpy(ids + len, line[match >> 1].ids, sizeof line->ids);
+        }
+        len += ptk_cache_id_count(&line[match >> 1]);
+    }
+    sink->len = len;
+    sink->full = counting && len >= sink->end;
+    return i;
 }
 
 static enum ptk_verdict segments_flush(const struct ptk_encode_job *job,
                                        const ptk_source_text *text,
                                        const struct segment_batch *batch)
 {
-    for (size_t i = 0; i < batch->count; i++) {
+    struct ptk_sink *sink = job->sink;
+    for (size_t i = 0;; i++) { /* ends: i grows up to count */
+        i = sink->counting ? segments_take(sink, batch, i, true)
+                           : segments_take(sink, batch, i, false);
+        if (i == batch->count || sink->full) {
+            return PTK_VERDICT_OK;
+        }
         const struct ptk_span span = batch->spans[i];
-        const size_t len = span.end - span.begin;
+        const size_t len = ptk_span_len(span);
         enum ptk_verdict verdict = PTK_VERDICT_OK;
         if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX)) {
             struct ptk_image_piece *line = batch->place[i];
             const struct ptk_image_piece *slot = ptk_cache_find(line, batch->key[i]);
-            if (PTK_LIKELY(slot != NULL)) {
+            if (slot != NULL) {
                 ptk_put_slot(job, text, span.begin, slot);
             } else {
                 verdict = short_segment_miss(job, text, span, batch->key[i], line);
@@ -486,11 +527,10 @@ static enum ptk_verdict segments_flush(const struct ptk_encode_job *job,
         } else {
             verdict = run_segment(job, text, span);
         }
-        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || job->sink->full)) {
+        if (PTK_UNLIKELY(verdict != PTK_VERDICT_OK || sink->full)) {
             return verdict;
         }
     }
-    return PTK_VERDICT_OK;
 }
 
 static enum ptk_verdict encode_segments(const struct ptk_encode_job *job,
