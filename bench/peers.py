@@ -437,8 +437,7 @@ def time_calls(
 ) -> dict[str, Any]:
     """Total time of all calls, without a clock between them."""
     with Clock(before) as clock:
-        for item in items:
-            call(item)
+        run_calls(call, items)
     return clock.result()
 
 
@@ -477,6 +476,7 @@ def run_streams(open_stream: Callable[[], Callable[[int], Any]], lists: Any) -> 
 
 
 def time_streams(open_stream: Callable[[], Callable[[int], Any]], lists: Any) -> dict[str, Any]:
+    """All streams, after one that is not timed."""
     with Clock(lambda: run_streams(open_stream, lists[:1])) as clock:
         run_streams(open_stream, lists)
     return clock.result()

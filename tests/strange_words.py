@@ -40,3 +40,16 @@ def check_waiting_words(open_model: Callable[[], Tokenizer], seed: int) -> None:
         for _ in range(2):
             kept = fresh.encode(text, add_special_tokens=False, truncation=Truncation(size))
             assert np.array_equal(kept, wanted[:size])
+    check_pairs(open_model, text, len(wanted))
+
+
+def check_pairs(open_model: Callable[[], Tokenizer], text: str, count: int) -> None:
+    """A second text that is cut alone is counted first, up to the limit: its ids are the first ones
+    of all, also where the limit is near their number."""
+    whole = open_model().encode("the", pair=text, add_special_tokens=False)
+    for size in [len(whole) + more for more in (-count // 2, -1, 0, 1, 4, 7)]:
+        truncation = Truncation(size, strategy="only_second")
+        kept = open_model().encode(
+            "the", pair=text, add_special_tokens=False, truncation=truncation
+        )
+        assert np.array_equal(kept, whole[:size])

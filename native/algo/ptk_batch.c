@@ -9,37 +9,41 @@
 PTK_ALIGNED_LINE static const struct ptk_image_piece no_line[2];
 static const struct ptk_piece_key no_key = {0, 1ull << 56};
 
-static inline void batch_set(const struct ptk_encode_job *job, struct ptk_batch *batch, size_t i,
-                             struct ptk_span span, struct ptk_piece_key key)
+/* Asks for the lines of a piece or part in the table for longer ones. */
+static inline void ask_long(const struct ptk_encode_job *job, const ptk_source_text *text,
+                            struct ptk_span span, enum ptk_part part)
 {
-    const struct ptk_image_piece *line = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
-    ptk_prefetch(line);
-    batch->span[i] = span;
-    batch->key[i] = key;
-    batch->line[i] = line;
+    const struct ptk_cache_long_key key = ptk_long_key(job, text, span, part);
+    ptk_cache_long_ask(ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key));
 }
 
+/* Whether the tables of short pieces, the cache's and the image's, may have one. */
+static inline bool is_short(const struct ptk_encode_job *job, struct ptk_span span)
+{
+    return ptk_span_len(span) <= PTK_IMAGE_PIECE_KEY_MAX && !job->need_ends;
+}
+
+/* Adds an entry; there is room. */
 static inline void batch_add(const struct ptk_encode_job *job, const ptk_source_text *text,
                              struct ptk_batch *batch, struct ptk_span span, enum ptk_part part)
 {
-    const size_t len = ptk_span_len(span);
     const size_t i = batch->count++;
     batch->inner |= (uint64_t)(part == PTK_PART_INNER) << i;
-    if (PTK_LIKELY(len <= PTK_IMAGE_PIECE_KEY_MAX && job->look_up)) {
-        struct ptk_piece_key key = ptk_marked_key(job, ptk_text_key(text, span.begin, len));
-        if (part == PTK_PART_INNER && job->tokenizer->encoder.ignore_merges) {
-            key.high |= PTK_CACHE_INNER;
-        }
-        batch_set(job, batch, i, span, key);
-        return;
-    }
-    if (len > PTK_IMAGE_PIECE_KEY_MAX && len <= PTK_CACHE_LONG_KEY_MAX) {
-        const struct ptk_cache_long_key key = ptk_long_key(job, text, span, part);
-        ptk_cache_long_ask(ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key));
-    }
     batch->span[i] = span;
     batch->key[i] = no_key;
     batch->line[i] = no_line;
+    if (PTK_LIKELY(is_short(job, span))) {
+        struct ptk_piece_key key =
+            ptk_marked_key(job, ptk_text_key(text, span.begin, ptk_span_len(span)));
+        if (part == PTK_PART_INNER && job->tokenizer->encoder.ignore_merges) {
+            key.high |= PTK_CACHE_INNER;
+        }
+        batch->key[i] = key;
+        batch->line[i] = ptk_cache_line(job->cache, &job->tokenizer->seed, key);
+        ptk_prefetch(batch->line[i]);
+    } else if (!job->need_ends) {
+        ask_long(job, text, span, part);
+    }
 }
 
 static inline unsigned batch_match(const struct ptk_batch *batch, size_t i)
@@ -60,7 +64,6 @@ static inline struct ptk_owed batch_entry(const struct ptk_batch *batch, size_t 
     return (struct ptk_owed){.span = batch->span[i],
                              .at = (uint32_t)at,
                              .is_inner = (batch->inner >> i & 1) != 0,
-                             .has_key = batch->line[i] != no_line,
                              .key = batch->key[i]};
 }
 
@@ -89,16 +92,14 @@ static inline enum ptk_part owed_part(const struct ptk_owed *owed)
     return owed->is_inner ? PTK_PART_INNER : PTK_PART_WHOLE;
 }
 
-/* Asks for the lines that put_known() reads. */
+/* Asks for the lines that put_known() reads; those of a longer piece were asked for before. */
 static inline void ask_owed(const struct ptk_encode_job *job, const ptk_source_text *text,
                             const struct ptk_owed *owed)
 {
-    if (owed->has_key) {
+    if (is_short(job, owed->span)) {
         ask_image(job->tokenizer->image, owed->key);
         if (may_be_long(job, owed->span, owed->key)) {
-            const struct ptk_cache_long_key key =
-                ptk_long_key(job, text, owed->span, owed_part(owed));
-            ptk_cache_long_ask(ptk_cache_long_pair(job->cache, &job->tokenizer->seed, &key));
+            ask_long(job, text, owed->span, owed_part(owed));
         }
     }
 }
@@ -106,13 +107,13 @@ static inline void ask_owed(const struct ptk_encode_job *job, const ptk_source_t
 /*
  * Gives what the cache knows of the batch to `ids`, which has room for PTK_OWED_GAP for each entry
  * and once more, and holds `len` already; NULL: only counts. Returns how many ids there are then.
- * The rest is owed, and has a gap of PTK_OWED_GAP ids each.
+ * The rest is owed, and has a gap of PTK_OWED_GAP ids each, where ids are written.
  */
 static inline size_t batch_take(const struct ptk_encode_job *job, const ptk_source_text *text,
                                 struct ptk_batch *batch, uint32_t *ids, size_t len)
 {
     static const uint8_t count_masks[3] = {0, 7, 7}; /* by match */
-    static const uint8_t gaps[3] = {PTK_OWED_GAP, 0, 0};
+    const uint8_t gaps[3] = {ids != NULL ? PTK_OWED_GAP : 0, 0, 0};
     uint8_t miss[PTK_BATCH_PIECES];
     uint32_t miss_at[PTK_BATCH_PIECES];
     size_t miss_count = 0;
@@ -136,22 +137,18 @@ static inline size_t batch_take(const struct ptk_encode_job *job, const ptk_sour
     return len;
 }
 
-/* The image's slot of an owed piece, or NULL. */
+/* The image's slot of an owed short piece or part, or NULL. */
 static const struct ptk_image_piece *owed_slot(const struct ptk_encoder *encoder,
                                                const struct ptk_owed *owed)
 {
     struct ptk_piece_key key = owed->key;
-    if (!owed->has_key || encoder->image->pieces == NULL) {
-        return NULL;
-    }
     key.high &= ~PTK_CACHE_INNER;
-    const struct ptk_image_piece *slot =
-        ptk_image_piece_hashed(encoder->image, key, ptk_piece_hash(key.low, key.high));
-    if (slot == NULL || !owed->is_inner || !encoder->ignore_merges) {
-        return slot;
+    if (owed->is_inner) {
+        return ptk_piece_known_inner(encoder, key);
     }
-    const bool is_merged = encoder->merged != NULL && ptk_encoder_is_merged(encoder, slot->ids[0]);
-    return is_merged ? slot : NULL;
+    return encoder->image->pieces == NULL
+               ? NULL
+               : ptk_image_piece_hashed(encoder->image, key, ptk_piece_hash(key.low, key.high));
 }
 
 /*
@@ -180,7 +177,7 @@ static inline const struct ptk_cache_long *find_long(const struct ptk_encode_job
 static inline bool put_known(const struct ptk_encode_job *job, const ptk_source_text *text,
                              const struct ptk_owed *owed)
 {
-    if (owed->has_key) {
+    if (is_short(job, owed->span)) {
         const struct ptk_image_piece *slot = owed_slot(&job->tokenizer->encoder, owed);
         if (slot != NULL) {
             ptk_put_slot(job, text, owed->span.begin, slot);
@@ -203,12 +200,12 @@ static enum ptk_verdict put_unknown(const struct ptk_encode_job *job, const ptk_
                                     const struct ptk_owed *owed)
 {
     const struct ptk_span span = owed->span;
-    const bool is_short = ptk_span_len(span) <= PTK_IMAGE_PIECE_KEY_MAX && !job->need_ends;
+    const bool has_key = is_short(job, span);
     if (owed->is_inner) {
-        return is_short ? ptk_piece_part(job, text, span, PTK_PART_INNER, owed->key)
+        return has_key ? ptk_piece_part(job, text, span, PTK_PART_INNER, owed->key)
                         : ptk_piece_long_part(job, text, span, PTK_PART_INNER);
     }
-    return is_short ? ptk_piece_short(job, text, span, owed->key) : ptk_piece_long(job, text, span);
+    return has_key ? ptk_piece_short(job, text, span, owed->key) : ptk_piece_long(job, text, span);
 }
 
 /*
@@ -256,9 +253,8 @@ static bool cut_units(const struct ptk_encode_job *job, const ptk_source_text *t
         ptk_encoder_token(encoder, piece, len, owed_part(owed)) != PTK_IMAGE_NONE) {
         return false;
     }
-    if (!owed->is_inner && (job->tokenizer->words.active || !ptk_is_ascii(piece, len))) {
-        size_t pos = 0;
-        count = ptk_cuts_scan(&job->tokenizer->cuts, piece, len, &pos, ends, PTK_ARRAY_LEN(ends));
+    if (!owed->is_inner) {
+        count = ptk_piece_cuts(job, piece, len, ends);
     }
     uint32_t begin = 0;
     for (size_t i = 0; i < count; i++) {
@@ -267,6 +263,7 @@ static bool cut_units(const struct ptk_encode_job *job, const ptk_source_text *t
         unit->begin = (uint32_t)ids_begin + begin;
         unit->is_part = owed->is_inner || count > 1;
         unit->is_new = count == 1;
+        unit->key = no_key;
         if (ptk_span_len(unit->span) <= PTK_IMAGE_PIECE_KEY_MAX) {
             unit->key = ptk_text_key(text, unit->span.begin, ptk_span_len(unit->span));
             if (count > 1) {
@@ -292,11 +289,11 @@ static bool know_unit(const struct ptk_encode_job *job, const ptk_source_text *t
                       struct unit *unit, uint32_t *ids)
 {
     const struct ptk_cache_seed *seed = &job->tokenizer->seed;
+    const struct ptk_piece_key key = unit_key(job, unit);
     const struct ptk_image_piece *slot = NULL;
     if (ptk_span_len(unit->span) <= PTK_IMAGE_PIECE_KEY_MAX) {
         slot = ptk_piece_known_inner(&job->tokenizer->encoder, unit->key);
         if (slot == NULL) {
-            const struct ptk_piece_key key = unit_key(job, unit);
             slot = ptk_cache_find(ptk_cache_line(job->cache, seed, key), key);
         }
     }
@@ -305,7 +302,7 @@ static bool know_unit(const struct ptk_encode_job *job, const ptk_source_text *t
         memcpy(ids + unit->begin, slot->ids, unit->id_count * sizeof *ids);
         return true;
     }
-    if (!may_be_long(job, unit->span, unit_key(job, unit))) {
+    if (!may_be_long(job, unit->span, key)) {
         return false;
     }
     const struct ptk_cache_long *long_slot = find_long(job, text, unit->span, PTK_PART_INNER);
@@ -600,10 +597,7 @@ static enum ptk_verdict batch_flush(const struct ptk_encode_job *job, const ptk_
             verdict = batch_put(job, text, batch);
         }
     } else if (sink->counting) {
-        const size_t owed = batch->owed_count;
         sink->len = batch_take(job, text, batch, NULL, sink->len);
-        sink->len -=
-            (batch->owed_count - owed) * PTK_OWED_GAP; /* what is not written has no gaps */
         sink->full = sink->len >= sink->end;
     } else {
         sink->len = batch_take(job, text, batch, sink->ids, sink->len);
@@ -757,7 +751,7 @@ enum ptk_verdict ptk_batch_push_ends(const struct ptk_encode_job *job, const ptk
 {
     for (size_t i = 0; i < count;) {
         const size_t filled =
-            !job->look_up ? 0
+            job->need_ends ? 0
             : job->tokenizer->segments != NULL
                 ? batch_fill(job, text, batch, begin, ends + i, count - i, PTK_CACHE_INNER)
                 : batch_fill(job, text, batch, begin, ends + i, count - i, 0);

@@ -43,7 +43,6 @@ struct ptk_batch {
         struct ptk_span span;
         uint32_t at; /* how many of the sink's ids come before its own */
         bool is_inner;
-        bool has_key;
         struct ptk_piece_key key;
     } owed[PTK_OWED_MAX]; /* in the order of the text */
 };

@@ -31,15 +31,15 @@ static inline uint64_t hash_of(uint64_t pair)
     return pair * PTK_HASH_A;
 }
 
-static inline uint64_t bucket_off(const struct ptk_bpe_merges *merges, uint64_t pair)
+static inline uint64_t bucket_index(const struct ptk_bpe_merges *merges, uint64_t pair)
 {
-    return ((hash_of(pair) >> 32) * merges->bucket_count >> 32) * sizeof *merges->buckets;
+    return (hash_of(pair) >> 32) * merges->bucket_count >> 32;
 }
 
 static inline const struct ptk_bpe_bucket *bucket_of(const struct ptk_bpe_merges *merges,
                                                      uint64_t pair)
 {
-    return &merges->buckets[(hash_of(pair) >> 32) * merges->bucket_count >> 32];
+    return &merges->buckets[bucket_index(merges, pair)];
 }
 
 static inline bool is_full(const struct ptk_bpe_bucket *bucket)
@@ -64,7 +64,8 @@ static inline uint32_t find_made(const struct ptk_bpe_merges *merges, uint32_t l
         }
         found = _mm_or_si128(found, _mm_unpackhi_epi64(found, found));
         const uint32_t made = (uint32_t)_mm_cvtsi128_si32(found) & SYMBOL_MASK;
-        /* One branch that is hardly ever taken, not one on whether there is such a merge. */
+        /* One branch, hardly ever taken, and none on whether there is such a merge: where the last
+         * place is empty its highest bit is set. */
         if (PTK_LIKELY((made | bucket->merges[PTK_BPE_BUCKET_MERGES - 1] >> 63) != 0)) {
             return made;
         }
@@ -236,13 +237,13 @@ static bool is_two_units(const struct order *order, uint32_t id)
 static void find_descents(struct ptk_bpe_ordered *ordered, const struct order *order)
 {
     ordered->ascending = true;
-    ordered->sure = UINT64_MAX;
+    ordered->sure = true;
     for (uint32_t i = 0; i < order->count; i++) {
         const uint32_t halves[] = {order->by_rank[i].left, order->by_rank[i].right};
         for (size_t k = 0; k < PTK_ARRAY_LEN(halves); k++) {
             if (made_later(order, halves[k], i)) {
                 ordered->ascending = false;
-                ordered->sure = is_two_units(order, halves[k]) ? 0 : ordered->sure;
+                ordered->sure = ordered->sure && !is_two_units(order, halves[k]);
             }
         }
     }
@@ -567,8 +568,7 @@ static inline uint64_t read_bytes(const struct ptk_bpe_ordered *ordered, struct 
     uint32_t made = 0;           /* by the pair before */
     uint32_t limit = UINT32_MAX; /* what could take that pair's left byte before */
     uint32_t next_limit = UINT32_MAX;
-    const uint32_t allowed = (uint32_t)ordered->sure & 1;
-    work->symbol[0] = NO_SYMBOL;
+    const uint32_t allowed = ordered->sure;
     for (size_t i = 0; i + 1 < count; i++) {
         const struct ptk_bpe_neighbours pair =
             ordered->neighbours[(size_t)bytes[i] << 8 | bytes[i + 1]];
@@ -709,8 +709,9 @@ static inline uint64_t ask_late(const struct ptk_bpe_ordered *ordered, const str
         const uint32_t right_symbol = work->symbol[right];
         const uint64_t may = may_merge_late(ordered, left_symbol, right_symbol);
         /* The first line stands for none: it is asked for again and again. */
-        ptk_prefetch((const uint8_t *)ordered->late.buckets +
-                     (bucket_off(&ordered->late, pair_of(left_symbol, right_symbol)) & (0 - may)));
+        const uint64_t index =
+            bucket_index(&ordered->late, pair_of(left_symbol, right_symbol)) & (0 - may);
+        ptk_prefetch(&ordered->late.buckets[index]);
         asked |= may << place;
         place = right;
     }

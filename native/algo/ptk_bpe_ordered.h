@@ -50,7 +50,7 @@ struct ptk_bpe_ordered {
     struct ptk_bpe_merges late;
     uint64_t *filter;                      /* for the late merges */
     struct ptk_bpe_neighbours *neighbours; /* by left << 8 | right; NULL: units are characters */
-    uint64_t sure;                         /* all bits, or 0: no pair of bytes surely merges */
+    bool sure;                             /* two bytes may surely merge */
     bool ascending;                        /* no merge makes what one of a lower rank takes */
     bool ids_are_symbols;                  /* the next two are NULL */
     uint32_t *symbols;                     /* by id; NULL where units are bytes */

@@ -11,6 +11,10 @@
  * the first of its two places and pushes that one's piece to the second, so the older of the two is
  * forgotten.
  *
+ * A short piece with five to eight ids goes to the table for longer ones when it comes for the
+ * second time. A bit by its hash tells that it has come before; without that bit it is not looked
+ * for there.
+ *
  * Hashes have a secret seed: nobody outside can choose texts whose pieces push each other out.
  */
 #ifndef PTK_CACHE_H
@@ -86,7 +90,10 @@ static inline bool ptk_cache_has_many(const struct ptk_cache *cache,
     return (cache->many[bit >> 6] >> (bit & 63) & 1) != 0;
 }
 
-/* ptk_cache_set_many says that a short piece is in the table for longer ones. */
+/*
+ * ptk_cache_set_many says that a short piece may be in the table for longer ones from now on. When
+ * a quarter of the bits has been set, all others are forgotten first.
+ */
 void ptk_cache_set_many(struct ptk_cache *cache, const struct ptk_cache_seed *seed,
                         struct ptk_piece_key key);
 

@@ -833,7 +833,6 @@ static enum ptk_verdict count_texts(const struct ptk_encode_job *job, const stru
         struct ptk_encode_job counting = *job;
         counting.sink = &sink;
         counting.need_ends = false;
-        counting.look_up = true;
         const enum ptk_verdict verdict =
             encode_text(&counting, item, which, (struct window){0, limit});
         if (verdict != PTK_VERDICT_OK) {
@@ -968,7 +967,6 @@ static struct ptk_encode_job job_init(const struct ptk_tokenizer *tokenizer, str
         .cache = cache,
         .skip_special = !parse || (options & PTK_WIRE_OPTIONS_ENCODE_SPECIAL_TOKENS) != 0,
         .skip_added = (flags & PTK_IMAGE_FLAGS_NO_SPECIALS_IN_TEXT) != 0,
-        .look_up = true,
     };
 }
 
@@ -989,7 +987,6 @@ enum ptk_verdict ptk_tokenizer_encode(const struct ptk_tokenizer *tokenizer, str
     struct ptk_encode_job job = job_init(tokenizer, work, cache, request->options);
     job.sink = &sink;
     job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
-    job.look_up = !job.need_ends;
     struct window windows[2] = {{0, SIZE_MAX}, {0, SIZE_MAX}};
     if (request->truncation != NULL && surely_short(tokenizer, &item)) {
         /* all ids */
@@ -1190,7 +1187,6 @@ enum ptk_verdict ptk_tokenizer_encode_windows(const struct ptk_tokenizer *tokeni
     }
     struct ptk_encode_job job = job_init(tokenizer, work, cache, request->options);
     job.need_ends = out->offsets != NULL && !tokenizer->encoder.ids_tell;
-    job.look_up = !job.need_ends;
     struct ptk_post_lens full;
     verdict = encode_whole(&job, &item, windows, &full);
     struct ptk_post_lens kept = full;

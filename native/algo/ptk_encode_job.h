@@ -32,8 +32,8 @@ struct ptk_encode_job {
     struct ptk_sink *sink;
     bool skip_special; /* special tokens in the text are ordinary text */
     bool skip_added;   /* so are all added tokens */
-    bool need_ends;    /* offsets are wanted and only the model knows where an id ends */
-    bool look_up;      /* cache and image's piece table are of use */
+    bool need_ends;    /* offsets are wanted and only the model knows where an id ends: neither
+                          cache nor image's piece table are of use */
 };
 
 /* The text that pieces are ranges of, and where it came from. */
@@ -172,22 +172,14 @@ enum ptk_verdict ptk_piece_short(const struct ptk_encode_job *job, const ptk_sou
 enum ptk_verdict ptk_piece_long(const struct ptk_encode_job *job, const ptk_source_text *text,
                                 struct ptk_span span);
 
+/* ptk_piece_cuts writes the safe cuts of a piece of up to PTK_CACHE_LONG_KEY_MAX bytes to `ends`,
+ * at last its end, and returns how many. Behind a pre-tokenizer ASCII nearly never has one, and is
+ * not looked at. */
+size_t ptk_piece_cuts(const struct ptk_encode_job *job, const uint8_t *piece, size_t len,
+                      uint32_t ends[PTK_CACHE_LONG_KEY_MAX]);
+
 /* ptk_piece_known_inner: the image's slot of a part, unless only a whole piece is that token. */
 const struct ptk_image_piece *ptk_piece_known_inner(const struct ptk_encoder *encoder,
                                                     struct ptk_piece_key key);
-
-/* Whether a piece has no byte above 0x7f. */
-static inline bool ptk_is_ascii(const uint8_t *piece, size_t len)
-{
-    uint64_t high = 0;
-    size_t i = 0;
-    for (; i + 8 <= len; i += 8) {
-        high |= ptk_load_u64(piece + i);
-    }
-    for (; i < len; i++) {
-        high |= (uint64_t)piece[i];
-    }
-    return (high & 0x8080808080808080ull) == 0;
-}
 
 #endif

@@ -200,6 +200,31 @@ static enum ptk_verdict encode_inner(const struct ptk_encode_job *job, const ptk
     return ptk_piece_part(job, text, span, PTK_PART_INNER, ptk_marked_key(job, key));
 }
 
+/* Whether a piece has no byte above 0x7f. */
+static inline bool is_ascii(const uint8_t *piece, size_t len)
+{
+    uint64_t high = 0;
+    size_t i = 0;
+    for (; i + 8 <= len; i += 8) {
+        high |= ptk_load_u64(piece + i);
+    }
+    for (; i < len; i++) {
+        high |= (uint64_t)piece[i];
+    }
+    return (high & 0x8080808080808080ull) == 0;
+}
+
+size_t ptk_piece_cuts(const struct ptk_encode_job *job, const uint8_t *piece, size_t len,
+                      uint32_t ends[PTK_CACHE_LONG_KEY_MAX])
+{
+    size_t pos = 0;
+    if (!job->tokenizer->words.active && is_ascii(piece, len)) {
+        ends[0] = (uint32_t)len;
+        return 1;
+    }
+    return ptk_cuts_scan(&job->tokenizer->cuts, piece, len, &pos, ends, PTK_CACHE_LONG_KEY_MAX);
+}
+
 /* The ids of a piece that was encoded in parts: at most one for each byte, and what is copied too
  * much behind them. */
 struct parts_ids {
@@ -209,8 +234,7 @@ struct parts_ids {
 
 /*
  * A piece of up to PTK_CACHE_LONG_KEY_MAX bytes part by part. False where it has no safe cut, or is
- * a token as a whole: nothing has been done then. Behind a pre-tokenizer ASCII nearly never has
- * one, and is not looked at.
+ * a token as a whole: nothing has been done then.
  */
 static bool encode_parts(const struct ptk_encode_job *job, const ptk_source_text *text,
                          struct ptk_span span, struct parts_ids *parts)
@@ -218,12 +242,7 @@ static bool encode_parts(const struct ptk_encode_job *job, const ptk_source_text
     const uint8_t *piece = text->bytes + span.begin;
     const size_t len = span.end - span.begin;
     uint32_t ends[PTK_CACHE_LONG_KEY_MAX];
-    size_t pos = 0;
-    if (!job->tokenizer->words.active && ptk_is_ascii(piece, len)) {
-        return false;
-    }
-    const size_t count =
-        ptk_cuts_scan(&job->tokenizer->cuts, piece, len, &pos, ends, PTK_ARRAY_LEN(ends));
+    const size_t count = ptk_piece_cuts(job, piece, len, ends);
     if (count == 1 ||
         ptk_encoder_token(&job->tokenizer->encoder, piece, len, PTK_PART_WHOLE) != PTK_IMAGE_NONE) {
         return false;

@@ -86,6 +86,22 @@ def test_cut_piece_at_the_edge_of_a_window_is_not_kept_in_part(tmp_path: Path) -
         assert native.encode("世ab界").tolist() == expected
 
 
+def test_a_piece_may_have_more_ids_than_bytes(tmp_path: Path) -> None:
+    """An unknown character at the end of a word becomes the bytes of it and of the suffix."""
+    tokens = ["a", "b", "ab", "ab</w>", "?", *(f"<0x{byte:02X}>" for byte in range(256))]
+    ids = {name: number for number, name in enumerate(tokens)}
+    vocabulary = Vocabulary(
+        ids=ids, merges=[("a", "b")], unk="?", byte_fallback=True, suffix="</w>"
+    )
+    native = Tokenizer.from_file(vocabulary.write(tmp_path / "tokenizer.json"))
+    words = [chr(code) for code in range(0x3B1, 0x3B1 + 200)] + ["ab" * 12 + "\u4e16", "ab"]
+    expected = [number for word in words for number in vocabulary.encode(word)]
+    assert len(expected) > len("".join(words).encode())
+    for _ in range(2):
+        assert native.count(" ".join(words)) == len(expected)
+        assert native.encode(" ".join(words)).tolist() == expected
+
+
 def byte_alphabet() -> dict[int, str]:
     """The character that stands for each byte in a byte-level vocabulary."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
