@@ -40,9 +40,7 @@ static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint3
 {
     if ((left | right) < 0x80) {
         cuts->ascii[left][right >> 6] |= 1ull << (right & 63);
-        chars->records[left] |= 1u << PTK_CHARS_RIGHT_BIT;
-        chars->records[right] |= 1u << PTK_CHARS_LEFT_BIT;
-        return;
+        return; /* add_ascii() does the rest */
     }
     const bool left_part = (left & PART) != 0;
     const bool right_part = (right & PART) != 0;
@@ -93,6 +91,13 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
     }
     uint32_t left = at > 0 ? PART | key[at - 1] : 0;
     bool has_left = at > 0;
+    if (at == 0 && len > 0 && key[0] < 0x80) { /* most keys are ASCII to their end */
+        for (at = 1; at < len && key[at] < 0x80; at++) {
+            cuts->ascii[key[at - 1]][key[at] >> 6] |= 1ull << (key[at] & 63);
+        }
+        left = key[at - 1];
+        has_left = true;
+    }
     while (at < len) {
         const int char_len = key[at] < 0x80 ? 1 : ptk_utf8_char_len(key + at, len - at);
         if (char_len < 0) {
@@ -109,6 +114,18 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
         left = right;
         has_left = true;
         at = char_len > 0 ? at + (size_t)char_len : len;
+    }
+}
+
+/* Tells the records of ASCII characters which neighbours were added. */
+static void add_ascii(const struct ptk_cuts *cuts, struct ptk_chars *chars)
+{
+    for (uint32_t left = 0; left < 0x80; left++) {
+        for (uint32_t right = 0; right < 0x80; right++) {
+            const uint32_t added = cuts->ascii[left][right >> 6] >> (right & 63) & 1;
+            chars->records[left] |= added << PTK_CHARS_RIGHT_BIT;
+            chars->records[right] |= added << PTK_CHARS_LEFT_BIT;
+        }
     }
 }
 
@@ -146,6 +163,7 @@ static int neighbours_init(struct ptk_cuts *cuts, const struct ptk_image *image,
                     space_marks);
         }
     }
+    add_ascii(cuts, chars);
     return 0;
 }
 

@@ -6,6 +6,8 @@
  */
 #include "image/ptk_image_verify.h"
 
+#include "base/ptk_cpu.h"
+
 #include <errno.h>
 
 #define REFUSE(...) ptk_err_set(err, -EINVAL, __VA_ARGS__)
@@ -208,7 +210,7 @@ struct run_meter {
 
 static void run_count(struct run_meter *meter, bool used)
 {
-    meter->run = used ? meter->run + 1 : 0;
+    meter->run = (meter->run + 1) & (0u - used);
     meter->longest = meter->run > meter->longest ? meter->run : meter->longest;
 }
 
@@ -226,10 +228,46 @@ static uint32_t key_len(const struct ptk_image *image, uint32_t id)
     return image->vocab_key_offs[id + 1] - image->vocab_key_offs[id];
 }
 
-static int verify_pairs(const struct ptk_image *image, struct ptk_err *err)
+/*
+ * Which slots are in use is as good as random. So the walks first note those that are, without a
+ * branch on it, and then look at what they have noted.
+ */
+#define SLOTS_SOME 256u
+
+struct used_slot {
+    uint32_t slot;
+    uint32_t run; /* used slots up to this one, itself included */
+};
+
+static int verify_used_pairs(const struct ptk_image *image, const struct used_slot *used,
+                             size_t count, struct ptk_err *err)
 {
     const uint32_t mask = image->pair_mask;
     const bool byte_units = (image->config->flags & PTK_IMAGE_FLAGS_BYTE_UNITS) != 0;
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t slot = used[i].slot;
+        const struct ptk_image_pair *pair = &image->pairs[slot];
+        if (!id_ok(image, pair->left) || !id_ok(image, pair->right) || !id_ok(image, pair->id)) {
+            return REFUSE("image: pair slot %u has an id that is not below ids_end", slot);
+        }
+        if (pair->rank == PTK_IMAGE_NONE) {
+            return REFUSE("image: pair slot %u has no rank", slot);
+        }
+        const uint32_t home = ptk_pair_hash(pair->left, pair->right) & mask;
+        if (((slot - home) & mask) >= used[i].run) {
+            return REFUSE("image: pair slot %u cannot be found", slot);
+        }
+        if (byte_units &&
+            key_len(image, pair->left) + key_len(image, pair->right) != key_len(image, pair->id)) {
+            return REFUSE("image: pair slot %u does not make the bytes of its token", slot);
+        }
+    }
+    return 0;
+}
+
+static int verify_pairs(const struct ptk_image *image, struct ptk_err *err)
+{
+    const uint32_t mask = image->pair_mask;
     uint32_t first_empty = 0;
     while (first_empty <= mask && image->pairs[first_empty].left != PTK_IMAGE_NONE) {
         first_empty++;
@@ -238,30 +276,26 @@ static int verify_pairs(const struct ptk_image *image, struct ptk_err *err)
         return REFUSE("image: the pair table is full");
     }
     struct run_meter meter = {0, 0};
-    for (uint32_t i = 1; i <= mask + 1; i++) {
-        const uint32_t slot = (first_empty + i) & mask;
-        const struct ptk_image_pair *pair = &image->pairs[slot];
-        run_count(&meter, pair->left != PTK_IMAGE_NONE);
-        if (pair->left == PTK_IMAGE_NONE) {
-            continue;
+    for (uint32_t i = 1; i <= mask + 1;) {
+        struct used_slot used[SLOTS_SOME];
+        size_t count = 0;
+        for (; i <= mask + 1 && count < SLOTS_SOME; i++) {
+            const uint32_t slot = (first_empty + i) & mask;
+            const bool is_used = image->pairs[slot].left != PTK_IMAGE_NONE;
+            run_count(&meter, is_used);
+            used[count] = (struct used_slot){slot, meter.run};
+            count += is_used;
         }
-        if (!id_ok(image, pair->left) || !id_ok(image, pair->right) || !id_ok(image, pair->id)) {
-            return REFUSE("image: pair slot %u has an id that is not below ids_end", slot);
-        }
-        if (pair->rank == PTK_IMAGE_NONE) {
-            return REFUSE("image: pair slot %u has no rank", slot);
-        }
-        const uint32_t home = ptk_pair_hash(pair->left, pair->right) & mask;
-        if (((slot - home) & mask) >= meter.run) {
-            return REFUSE("image: pair slot %u cannot be found", slot);
-        }
-        if (byte_units &&
-            key_len(image, pair->left) + key_len(image, pair->right) != key_len(image, pair->id)) {
-            return REFUSE("image: pair slot %u does not make the bytes of its token", slot);
+        const int rc = verify_used_pairs(image, used, count, err);
+        if (rc != 0) {
+            return rc;
         }
     }
     return verify_probe("pairs", meter.longest, image->config->pair_probe_max, err);
 }
+
+/* Keys whose places in the table are asked for at once. */
+#define KEYS_SOME 32u
 
 static int verify_vocab(const struct ptk_image *image, struct ptk_err *err)
 {
@@ -275,35 +309,52 @@ static int verify_vocab(const struct ptk_image *image, struct ptk_err *err)
     }
     struct run_meter meter = {0, 0};
     uint32_t used = 0;
+    uint32_t wrong = 0;
     for (uint32_t i = 1; i <= mask + 1; i++) {
-        const uint32_t slot = (first_empty + i) & mask;
-        const bool is_used = image->vocab[slot] != PTK_IMAGE_NONE;
+        const uint32_t entry = image->vocab[(first_empty + i) & mask];
+        const bool is_used = entry != PTK_IMAGE_NONE;
         run_count(&meter, is_used);
         used += is_used;
-        if (is_used && !id_ok(image, image->vocab[slot] & PTK_IMAGE_IDS_MAX)) {
-            return REFUSE("image: vocab slot %u has an id that is not below ids_end", slot);
-        }
+        wrong += is_used & !id_ok(image, entry & PTK_IMAGE_IDS_MAX);
+    }
+    if (wrong != 0) {
+        return REFUSE("image: %u vocab slots have an id that is not below ids_end", wrong);
     }
     const int rc = verify_probe("vocab", meter.longest, image->config->vocab_probe_max, err);
     if (rc != 0) {
         return rc;
     }
     /* Every key is found as itself, and there are no further slots: so each slot is right. */
+    const uint32_t ids_end = image->config->ids_end;
     uint32_t keys = 0;
-    for (uint32_t id = 0; id < image->config->ids_end; id++) {
-        const uint32_t len = key_len(image, id);
-        if (len == 0) {
-            continue;
+    for (uint32_t first = 0; first < ids_end; first += KEYS_SOME) {
+        const uint32_t end = ids_end - first < KEYS_SOME ? ids_end : first + KEYS_SOME;
+        uint64_t hashes[KEYS_SOME];
+        for (uint32_t id = first; id < end; id++) {
+            hashes[id - first] =
+                ptk_vocab_hash(image->vocab_key + image->vocab_key_offs[id], key_len(image, id));
+            ptk_prefetch(&image->vocab[(uint32_t)hashes[id - first] & mask]);
         }
-        keys++;
-        if (ptk_image_vocab(image, image->vocab_key + image->vocab_key_offs[id], len) != id) {
-            return REFUSE("image: the key of id %u is not found", id);
+        for (uint32_t id = first; id < end; id++) {
+            const uint32_t len = key_len(image, id);
+            const uint8_t *key = image->vocab_key + image->vocab_key_offs[id];
+            keys += len != 0;
+            if (len != 0 && ptk_image_vocab_hashed(image, key, len, hashes[id - first]) != id) {
+                return REFUSE("image: the key of id %u is not found", id);
+            }
         }
     }
     if (keys != used) {
         return REFUSE("image: the vocab table has %u entries for %u keys", used, keys);
     }
     return 0;
+}
+
+/* Whether all bytes of a key behind its first `len`, 1 to 15, are zero, but for the last one. */
+static bool is_padded(uint64_t low, uint64_t high, uint32_t len)
+{
+    const uint64_t behind = ~0ull << (8 * (len & 7));
+    return ((len < 8 ? low & behind : 0) | (high & (len < 8 ? ~0ull : behind)) << 8) == 0;
 }
 
 static int verify_piece(const struct ptk_image *image, const struct ptk_image_piece *piece,
@@ -314,16 +365,52 @@ static int verify_piece(const struct ptk_image *image, const struct ptk_image_pi
     if (len == 0 || count == 0 || count > PTK_IMAGE_PIECE_IDS_MAX) {
         return REFUSE("image: a piece has %u bytes and %u ids", len, count);
     }
-    if (!all_zero(piece->key + len, PTK_IMAGE_PIECE_KEY_MAX - len)) {
+    if (!is_padded(ptk_load_u64(piece->key), ptk_load_u64(piece->key + 8), len)) {
         return REFUSE("image: a piece is not padded with zeros");
     }
+    uint32_t wrong = 0;
     for (uint32_t i = 0; i < PTK_IMAGE_PIECE_IDS_MAX; i++) {
-        const bool ok = i < count ? id_ok(image, piece->ids[i]) : piece->ids[i] == 0;
-        if (!ok) {
-            return REFUSE("image: a piece has the id %u at place %u", piece->ids[i], i);
+        const uint32_t end = i < count ? image->config->ids_end : 1;
+        wrong |= (uint32_t)(piece->ids[i] >= end) << i;
+    }
+    if (wrong != 0) {
+        const uint32_t place = (uint32_t)__builtin_ctz(wrong);
+        return REFUSE("image: a piece has the id %u at place %u", piece->ids[place], place);
+    }
+    return 0;
+}
+
+/* `used` counts slots, two a bucket; its `run` is the full buckets before. */
+static int verify_used_pieces(const struct ptk_image *image, const struct used_slot *used,
+                              size_t count, struct ptk_err *err)
+{
+    const uint32_t mask = image->piece_mask;
+    for (size_t i = 0; i < count; i++) {
+        const struct ptk_image_piece *piece = &image->pieces[used[i].slot];
+        const int rc = verify_piece(image, piece, err);
+        if (rc != 0) {
+            return rc;
+        }
+        const uint64_t low = ptk_load_u64(piece->key);
+        const uint64_t high = ptk_load_u64(piece->key + 8) & PTK_PIECE_HIGH_MASK;
+        const uint32_t home = (uint32_t)ptk_piece_hash(low, high) & mask;
+        const uint32_t bucket = used[i].slot / 2;
+        if (((bucket - home) & mask) > used[i].run) {
+            return REFUSE("image: a piece in bucket %u cannot be found", bucket);
         }
     }
     return 0;
+}
+
+/* All words of an empty slot or-ed together; 0 for one in use. */
+static uint64_t leftovers(const struct ptk_image_piece *piece)
+{
+    const uint8_t *bytes = (const uint8_t *)(const void *)piece;
+    uint64_t any = 0;
+    for (size_t i = 0; i < sizeof *piece; i += 8) {
+        any |= ptk_load_u64(bytes + i);
+    }
+    return piece->key[15] == 0 ? any : 0;
 }
 
 static int verify_pieces(const struct ptk_image *image, struct ptk_err *err)
@@ -338,34 +425,34 @@ static int verify_pieces(const struct ptk_image *image, struct ptk_err *err)
     }
     /* A look-up passes over full buckets only: the run counts them, and the bucket it ends in. */
     struct run_meter meter = {0, 0};
-    for (uint32_t i = 1; i <= mask + 1; i++) {
-        const uint32_t bucket = (first_open + i) & mask;
-        const struct ptk_image_piece *slots = &image->pieces[(size_t)bucket * 2];
-        const uint32_t full_before = meter.run;
-        for (uint32_t s = 0; s < 2; s++) {
-            const struct ptk_image_piece *piece = &slots[s];
-            if (piece->key[15] == 0) {
-                const struct ptk_image_piece empty = {{0}, {0}};
-                if (memcmp(piece, &empty, sizeof empty) != 0) {
-                    return REFUSE("image: an empty piece slot is not zero");
-                }
-                continue;
-            }
-            if (s == 1 && slots[0].key[15] == 0) {
-                return REFUSE("image: piece bucket %u has only its second slot in use", bucket);
-            }
-            const int rc = verify_piece(image, piece, err);
-            if (rc != 0) {
-                return rc;
-            }
-            const uint64_t low = ptk_load_u64(piece->key);
-            const uint64_t high = ptk_load_u64(piece->key + 8) & PTK_PIECE_HIGH_MASK;
-            const uint32_t home = (uint32_t)ptk_piece_hash(low, high) & mask;
-            if (((bucket - home) & mask) > full_before) {
-                return REFUSE("image: a piece in bucket %u cannot be found", bucket);
-            }
+    uint64_t left_over = 0;
+    bool second_only = false;
+    for (uint32_t i = 1; i <= mask + 1;) {
+        struct used_slot used[SLOTS_SOME];
+        size_t count = 0;
+        for (; i <= mask + 1 && count + 2 <= SLOTS_SOME; i++) {
+            const uint32_t bucket = (first_open + i) & mask;
+            const struct ptk_image_piece *slots = &image->pieces[(size_t)bucket * 2];
+            const bool has_first = slots[0].key[15] != 0;
+            const bool has_second = slots[1].key[15] != 0;
+            used[count] = (struct used_slot){bucket * 2, meter.run};
+            count += has_first;
+            used[count] = (struct used_slot){bucket * 2 + 1, meter.run};
+            count += has_second;
+            left_over |= leftovers(&slots[0]) | leftovers(&slots[1]);
+            second_only |= has_second && !has_first;
+            run_count(&meter, has_second);
         }
-        run_count(&meter, slots[1].key[15] != 0);
+        const int rc = verify_used_pieces(image, used, count, err);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    if (left_over != 0) {
+        return REFUSE("image: an empty piece slot is not zero");
+    }
+    if (second_only) {
+        return REFUSE("image: a piece bucket has only its second slot in use");
     }
     return verify_probe("pieces", meter.longest + 1, image->config->piece_probe_max, err);
 }

@@ -304,6 +304,19 @@ static void test_each_broken_promise_has_its_sentence(void)
     expect("15 ids");
     piece->key[0]++;
     expect("cannot be found");
+    piece = (void *)section(PTK_IMAGE_SECTION_PIECES);
+    while (piece->key[15] != 0) {
+        piece++;
+    }
+    piece->ids[3] = 1;
+    expect("empty piece slot");
+    piece = (void *)section(PTK_IMAGE_SECTION_PIECES);
+    while (piece[0].key[15] == 0 || piece[1].key[15] != 0) {
+        piece += 2;
+    }
+    piece[1] = piece[0];
+    memset(&piece[0], 0, sizeof piece[0]);
+    expect("only its second slot");
 
     struct ptk_image_trie_unit *trie = (void *)section(PTK_IMAGE_SECTION_TRIE);
     trie[0].base = 1u << 30;
