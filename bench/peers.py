@@ -347,7 +347,7 @@ def open_sentencepiece(model: pathlib.Path) -> Peer:
 
 # The module is imported before the clock of a load starts.
 OPENERS: dict[str, tuple[str, Callable[[pathlib.Path], Peer]]] = {
-    "pintok": ("pintok", open_pintok),
+    "pintok": ("pintok.tokenizer", open_pintok),
     "tokenizers": ("tokenizers", open_tokenizers),
     "tokenizers1": ("tokenizers", open_tokenizers1),
     "tiktoken": ("tiktoken", open_tiktoken),

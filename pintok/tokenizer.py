@@ -106,8 +106,15 @@ class Tokenizer(_native.Coder):
 
     @classmethod
     def _load(cls, model: str, revision: str | None, profile: str) -> Tokenizer:
-        from pintok_server import vocab  # The compiler: only needed here.
+        from pintok_server import vocab  # Only needed here.
+        from pintok_server.vocab import remembered
 
+        known = None if revision is not None else remembered.find(model, profile)
+        if known is not None:
+            try:
+                return cls(known[0], name=known[1])
+            except ModelError:  # It has gone or is damaged.
+                pass
         compiled = vocab.load_image(model, revision=revision, profile=profile, whole=False)
         try:
             return cls(compiled.path, name=compiled.name)

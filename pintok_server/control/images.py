@@ -8,7 +8,7 @@ from typing import Any
 
 from pintok.errors import ModelError
 from pintok_server._spec import image as spec
-from pintok_server.vocab import cache, image_head, profiles
+from pintok_server.vocab import image_head, profiles, remembered
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def read_summary(path: pathlib.Path) -> ImageSummary:
 
 def list_summaries(directory: pathlib.Path | None = None) -> list[ImageSummary]:
     """The images of the cache, the latest first. Files that are no images are left out."""
-    folder = (directory or cache.default_dir()) / "images"
+    folder = (directory or remembered.default_dir()) / "images"
     found: list[tuple[float, ImageSummary]] = []
     for path in folder.glob("*.ptkimage"):
         try:

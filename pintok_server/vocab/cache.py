@@ -19,32 +19,13 @@ from typing import Any
 from pintok import _native
 from pintok.errors import ModelError
 from pintok_server._spec import image as spec
-from pintok_server.vocab import image_head
-
-
-def default_dir() -> pathlib.Path:
-    """PINTOK_CACHE_DIR, or pintok below the user's cache directory."""
-    stated = os.environ.get("PINTOK_CACHE_DIR")
-    if stated:
-        return pathlib.Path(stated)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "pintok"
+from pintok_server.vocab import image_head, remembered
 
 
 def image_path(cache_dir: pathlib.Path, fingerprint: bytes) -> pathlib.Path:
-    """Where the image of a source belongs."""
-    key = hashlib.sha256(fingerprint + _compiler_digest()).hexdigest()[:40]
+    """Where the image of a source belongs, below `remembered.default_dir` or elsewhere."""
+    key = hashlib.sha256(fingerprint + remembered.compiler_digest()).hexdigest()[:40]
     return cache_dir / "images" / f"{key}.ptkimage"
-
-
-def _compiler_digest() -> bytes:
-    """Of the compiler's own sources: another compiler may write another image of the same model."""
-    digest = hashlib.sha256()
-    package = pathlib.Path(__file__).resolve().parent
-    for path in (*sorted(package.glob("*.py")), pathlib.Path(_native.__file__)):
-        status = path.stat()
-        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    return digest.digest()
 
 
 def find(path: pathlib.Path, fingerprint: bytes, *, whole: bool) -> dict[str, Any] | None:

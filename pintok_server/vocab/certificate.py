@@ -70,6 +70,26 @@ def is_current(
     return corpus_sha256 is None or certificate.get("corpus_sha256") == corpus_sha256
 
 
+def awaited_package(certificate: dict[str, Any], source: Source) -> str | None:
+    """The package whose arrival would let a certificate say more; None: there is none to wait for,
+    or it is there in a version that is not compared with."""
+    package = PACKAGES.get(source.kind)
+    if _is_final(certificate) or package is None or importlib.util.find_spec(package) is not None:
+        return None
+    return package
+
+
+def lasts(certificate: dict[str, Any], source: Source) -> bool:
+    """Whether it stays current until the source changes or the awaited package arrives."""
+    return bool(certificate) and (
+        _is_final(certificate) or awaited_package(certificate, source) is not None
+    )
+
+
+def _is_final(certificate: dict[str, Any]) -> bool:
+    return bool(certificate.get("compared") or certificate.get("ambiguous"))
+
+
 def corpus_sha256(corpus: pathlib.Path | None) -> str | None:
     """Identity of a corpus file. Raises ModelError when it cannot be read."""
     if corpus is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import time
 from typing import Any
 
 from pintok import hub
 from pintok.profiles import DEFAULT_PROFILE
 from pintok_server._spec.image import ImageSource
-from pintok_server.vocab import cache, certificate, profiles, sources
+from pintok_server.vocab import cache, certificate, profiles, remembered, sources
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,11 +52,12 @@ def load_image(
     whoever opens it finds damage. Raises ModelError with one sentence when the model cannot be had,
     read, or run exactly.
     """
+    since_ns = time.time_ns()
     resolved = hub.resolve(os.fspath(model), revision=revision)
     source = sources.read(resolved.path, name=resolved.name)
     reference = profiles.find(profile)
     fingerprint = source.fingerprint(reference)
-    directory = pathlib.Path(cache_dir) if cache_dir is not None else cache.default_dir()
+    directory = pathlib.Path(cache_dir) if cache_dir is not None else remembered.default_dir()
     path = cache.image_path(directory, fingerprint)
     stored = cache.find(path, fingerprint, whole=whole)
     corpus_path = None if corpus is None else pathlib.Path(corpus)
@@ -73,6 +75,17 @@ def load_image(
             image=None if stored is None else cache.load(path),
             certify=certify,
             corpus=corpus_path,
+        )
+    if resolved.name is None and certificate.lasts(stored, source):
+        remembered.keep(
+            os.fspath(model),
+            reference.name,
+            image=path,
+            name=source.name,
+            places=source.places,
+            absent=certificate.awaited_package(stored, source),
+            since_ns=since_ns,
+            cache_dir=directory,
         )
     return CompiledModel(
         path=path,

@@ -34,6 +34,7 @@ _DIRECTORY_ORDER = (
     "sentencepiece.bpe.model",
     "vocab.txt",
 )
+_FURTHER_TEMPLATES = "additional_chat_templates"
 _GENERIC_STEMS = frozenset({"tokenizer", "tekken", "encoding", "vocab", "spiece"})
 
 
@@ -60,6 +61,13 @@ class Source:
     kind: ImageSource
     name: str
     files: tuple[SourceFile, ...]
+
+    @property
+    def places(self) -> tuple[pathlib.Path, ...]:
+        """The files, and the directories that others may appear in."""
+        beside = self.main.path.parent
+        further = beside / _FURTHER_TEMPLATES
+        return (beside, *([further] if further.is_dir() else []), *(f.path for f in self.files))
 
     def file(self, role: str) -> SourceFile | None:
         """The file with a role."""
@@ -147,7 +155,7 @@ def _recognise(path: pathlib.Path, name: str) -> Source:
             _beside(path, "chat_template.jinja", "chat_template"),
             *(
                 _read_file(further, f"chat_template:{further.stem}")
-                for further in sorted(path.parent.glob("additional_chat_templates/*.jinja"))
+                for further in sorted(path.parent.glob(f"{_FURTHER_TEMPLATES}/*.jinja"))
             ),
         )
         if file is not None
