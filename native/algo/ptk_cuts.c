@@ -58,6 +58,9 @@ static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint3
     if (!right_part) {
         chars->records[right] |= 1u << (left_part ? PTK_CHARS_LEFT_PART_BIT : PTK_CHARS_LEFT_BIT);
     }
+    if (right < 0x80) {
+        cuts->before_ascii[left & 63][right >> 6] |= 1ull << (right & 63);
+    }
     if (right == PTK_CHARS_MARK) {
         const uint32_t last = left < 0x80 || left_part ? left & 0xff : 0x80 | (left & 0x3f);
         cuts->before_mark[last >> 6] |= 1ull << (last & 63);

@@ -21,6 +21,8 @@ struct ptk_cuts {
     uint64_t *words;         /* neighbours by hash; NULL: no cuts are made */
     uint64_t ascii[128][2];  /* neighbours that are both ASCII: bit `right` of row `left` */
     uint64_t before_mark[4]; /* last bytes of characters that have the mark as right neighbour */
+    /* Bit `right` of the row by the low six bits of a last byte: ASCII that is right neighbour. */
+    uint64_t before_ascii[64][2];
     /* Parts of characters side by side, by the low six bits of the last and of the first byte. */
     uint64_t parts[64];
     uint64_t partial_left;         /* last bytes of characters whose front some token lacks */

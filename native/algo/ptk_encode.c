@@ -396,25 +396,110 @@ struct segment_batch {
     void *place[PTK_BATCH_PIECES]; /* line of the short table or pair of the long one */
 };
 
+/* The ids of a segment, gathered to be kept; `count` is SIZE_MAX where they are too many. */
+struct segment_ids {
+    size_t count;
+    uint32_t ids[SEGMENT_IDS_MAX];
+};
+
+static enum ptk_verdict find_segment(const struct ptk_encode_job *job, const ptk_source_text *text,
+                                     struct ptk_span span, struct segment_ids *found);
+
+/* A segment that the cache lacks: the word that it is without the sign at its end and that sign, or
+ * by the pipeline. */
+static enum ptk_verdict make_segment(const struct ptk_encode_job *job, const ptk_source_text *text,
+                                     struct ptk_span span, struct segment_ids *made)
+{
+    const uint32_t sign =
+        job->need_ends ? PTK_IMAGE_NONE
+                       : ptk_signs_last(&job->tokenizer->signs, text->bytes + span.begin,
+                                        ptk_span_len(span));
+    if (sign == PTK_IMAGE_NONE) {
+        return encode_segment(job, text, span, made->ids, &made->count);
+    }
+    const struct ptk_span word = {span.begin, span.end - 1};
+    const enum ptk_verdict verdict = find_segment(job, text, word, made);
+    if (verdict == PTK_VERDICT_OK && made->count < SEGMENT_IDS_MAX) {
+        made->ids[made->count++] = sign;
+    } else {
+        made->count = SIZE_MAX;
+    }
+    return verdict;
+}
+
+/* A short segment that its line lacks; then the line has it, if that is possible. */
+static enum ptk_verdict learn_segment(const struct ptk_encode_job *job, const ptk_source_text *text,
+                                      struct ptk_span span, struct ptk_piece_key key,
+                                      struct ptk_image_piece *line, struct segment_ids *made)
+{
+    const enum ptk_verdict verdict = make_segment(job, text, span, made);
+    if (verdict == PTK_VERDICT_OK && made->count > 0 && made->count <= PTK_IMAGE_PIECE_IDS_MAX) {
+        ptk_cache_put(line, key, made->ids, made->count);
+    }
+    return verdict;
+}
+
+/* The same for a longer one and its pair of lines. */
+static enum ptk_verdict learn_long_segment(const struct ptk_encode_job *job,
+                                           const ptk_source_text *text, struct ptk_span span,
+                                           const struct ptk_cache_long_key *key,
+                                           struct ptk_cache_long *pair, struct segment_ids *made)
+{
+    const enum ptk_verdict verdict = make_segment(job, text, span, made);
+    if (verdict == PTK_VERDICT_OK && made->count > 0 && made->count <= PTK_CACHE_LONG_IDS_MAX) {
+        ptk_cache_long_put(pair, key, made->ids, made->count);
+    }
+    return verdict;
+}
+
+/* A segment of up to PTK_CACHE_LONG_KEY_MAX bytes, from the cache or made. */
+static enum ptk_verdict find_segment(const struct ptk_encode_job *job, const ptk_source_text *text,
+                                     struct ptk_span span, struct segment_ids *found)
+{
+    const size_t len = ptk_span_len(span);
+    const struct ptk_cache_seed *seed = &job->tokenizer->seed;
+    if (len > PTK_IMAGE_PIECE_KEY_MAX) {
+        const struct ptk_cache_long_key key =
+            ptk_cache_long_key_make(text->bytes + span.begin, len, false);
+        struct ptk_cache_long *pair = ptk_cache_long_pair(job->cache, seed, &key);
+        const struct ptk_cache_long *slot = ptk_cache_long_find(pair, &key);
+        if (slot == NULL) {
+            return learn_long_segment(job, text, span, &key, pair, found);
+        }
+        memcpy(found->ids, slot->ids, sizeof slot->ids);
+        found->count = ptk_cache_long_id_count(slot);
+        return PTK_VERDICT_OK;
+    }
+    const struct ptk_piece_key key = ptk_text_key(text, span.begin, len);
+    struct ptk_image_piece *line = ptk_cache_line(job->cache, seed, key);
+    const struct ptk_image_piece *slot = ptk_cache_find(line, key);
+    if (slot == NULL) {
+        return learn_segment(job, text, span, key, line, found);
+    }
+    memcpy(found->ids, slot->ids, sizeof slot->ids);
+    found->count = ptk_cache_id_count(slot);
+    return PTK_VERDICT_OK;
+}
+
+/* Gives what was made to the sink. */
+static enum ptk_verdict put_segment(const struct ptk_encode_job *job, const ptk_source_text *text,
+                                    struct ptk_span span, const struct segment_ids *made)
+{
+    if (PTK_UNLIKELY(made->count == SIZE_MAX)) {
+        return run_segment(job, text, span);
+    }
+    const struct ptk_encoder_ids ids = {.ids = made->ids, .count = made->count};
+    ptk_put_ids(job, text, span.begin, &ids);
+    return PTK_VERDICT_OK;
+}
+
 static enum ptk_verdict short_segment_miss(const struct ptk_encode_job *job,
                                            const ptk_source_text *text, struct ptk_span span,
                                            struct ptk_piece_key key, struct ptk_image_piece *line)
 {
-    uint32_t ids[SEGMENT_IDS_MAX];
-    size_t count;
-    const enum ptk_verdict verdict = encode_segment(job, text, span, ids, &count);
-    if (verdict != PTK_VERDICT_OK) {
-        return verdict;
-    }
-    if (count == SIZE_MAX) {
-        return run_segment(job, text, span);
-    }
-    if (count > 0 && count <= PTK_IMAGE_PIECE_IDS_MAX) {
-        ptk_cache_put(line, key, ids, count);
-    }
-    const struct ptk_encoder_ids result = {.ids = ids, .count = count};
-    ptk_put_ids(job, text, span.begin, &result);
-    return PTK_VERDICT_OK;
+    struct segment_ids made;
+    const enum ptk_verdict verdict = learn_segment(job, text, span, key, line, &made);
+    return verdict == PTK_VERDICT_OK ? put_segment(job, text, span, &made) : verdict;
 }
 
 static enum ptk_verdict long_segment(const struct ptk_encode_job *job, const ptk_source_text *text,
@@ -427,21 +512,9 @@ static enum ptk_verdict long_segment(const struct ptk_encode_job *job, const ptk
         ptk_put_long_slot(job, text, span.begin, slot);
         return PTK_VERDICT_OK;
     }
-    uint32_t ids[SEGMENT_IDS_MAX];
-    size_t count;
-    const enum ptk_verdict verdict = encode_segment(job, text, span, ids, &count);
-    if (verdict != PTK_VERDICT_OK) {
-        return verdict;
-    }
-    if (count == SIZE_MAX) {
-        return run_segment(job, text, span);
-    }
-    if (count > 0 && count <= PTK_CACHE_LONG_IDS_MAX) {
-        ptk_cache_long_put(pair, &key, ids, count);
-    }
-    const struct ptk_encoder_ids result = {.ids = ids, .count = count};
-    ptk_put_ids(job, text, span.begin, &result);
-    return PTK_VERDICT_OK;
+    struct segment_ids made;
+    const enum ptk_verdict verdict = learn_long_segment(job, text, span, &key, pair, &made);
+    return verdict == PTK_VERDICT_OK ? put_segment(job, text, span, &made) : verdict;
 }
 
 /* Makes the keys of a batch and asks for their cache lines. What does not change is in locals, as

@@ -27,7 +27,12 @@ static int segments_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
         .norm = tokenizer->norm,
         .profile = (enum ptk_image_profile)image->header->profile,
     };
-    return ptk_segments_open(&config, &tokenizer->segments, err);
+    const int code = ptk_segments_open(&config, &tokenizer->segments, err);
+    if (tokenizer->segments != NULL &&
+        image->config->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM) {
+        ptk_signs_init(&tokenizer->signs, &tokenizer->encoder.unigram, tokenizer->segments);
+    }
+    return code;
 }
 
 static int texts_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)

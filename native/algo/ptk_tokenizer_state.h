@@ -10,6 +10,7 @@
 #include "algo/ptk_decode.h"
 #include "algo/ptk_encoder.h"
 #include "algo/ptk_post.h"
+#include "algo/ptk_signs.h"
 #include "algo/ptk_tokenizer.h"
 #include "algo/ptk_words.h"
 #include "text/ptk_norm.h"
@@ -30,6 +31,7 @@ struct ptk_tokenizer {
     struct ptk_norm *norm;
     struct ptk_split *split;
     struct ptk_segments *segments; /* NULL: texts are worked on as wholes */
+    struct ptk_signs signs;        /* none but of a Unigram model with segments */
     struct ptk_encoder encoder;
     struct ptk_cuts cuts;
     struct ptk_words words;

@@ -2,8 +2,8 @@
 
 #include "base/ptk_pause.h"
 
-#include <emmintrin.h>
 #include <errno.h>
+#include <tmmintrin.h>
 
 #define MARK_LEN 3u
 static const uint8_t mark[MARK_LEN] = {0xe2, 0x96, 0x81};
@@ -68,6 +68,26 @@ static bool reads_metaspace(const struct ptk_image *image, enum ptk_words_lead *
     return true;
 }
 
+/*
+ * Where words may be cut: before a space unless a token holds it with what is before it; between
+ * other bytes of ASCII the same, and before characters with an id only.
+ */
+static void read_joined(struct ptk_words *words, const struct ptk_cuts *cuts)
+{
+    uint64_t unknown[2] = {0, 0};
+    for (uint32_t right = 0; right < 0x80; right++) {
+        const bool known = ptk_chars_id(cuts->chars->records[right]) != PTK_IMAGE_NONE;
+        unknown[right >> 6] |= (uint64_t)!known << (right & 63);
+    }
+    memset(words->joined, 0xff, sizeof words->joined);
+    for (uint32_t left = 0; left < 0x100; left++) {
+        const uint64_t *ascii = left < 0x80 ? cuts->ascii[left] : cuts->before_ascii[left & 63];
+        const uint64_t before_space = cuts->before_mark[left >> 6] >> (left & 63) & 1;
+        words->joined[left][0] = ((ascii[0] | unknown[0]) & ~(1ull << ' ')) | before_space << ' ';
+        words->joined[left][1] = ascii[1] | unknown[1];
+    }
+}
+
 int ptk_words_init(struct ptk_words *words, const struct ptk_image *image,
                    const struct ptk_cuts *cuts, struct ptk_err *err)
 {
@@ -88,7 +108,7 @@ int ptk_words_init(struct ptk_words *words, const struct ptk_image *image,
         return 0;
     }
     words->active = true;
-    memcpy(words->joined, cuts->before_mark, sizeof words->joined);
+    read_joined(words, cuts);
     return 0;
 }
 
@@ -108,25 +128,93 @@ bool ptk_words_leads(const struct ptk_words *words, const uint8_t *section, size
     return !marked && (words->lead != PTK_WORDS_LEAD_FIRST || origin == 0);
 }
 
-/* A bit for each of 64 bytes: it is a space. */
-static inline uint64_t spaces_of(const uint8_t *at)
+/* Kinds of 64 bytes, a bit each; what has none is part of a word. */
+struct kinds {
+    uint64_t space;
+    uint64_t sign;    /* punctuation and symbols of ASCII */
+    uint64_t control; /* line ends, tabs */
+};
+
+/* By the low half of a byte of ASCII: bit i says that it is a sign where its high half is i. */
+PTK_ALIGNED_LINE static const uint8_t sign_rows[16] = {
+    0x50, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04,
+    0x04, 0x04, 0x0c, 0xac, 0xac, 0xac, 0xac, 0x2c,
+};
+
+static inline uint64_t bits_of(__m128i mask)
 {
-    const __m128i space = _mm_set1_epi8(' ');
-    uint64_t mask = 0;
-    for (unsigned i = 0; i < 4; i++) {
-        const __m128i block = _mm_loadu_si128((const __m128i *)(const void *)(at + (size_t)16 * i));
-        mask |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(block, space)) << 16 * i;
-    }
-    return mask;
+    return (uint32_t)_mm_movemask_epi8(mask);
 }
 
-static uint64_t last_spaces_of(const uint8_t *at, size_t len)
+static inline struct kinds kinds_of_16(__m128i bytes)
 {
-    uint64_t mask = 0;
-    for (size_t i = 0; i < len; i++) {
-        mask |= (uint64_t)(at[i] == ' ') << i;
+    const __m128i rows = _mm_load_si128((const __m128i *)(const void *)sign_rows);
+    const __m128i row_bits =
+        _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, (char)128, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    const __m128i sign =
+        _mm_and_si128(_mm_shuffle_epi8(rows, bytes), _mm_shuffle_epi8(row_bits, high));
+    const __m128i low = _mm_min_epu8(bytes, _mm_set1_epi8(0x1f));
+    return (struct kinds){
+        .space = bits_of(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(' '))),
+        .sign = bits_of(_mm_cmpeq_epi8(sign, _mm_setzero_si128())) ^ 0xffff,
+        .control = bits_of(_mm_cmpeq_epi8(low, bytes)),
+    };
+}
+
+static inline void add_kinds(struct kinds *kinds, struct kinds more, size_t at)
+{
+    kinds->space |= more.space << at;
+    kinds->sign |= more.sign << at;
+    kinds->control |= more.control << at;
+}
+
+static inline struct kinds skip_kinds(struct kinds kinds, size_t count)
+{
+    return (struct kinds){kinds.space >> count, kinds.sign >> count, kinds.control >> count};
+}
+
+static inline __m128i load(const uint8_t *at)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)at);
+}
+
+/* Of the bytes from `at` on, up to 64; what is behind the text has none. */
+static inline struct kinds kinds_at(const uint8_t *text, size_t len, size_t at)
+{
+    const size_t end = len - at < 64 ? len : at + 64;
+    struct kinds kinds = {0, 0, 0};
+    size_t i = at;
+    for (; i + 16 <= end; i += 16) {
+        add_kinds(&kinds, kinds_of_16(load(text + i)), i - at);
     }
-    return mask;
+    if (i < end && len >= 16) {
+        add_kinds(&kinds, skip_kinds(kinds_of_16(load(text + len - 16)), 16 - (end - i)), i - at);
+    } else if (i < end) {
+        uint8_t last[16];
+        memset(last, 'a', sizeof last);
+        memcpy(last, text + i, end - i);
+        add_kinds(&kinds, kinds_of_16(load(last)), i - at);
+    }
+    return kinds;
+}
+
+static inline struct kinds kinds_of_one(uint8_t byte)
+{
+    return (struct kinds){.space = byte == ' ',
+                          .sign = byte < 0x80 && (sign_rows[byte & 15] >> (byte >> 4) & 1) != 0,
+                          .control = byte < 0x20};
+}
+
+/*
+ * Where words may end in 64 bytes whose kinds are `now`, those of the byte before `before`: before
+ * spaces, and where the kind changes, but not behind a space.
+ */
+static inline uint64_t edges_of(struct kinds before, struct kinds now)
+{
+    const uint64_t changes = (now.sign ^ (now.sign << 1 | before.sign)) |
+                             (now.control ^ (now.control << 1 | before.control));
+    return now.space | (changes & ~(now.space << 1 | before.space));
 }
 
 size_t ptk_words_scan(const struct ptk_words *words, const uint8_t *text, size_t len, size_t *pos,
@@ -139,16 +227,21 @@ size_t ptk_words_scan(const struct ptk_words *words, const uint8_t *text, size_t
     size_t count = 0;
     size_t at = *pos + 1;
     uint32_t turns = 0;
+    struct kinds before = kinds_of_one(text[*pos]);
     for (; at < len && count + 64 < cap; at += 64) {
         ptk_pause_turn(&turns);
-        uint64_t spaces =
-            at + 64 <= len ? spaces_of(text + at) : last_spaces_of(text + at, len - at);
-        while (spaces != 0) {
-            const size_t space = at + (size_t)__builtin_ctzll(spaces);
-            const uint8_t before = text[space - 1];
-            spaces &= spaces - 1;
-            ends[count] = (uint32_t)space;
-            count += ~words->joined[before >> 6] >> (before & 63) & 1;
+        const struct kinds now = kinds_at(text, len, at);
+        uint64_t edges = edges_of(before, now);
+        if (len - at < 64) {
+            edges &= (1ull << (len - at)) - 1;
+        }
+        before = skip_kinds(now, 63);
+        while (edges != 0) {
+            const size_t edge = at + (size_t)__builtin_ctzll(edges);
+            const uint64_t *joined = words->joined[text[edge - 1]];
+            edges &= edges - 1;
+            ends[count] = (uint32_t)edge;
+            count += ~joined[text[edge] >> 6] >> (text[edge] & 63) & 1;
         }
     }
     if (at >= len) {

@@ -3,10 +3,13 @@
  *
  * Such a model turns every space into U+2581, the mark, puts one before the text or not, and takes
  * all of it as one piece. Where no token holds a mark behind a certain character, a space behind
- * that character is a safe cut; so a text falls apart into words with their spaces before them. The
- * text is not rewritten: keys of the image's piece table and of the cache have the space where the
- * vocabulary has the mark (PTK_IMAGE_FLAGS_SPACE_MARKS), and merging starts from the mark where it
- * meets a space.
+ * that character is a safe cut; so a text falls apart into words with their spaces before them. It
+ * does so between letters, signs and line ends, too, where no token holds both: a word with
+ * a comma behind it is mostly new, the word and the comma are not.
+ *
+ * The text is not rewritten: keys of the image's piece table and of the cache have the space where
+ * the vocabulary has the mark (PTK_IMAGE_FLAGS_SPACE_MARKS), and merging starts from the mark where
+ * it meets a space.
  *
  * Offsets count bytes of the rewritten text, so a request for them goes the general way.
  */
@@ -27,7 +30,7 @@ enum ptk_words_lead {
 struct ptk_words {
     bool active; /* the model is such a one, and its words can be cut */
     enum ptk_words_lead lead;
-    uint64_t joined[4]; /* a bit per byte: behind it a space may not be cut */
+    uint64_t joined[256][4]; /* bit `right` of row `left`: no cut between the two bytes */
 };
 
 /*

@@ -372,3 +372,8 @@ size_t ptk_segments_piece(const struct ptk_segments *segments, const uint8_t *se
     }
     return piece_len > segments->mark_len ? piece_len : 0;
 }
+
+bool ptk_segments_keeps(const struct ptk_segments *segments, uint8_t byte)
+{
+    return segments->has_pieces && byte < 0x80 && segments->classes[byte] == CLASS_KEEPS;
+}

@@ -84,4 +84,11 @@ size_t ptk_segments_next(const struct ptk_segments *segments, struct ptk_segment
 size_t ptk_segments_piece(const struct ptk_segments *segments, const uint8_t *segment, size_t len,
                           uint8_t *piece, size_t cap);
 
+/*
+ * ptk_segments_keeps: whether a character of ASCII in a segment is itself in the one piece that the
+ * segment becomes, and its neighbours what they are without it. False where segments become more
+ * than one piece.
+ */
+bool ptk_segments_keeps(const struct ptk_segments *segments, uint8_t byte);
+
 #endif

@@ -605,6 +605,10 @@ static void unmark_patterns(const struct ptk_segments_config *config, struct ptk
     size_t pos = 0;
     while (next_op(config->norm_program, config->norm_program_len, &pos, &op)) {
         if (op.kind == PTK_OP_NORM_REPLACE_STRING) {
+            const size_t len = ptk_load_u32(op.params);
+            for (size_t i = 0; i < len; i++) { /* visible ASCII, see find_norm_shape() */
+                segments->classes[op.params[4 + i]] |= CLASS_PATTERN;
+            }
             segments->classes[op.params[4]] &= (uint8_t)~CLASS_KEEPS;
         }
     }

@@ -33,6 +33,7 @@ enum {
     /* What normalizing makes of it among characters of these two kinds. */
     CLASS_KEEPS = 1 << 5,   /* itself */
     CLASS_CHANGES = 1 << 6, /* what ptk_segments_write_bert() or its image says */
+    CLASS_PATTERN = 1 << 7, /* it is part of a string that is replaced */
 };
 
 enum ptk_segments_shape {

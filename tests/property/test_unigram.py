@@ -20,7 +20,7 @@ VOCABULARIES = int(os.environ.get("PTK_TEST_VOCABULARIES", "25"))
 TEXTS = int(os.environ.get("PTK_TEST_TEXTS", "150"))
 
 # Letters that tokens are made of, one that only longer tokens have, and some that none has.
-LETTERS = "ab-c\u4e2d\u6587\u0430"
+LETTERS = "ab-,c\u4e2d\u6587\u0430"
 STRANGE = "zq\u0e01\u3042"
 
 
@@ -44,6 +44,11 @@ def random_model(rng: random.Random) -> dict[str, Any]:
             "type": "Sequence",
             "pretokenizers": [{"type": "WhitespaceSplit"}, mark],
         }
+    if rng.random() < 0.4:
+        pattern = "".join(rng.choice("ab-,") for _ in range(rng.randint(2, 3)))
+        content = rng.choice(["a", ",", "b-"])
+        replace = {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+        root["normalizer"] = replace
     return root
 
 
@@ -52,6 +57,8 @@ def random_text(rng: random.Random) -> str:
     for _ in range(rng.randint(1, 6)):
         letters = LETTERS if rng.random() < 0.6 else LETTERS + STRANGE + "<unk>"
         word = "".join(rng.choice(letters) for _ in range(rng.choice((1, 3, 8, 30))))
+        if rng.random() < 0.5:
+            word += rng.choice((",", "-", ",,", "-,", "a,", "ab-,"))
         if rng.random() < 0.3:
             word += rng.choice(letters) * rng.randint(2, 20)
         words.append(word)
@@ -60,7 +67,8 @@ def random_text(rng: random.Random) -> str:
 
 @pytest.mark.parametrize("number", range(VOCABULARIES))
 def test_parts_of_words_are_what_whole_words_are(number: int, tmp_path: Path) -> None:
-    """A word is cut where no token lies across, and remembered in parts: ties must not show it."""
+    """A word is cut where no token lies across, and remembered in parts, and so is a word without
+    the sign behind it: neither ties nor strings that are replaced must show it."""
     rng = random.Random(SEED + number)
     path = vocab_models.write(tmp_path / "model", random_model(rng))
     native = Tokenizer.from_file(path)
@@ -69,3 +77,22 @@ def test_parts_of_words_are_what_whole_words_are(number: int, tmp_path: Path) ->
         wanted = reference.encode(text).ids
         assert native.encode(text).tolist() == wanted, f"seed {SEED + number}: {text!r}"
         assert native.count(text) == len(wanted)
+
+
+def test_a_sign_in_a_string_that_is_replaced_stays_with_its_word(tmp_path: Path) -> None:
+    """Elsewhere the sign is on its own: no token holds it with what stands before it."""
+    root = vocab_models.unigram()
+    pieces = ["\u2581", "a", "b", "c", ",", "x"]
+    vocab = [["<unk>", 0.0], *([piece, -2.0 - number] for number, piece in enumerate(pieces))]
+    mark = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}
+    split = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, mark]}
+    for pattern in ("ba,", ",a", "a,"):
+        replace = {"type": "Replace", "pattern": {"String": pattern}, "content": "x"}
+        model = {"type": "Unigram", "unk_id": 0, "vocab": vocab}
+        path = vocab_models.write(
+            tmp_path, root | {"normalizer": replace, "pre_tokenizer": split, "model": model}
+        )
+        reference = tokenizers.Tokenizer.from_file(str(path))
+        native = Tokenizer.from_file(path)
+        for text in ("ca, aa, ba, cba, cba", "b, ba, c, cc, ,a ,aa, a,a,", "ba,, ba,,, ,,"):
+            assert native.encode(text).tolist() == reference.encode(text).ids, f"{pattern} {text}"

@@ -23,8 +23,8 @@ SEED = int(os.environ.get("PTK_TEST_SEED", "20240229"))
 VOCABULARIES = int(os.environ.get("PTK_TEST_VOCABULARIES", "60"))
 
 MARK = "\u2581"
-LETTERS = f"{MARK}abcé世"
-UNKNOWN = "xyß🙂"
+LETTERS = f"{MARK}abcé世.,\n"
+UNKNOWN = "xyß🙂!-\t"
 
 PREPEND = {"type": "Prepend", "prepend": MARK}
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
@@ -57,7 +57,18 @@ PROGRAMS: list[tuple[dict[str, Any] | None, dict[str, Any] | None]] = [
 
 
 def random_text(rng: random.Random) -> str:
-    letters = rng.choice([" a", " ab", f" {MARK}ab", " abcé世", f" {LETTERS}{UNKNOWN}\n"])
+    letters = rng.choice(
+        [
+            " a",
+            " ab",
+            f" {MARK}ab",
+            " abcé世",
+            " aab.,",
+            " ab.\n",
+            " éa世.!",
+            f" {LETTERS}{UNKNOWN}",
+        ]
+    )
     size = rng.choice([1, 2, 3, 8, 15, 16, 40, 64, 130, 400])
     pattern = "".join(rng.choices(letters, k=rng.choice([1, 3, size])))
     return (pattern * size)[:size]
@@ -65,8 +76,8 @@ def random_text(rng: random.Random) -> str:
 
 @pytest.mark.parametrize("number", range(VOCABULARIES))
 def test_words_equal_the_rewritten_text(number: int, tmp_path: Path) -> None:
-    """Marks inside of tokens, unknown characters, byte fallback, spaces in a row and at both ends,
-    marks in the text itself; twice, the second time out of the cache."""
+    """Marks and signs inside of tokens, unknown characters, byte fallback, spaces in a row and at
+    both ends, marks in the text itself; twice, the second time out of the cache."""
     rng = random.Random(SEED + number)
     vocabulary = random_vocabulary(rng, LETTERS)
     normalizer, pre_tokenizer = PROGRAMS[number % len(PROGRAMS)]
