@@ -16,7 +16,7 @@ struct ptk_signs {
     uint32_t ids[128];      /* of the signs */
 };
 
-/* ptk_signs_init: none where the model has no parts, or segments are more than one piece. */
+/* ptk_signs_init: there are none where segments are more than one piece. */
 void ptk_signs_init(struct ptk_signs *signs, const struct ptk_unigram *unigram,
                     const struct ptk_segments *segments);
 

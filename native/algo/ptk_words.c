@@ -1,6 +1,7 @@
 #include "algo/ptk_words.h"
 
 #include "base/ptk_pause.h"
+#include "text/ptk_utf8.h"
 
 #include <errno.h>
 #include <tmmintrin.h>
@@ -135,7 +136,7 @@ struct kinds {
     uint64_t control; /* line ends, tabs */
 };
 
-/* By the low half of a byte of ASCII: bit i says that it is a sign where its high half is i. */
+/* ptk_is_sign() by the low half of a byte of ASCII: bit i says so where its high half is i. */
 PTK_ALIGNED_LINE static const uint8_t sign_rows[16] = {
     0x50, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04,
     0x04, 0x04, 0x0c, 0xac, 0xac, 0xac, 0xac, 0x2c,
@@ -202,7 +203,7 @@ static inline struct kinds kinds_at(const uint8_t *text, size_t len, size_t at)
 static inline struct kinds kinds_of_one(uint8_t byte)
 {
     return (struct kinds){.space = byte == ' ',
-                          .sign = byte < 0x80 && (sign_rows[byte & 15] >> (byte >> 4) & 1) != 0,
+                          .sign = ptk_is_sign(byte),
                           .control = byte < 0x20};
 }
 

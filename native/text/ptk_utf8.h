@@ -104,4 +104,12 @@ bool ptk_utf8_valid_avx2(const uint8_t *bytes, size_t len);
 size_t ptk_utf8_count_scalar(const uint8_t *bytes, size_t len);
 size_t ptk_utf8_count_avx2(const uint8_t *bytes, size_t len);
 
+/* ptk_is_sign: whether a byte is a sign of ASCII: neither letter nor digit, but visible. */
+static inline bool ptk_is_sign(uint8_t byte)
+{
+    const uint8_t lower = byte | 0x20;
+    return byte > ' ' && byte < 0x7f && !(lower >= 'a' && lower <= 'z') &&
+           !(byte >= '0' && byte <= '9');
+}
+
 #endif
