@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <smmintrin.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #define SYMBOL_MASK ((1u << PTK_BPE_SYMBOL_BITS) - 1)
 #define NO_MERGE    UINT64_MAX
@@ -42,9 +41,15 @@ static inline const struct ptk_bpe_bucket *bucket_of(const struct ptk_bpe_merges
     return &merges->buckets[bucket_index(merges, pair)];
 }
 
-static inline bool is_full(const struct ptk_bpe_bucket *bucket)
+/* A bit for each place of a bucket that has no merge; merges have their highest bit clear. */
+static inline uint32_t empty_places(const struct ptk_bpe_bucket *bucket)
 {
-    return bucket->merges[PTK_BPE_BUCKET_MERGES - 1] != NO_MERGE;
+    const __m128d *line = (const __m128d *)(const void *)bucket->merges;
+    uint32_t empty = 0;
+    for (uint32_t i = 0; i < PTK_BPE_BUCKET_MERGES / 2; i++) {
+        empty |= (uint32_t)_mm_movemask_pd(line[i]) << (2 * i);
+    }
+    return empty;
 }
 
 /* The symbol that two make; 0: they do not merge. */
@@ -108,18 +113,15 @@ static bool put_merge(struct ptk_bpe_merges *merges, uint64_t pair, uint32_t mad
 {
     struct ptk_bpe_bucket *bucket = &merges->buckets[bucket_of(merges, pair) - merges->buckets];
     const struct ptk_bpe_bucket *end = bucket + SPILL_MAX;
-    while (bucket < end && is_full(bucket)) {
+    uint32_t empty = 0;
+    while (bucket < end && (empty = empty_places(bucket)) == 0) {
         bucket++;
     }
-    size_t i = 0;
-    while (bucket < end && bucket->merges[i] != NO_MERGE) {
-        i++;
-    }
     /* The last one is not filled: every look-up ends there. */
-    if (bucket == end || (bucket + 1 == end && i + 1 == PTK_BPE_BUCKET_MERGES)) {
+    if (bucket == end || (bucket + 1 == end && (empty & (empty - 1)) == 0)) {
         return false;
     }
-    bucket->merges[i] = pair << PTK_BPE_SYMBOL_BITS | made;
+    bucket->merges[__builtin_ctz(empty)] = pair << PTK_BPE_SYMBOL_BITS | made;
     return true;
 }
 
@@ -408,16 +410,13 @@ static int allocate_tables(struct ptk_bpe_ordered *ordered, const struct order *
     const size_t late_len = merges_len(&ordered->late, order->late_count);
     const size_t filter_len = sizeof *ordered->filter << FILTER_WORDS_LOG2;
     const size_t neighbours_len = bytes ? 65536 * sizeof *ordered->neighbours : 0;
-    const size_t len =
-        ptk_align_up(early_len + filter_len + neighbours_len + late_len, PTK_HUGE_PAGE_LEN);
-    uint8_t *memory = aligned_alloc(PTK_HUGE_PAGE_LEN, len);
+    uint8_t *memory = ptk_huge_alloc(early_len + filter_len + neighbours_len + late_len);
     ordered->ids = malloc(order->image->config->ids_end * sizeof *ordered->ids);
     ordered->symbols = malloc(order->image->config->ids_end * sizeof *ordered->symbols);
     ordered->memory = memory;
     if (memory == NULL || ordered->ids == NULL || ordered->symbols == NULL) {
         return -ENOMEM;
     }
-    (void)madvise(memory, len, MADV_HUGEPAGE); /* refused: small pages do as well */
     ordered->early.buckets = (struct ptk_bpe_bucket *)(void *)memory;
     ordered->filter = (uint64_t *)(void *)(memory + early_len);
     ordered->neighbours =
@@ -439,19 +438,23 @@ int ptk_bpe_ordered_init(struct ptk_bpe_ordered *ordered, const struct ptk_image
     if (ids_end > NO_SYMBOL || rank_end == UINT32_MAX) {
         return 0;
     }
-    struct order order = {.image = image,
-                          .by_rank = malloc(rank_end * sizeof *order.by_rank),
-                          .made_by = malloc(ids_end * sizeof *order.made_by),
-                          .late = calloc(ids_end, sizeof *order.late),
-                          .edges = calloc(ids_end, sizeof *order.edges)};
+    struct order order = {.image = image};
+    const size_t late_len = ids_end * sizeof *order.late;
+    const size_t edges_len = ids_end * sizeof *order.edges;
+    const size_t made_by_len = ids_end * sizeof *order.made_by;
+    const size_t by_rank_len = rank_end * sizeof *order.by_rank;
+    uint8_t *memory = ptk_huge_alloc(by_rank_len + made_by_len + edges_len + late_len);
     int code = 0;
-    if (order.by_rank == NULL || order.made_by == NULL || order.late == NULL ||
-        order.edges == NULL) {
+    if (memory == NULL) {
         code = -ENOMEM;
         goto out;
     }
-    memset(order.by_rank, 0xff, rank_end * sizeof *order.by_rank);
-    memset(order.made_by, 0xff, ids_end * sizeof *order.made_by);
+    order.by_rank = (struct merge *)(void *)memory;
+    order.made_by = (uint32_t *)(void *)(memory + by_rank_len);
+    order.edges = (struct edges *)(void *)(memory + by_rank_len + made_by_len);
+    order.late = (bool *)(void *)(memory + by_rank_len + made_by_len + edges_len);
+    memset(memory, 0xff, by_rank_len + made_by_len);
+    memset(order.edges, 0, edges_len + late_len);
     if (!read_merges(&order, rank_end)) {
         goto out;
     }
@@ -470,10 +473,7 @@ int ptk_bpe_ordered_init(struct ptk_bpe_ordered *ordered, const struct ptk_image
         ordered->ids = NULL;
     }
 out:
-    free(order.edges);
-    free(order.late);
-    free(order.made_by);
-    free(order.by_rank);
+    free(memory);
     return code == 0 ? 0 : ptk_err_set(err, code, "out of memory while opening a tokenizer");
 }
 

@@ -13,6 +13,9 @@
  */
 #define PART 0x80000000u
 
+#define WORDS_LOG2 13u
+_Static_assert(sizeof((struct ptk_image_neighbours){0}.words) == 8u << WORDS_LOG2, "by hash");
+
 /* A word of the table and the two bits of it that a left and a right side have. */
 struct place {
     size_t word;
@@ -22,62 +25,70 @@ struct place {
 static inline struct place place_of(uint32_t left, uint32_t right)
 {
     const uint64_t hash = ((uint64_t)left << 32 | right) * PTK_HASH_A;
-    return (struct place){hash >> (64 - PTK_CUTS_WORDS_LOG2),
+    return (struct place){hash >> (64 - WORDS_LOG2),
                           1ull << (hash >> 42 & 63) | 1ull << (hash >> 36 & 63)};
 }
 
-static inline uint64_t has_neighbour(const struct ptk_cuts *cuts, uint32_t left, uint32_t right)
+static inline uint64_t has_neighbour(const struct ptk_image_neighbours *neighbours, uint32_t left,
+                                     uint32_t right)
 {
     if ((left | right) < 0x80) {
-        return cuts->ascii[left][right >> 6] >> (right & 63) & 1;
+        return neighbours->ascii[2 * left + (right >> 6)] >> (right & 63) & 1;
     }
     const struct place place = place_of(left, right);
-    return (cuts->words[place.word] & place.bits) == place.bits;
+    return (neighbours->words[place.word] & place.bits) == place.bits;
 }
 
-static void add_neighbours(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
-                           uint32_t right)
+/* Where neighbours are collected. */
+struct collector {
+    struct ptk_image_neighbours *neighbours;
+    struct ptk_chars *chars;
+    bool space_marks;
+};
+
+static void add_neighbours(struct collector *to, uint32_t left, uint32_t right)
 {
+    struct ptk_image_neighbours *neighbours = to->neighbours;
     if ((left | right) < 0x80) {
-        cuts->ascii[left][right >> 6] |= 1ull << (right & 63);
+        neighbours->ascii[2 * left + (right >> 6)] |= 1ull << (right & 63);
         return; /* add_ascii() does the rest */
     }
     const bool left_part = (left & PART) != 0;
     const bool right_part = (right & PART) != 0;
-    cuts->partial_left |= (uint64_t)left_part << (left & 63);
-    cuts->partial_right |= (uint64_t)right_part << (right & 63);
+    neighbours->partial_left |= (uint64_t)left_part << (left & 63);
+    neighbours->partial_right |= (uint64_t)right_part << (right & 63);
     if (left_part && right_part) {
-        cuts->parts[left & 63] |= 1ull << (right & 63);
+        neighbours->parts[left & 63] |= 1ull << (right & 63);
         return;
     }
     const struct place place = place_of(left, right);
-    cuts->words[place.word] |= place.bits;
+    neighbours->words[place.word] |= place.bits;
+    uint32_t *records = to->chars->records;
     if (!left_part) {
-        chars->records[left] |= 1u << (right_part ? PTK_CHARS_RIGHT_PART_BIT : PTK_CHARS_RIGHT_BIT);
+        records[left] |= 1u << (right_part ? PTK_CHARS_RIGHT_PART_BIT : PTK_CHARS_RIGHT_BIT);
     }
     if (!right_part) {
-        chars->records[right] |= 1u << (left_part ? PTK_CHARS_LEFT_PART_BIT : PTK_CHARS_LEFT_BIT);
+        records[right] |= 1u << (left_part ? PTK_CHARS_LEFT_PART_BIT : PTK_CHARS_LEFT_BIT);
     }
     if (right < 0x80) {
-        cuts->before_ascii[left & 63][right >> 6] |= 1ull << (right & 63);
+        neighbours->before_ascii[2 * (left & 63) + (right >> 6)] |= 1ull << (right & 63);
     }
     if (right == PTK_CHARS_MARK) {
         const uint32_t last = left < 0x80 || left_part ? left & 0xff : 0x80 | (left & 0x3f);
-        cuts->before_mark[last >> 6] |= 1ull << (last & 63);
+        neighbours->before_mark[last >> 6] |= 1ull << (last & 63);
     }
 }
 
 /* The same, and for a space what is so for the mark. */
-static void add_boundary(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_t left,
-                         uint32_t right, bool space_marks)
+static void add_boundary(struct collector *to, uint32_t left, uint32_t right)
 {
-    add_neighbours(cuts, chars, left, right);
-    if (space_marks && (left == PTK_CHARS_MARK || right == PTK_CHARS_MARK)) {
+    add_neighbours(to, left, right);
+    if (to->space_marks && (left == PTK_CHARS_MARK || right == PTK_CHARS_MARK)) {
         const uint32_t spaced_left = left == PTK_CHARS_MARK ? ' ' : left;
         const uint32_t spaced_right = right == PTK_CHARS_MARK ? ' ' : right;
-        add_neighbours(cuts, chars, spaced_left, right);
-        add_neighbours(cuts, chars, left, spaced_right);
-        add_neighbours(cuts, chars, spaced_left, spaced_right);
+        add_neighbours(to, spaced_left, right);
+        add_neighbours(to, left, spaced_right);
+        add_neighbours(to, spaced_left, spaced_right);
     }
 }
 
@@ -85,8 +96,7 @@ static void add_boundary(struct ptk_cuts *cuts, struct ptk_chars *chars, uint32_
  * Adds the boundaries inside the key of a token that a merge makes. A key that no valid text holds
  * says nothing from there on.
  */
-static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_t *key, size_t len,
-                    bool space_marks)
+static void add_key(struct collector *to, const uint8_t *key, size_t len)
 {
     size_t at = 0;
     while (at < len && (key[at] & 0xc0) == 0x80) {
@@ -94,13 +104,6 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
     }
     uint32_t left = at > 0 ? PART | key[at - 1] : 0;
     bool has_left = at > 0;
-    if (at == 0 && len > 0 && key[0] < 0x80) { /* most keys are ASCII to their end */
-        for (at = 1; at < len && key[at] < 0x80; at++) {
-            cuts->ascii[key[at - 1]][key[at] >> 6] |= 1ull << (key[at] & 63);
-        }
-        left = key[at - 1];
-        has_left = true;
-    }
     while (at < len) {
         const int char_len = key[at] < 0x80 ? 1 : ptk_utf8_char_len(key + at, len - at);
         if (char_len < 0) {
@@ -112,7 +115,7 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
             right = ptk_utf8_decode(key + at, &ignored);
         }
         if (has_left) {
-            add_boundary(cuts, chars, left, right, space_marks);
+            add_boundary(to, left, right);
         }
         left = right;
         has_left = true;
@@ -121,13 +124,14 @@ static void add_key(struct ptk_cuts *cuts, struct ptk_chars *chars, const uint8_
 }
 
 /* Tells the records of ASCII characters which neighbours were added. */
-static void add_ascii(const struct ptk_cuts *cuts, struct ptk_chars *chars)
+static void add_ascii(const struct collector *to)
 {
+    uint32_t *records = to->chars->records;
     for (uint32_t left = 0; left < 0x80; left++) {
         for (uint32_t right = 0; right < 0x80; right++) {
-            const uint32_t added = cuts->ascii[left][right >> 6] >> (right & 63) & 1;
-            chars->records[left] |= added << PTK_CHARS_RIGHT_BIT;
-            chars->records[right] |= added << PTK_CHARS_LEFT_BIT;
+            const uint32_t added = (uint32_t)has_neighbour(to->neighbours, left, right);
+            records[left] |= added << PTK_CHARS_RIGHT_BIT;
+            records[right] |= added << PTK_CHARS_LEFT_BIT;
         }
     }
 }
@@ -154,19 +158,23 @@ static bool read_merges(const struct ptk_image *image, uint64_t *made)
 static int neighbours_init(struct ptk_cuts *cuts, const struct ptk_image *image,
                            struct ptk_chars *chars, const uint64_t *made, struct ptk_err *err)
 {
-    const bool space_marks = (image->config->flags & PTK_IMAGE_FLAGS_SPACE_MARKS) != 0;
-    cuts->words = calloc((size_t)1 << PTK_CUTS_WORDS_LOG2, sizeof *cuts->words);
-    if (cuts->words == NULL) {
+    cuts->owned = calloc(1, sizeof *cuts->owned);
+    cuts->neighbours = cuts->owned;
+    if (cuts->owned == NULL) {
         return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
     }
+    struct collector to = {
+        .neighbours = cuts->owned,
+        .chars = chars,
+        .space_marks = (image->config->flags & PTK_IMAGE_FLAGS_SPACE_MARKS) != 0,
+    };
     for (uint32_t id = 0; id < image->config->ids_end; id++) {
         const uint32_t off = image->vocab_key_offs[id];
         if ((made[id >> 6] >> (id & 63) & 1) != 0) {
-            add_key(cuts, chars, image->vocab_key + off, image->vocab_key_offs[id + 1] - off,
-                    space_marks);
+            add_key(&to, image->vocab_key + off, image->vocab_key_offs[id + 1] - off);
         }
     }
-    add_ascii(cuts, chars);
+    add_ascii(&to);
     return 0;
 }
 
@@ -197,6 +205,14 @@ int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, const ui
         (!bytes && config->unk_id == PTK_IMAGE_NONE)) {
         return 0;
     }
+    if (image->neighbours != NULL) {
+        cuts->neighbours = image->neighbours;
+        for (uint32_t i = 0; i < image->neighbour_char_count; i++) {
+            const uint32_t character = image->neighbour_chars[i];
+            chars->records[character & PTK_CHARS_ID_MASK] |= character & PTK_CHARS_FLAGS_MASK;
+        }
+        return 0;
+    }
     if (bytes) {
         return neighbours_init(cuts, image, chars, merged, err);
     }
@@ -211,8 +227,24 @@ int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, const ui
 
 void ptk_cuts_fini(struct ptk_cuts *cuts)
 {
-    free(cuts->words);
-    cuts->words = NULL;
+    free(cuts->owned);
+    cuts->owned = NULL;
+    cuts->neighbours = NULL;
+}
+
+size_t ptk_cuts_chars(const struct ptk_cuts *cuts, uint32_t *chars)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < PTK_CHARS_COUNT; i++) {
+        const uint32_t flags = cuts->chars->records[i] & PTK_CHARS_FLAGS_MASK;
+        if (flags != 0) {
+            if (chars != NULL) {
+                chars[count] = i | flags;
+            }
+            count++;
+        }
+    }
+    return count;
 }
 
 /* A character of the text: what its neighbours are asked by. */
@@ -227,26 +259,28 @@ struct character {
 static inline uint64_t joins(const struct ptk_cuts *cuts, const struct character *left,
                              const struct character *right)
 {
+    const struct ptk_image_neighbours *neighbours = cuts->neighbours;
     uint64_t joined = left->record >> PTK_CHARS_RIGHT_BIT & right->record >> PTK_CHARS_LEFT_BIT &
-                      has_neighbour(cuts, left->code_point, right->code_point);
+                      has_neighbour(neighbours, left->code_point, right->code_point);
     /* ASCII has no parts. Last bytes differ in their low six bits, and so do first ones. */
-    const uint64_t left_part = cuts->partial_left >> (left->last & 63) & left->last >> 7;
-    const uint64_t right_part = cuts->partial_right >> (right->first & 63) & right->first >> 7;
+    const uint64_t left_part = neighbours->partial_left >> (left->last & 63) & left->last >> 7;
+    const uint64_t right_part =
+        neighbours->partial_right >> (right->first & 63) & right->first >> 7;
     if ((right_part & left->record >> PTK_CHARS_RIGHT_PART_BIT) != 0) {
-        joined |= has_neighbour(cuts, left->code_point, PART | right->first);
+        joined |= has_neighbour(neighbours, left->code_point, PART | right->first);
     }
     if ((left_part & right->record >> PTK_CHARS_LEFT_PART_BIT) != 0) {
-        joined |= has_neighbour(cuts, PART | left->last, right->code_point);
+        joined |= has_neighbour(neighbours, PART | left->last, right->code_point);
     }
-    return joined | (left_part & right_part & cuts->parts[left->last & 63] >> (right->first & 63));
+    return joined |
+           (left_part & right_part & neighbours->parts[left->last & 63] >> (right->first & 63));
 }
 
 static inline struct character character_at(const struct ptk_cuts *cuts, const uint8_t *at,
                                             uint32_t *len)
 {
     const uint32_t code_point = ptk_utf8_decode(at, len);
-    return (struct character){code_point, cuts->chars->records[code_point], at[0],
-                              at[*len - 1]};
+    return (struct character){code_point, cuts->chars->records[code_point], at[0], at[*len - 1]};
 }
 
 size_t ptk_cuts_scan(const struct ptk_cuts *cuts, const uint8_t *text, size_t len, size_t *pos,
@@ -255,7 +289,7 @@ size_t ptk_cuts_scan(const struct ptk_cuts *cuts, const uint8_t *text, size_t le
     PTK_DCHECK(*pos < len);
     PTK_DCHECK(cap > 0);
     size_t count = 0;
-    if (cuts->words != NULL) {
+    if (cuts->neighbours != NULL) {
         uint32_t char_len;
         struct character left = character_at(cuts, text + *pos, &char_len);
         size_t at = *pos + char_len;
@@ -263,8 +297,7 @@ size_t ptk_cuts_scan(const struct ptk_cuts *cuts, const uint8_t *text, size_t le
         while (at < len && count < cap) {
             ptk_pause_pos(&paused_at, at);
             const struct character right = character_at(cuts, text + at, &char_len);
-            const uint64_t unknown =
-                cuts->only_known & ((right.record & PTK_CHARS_ID_MASK) == 0);
+            const uint64_t unknown = cuts->only_known & ((right.record & PTK_CHARS_ID_MASK) == 0);
             ends[count] = (uint32_t)at;
             count += (joins(cuts, &left, &right) | unknown) == 0;
             left = right;

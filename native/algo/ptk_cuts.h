@@ -15,24 +15,16 @@
 #include "algo/ptk_chars.h"
 #include "image/ptk_image.h"
 
-#define PTK_CUTS_WORDS_LOG2 13u
-
 struct ptk_cuts {
-    uint64_t *words;         /* neighbours by hash; NULL: no cuts are made */
-    uint64_t ascii[128][2];  /* neighbours that are both ASCII: bit `right` of row `left` */
-    uint64_t before_mark[4]; /* last bytes of characters that have the mark as right neighbour */
-    /* Bit `right` of the row by the low six bits of a last byte: ASCII that is right neighbour. */
-    uint64_t before_ascii[64][2];
-    /* Parts of characters side by side, by the low six bits of the last and of the first byte. */
-    uint64_t parts[64];
-    uint64_t partial_left;         /* last bytes of characters whose front some token lacks */
-    uint64_t partial_right;        /* first bytes of characters whose rest some token lacks */
-    const struct ptk_chars *chars; /* which characters have neighbours at all */
-    bool only_known;               /* where characters are units: only before one with an id */
+    const struct ptk_image_neighbours *neighbours; /* NULL: no cuts are made */
+    struct ptk_image_neighbours *owned;            /* gathered here; NULL: the image's */
+    const struct ptk_chars *chars;                 /* which characters have neighbours at all */
+    bool only_known; /* where characters are units: only before one with an id */
 };
 
 /*
- * ptk_cuts_init collects the neighbours of a BPE model and marks them in `chars`, which must stay.
+ * ptk_cuts_init takes the neighbours of a BPE model from its image, or gathers them where that has
+ * none, and marks them in `chars`, which must stay.
  * Set-up: allocates. Models with affixes, with bytes that have no token, that drop unknown
  * characters, whose merges take tokens that do not spell their text, or whose pre-tokenizer cuts
  * inside characters get no cuts. Where a space stands for a mark (PTK_IMAGE_FLAGS_SPACE_MARKS), it
@@ -42,6 +34,10 @@ struct ptk_cuts {
 int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, const uint64_t *merged,
                   struct ptk_chars *chars, struct ptk_err *err);
 void ptk_cuts_fini(struct ptk_cuts *cuts);
+
+/* ptk_cuts_chars writes the characters that have neighbours as the image has them, at most
+ * PTK_CHARS_COUNT, and returns how many there are; `chars` may be NULL. */
+size_t ptk_cuts_chars(const struct ptk_cuts *cuts, uint32_t *chars);
 
 /*
  * ptk_cuts_scan writes the safe cuts of text[*pos..len) behind its first character, at last `len`

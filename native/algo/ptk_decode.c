@@ -159,18 +159,64 @@ static void add_replaced(struct strings *out, struct view from, struct ptk_image
     add_bytes(out, from.bytes + kept, from.len - kept);
 }
 
+/* Where a byte is the next time, from `at` on; behind everything where it is nowhere. */
+static size_t find_byte(const struct strings *in, size_t at, uint8_t byte)
+{
+    while (at < in->len) {
+        const size_t some = ptk_min_size(in->len - at, PTK_PAUSE_WIDE_LEN);
+        const uint8_t *found = memchr(in->bytes + at, byte, some);
+        if (found != NULL) {
+            return (size_t)(found - in->bytes);
+        }
+        at += some;
+        ptk_pause_point();
+    }
+    return SIZE_MAX / 2;
+}
+
+/* The same for the strings from `first` on: what lies between two patterns is copied at once,
+ * however many strings that are. */
+static void add_all_replaced(struct strings *out, const struct strings *in, size_t first,
+                             struct ptk_image_string pattern, struct view content)
+{
+    size_t kept = first == 0 ? 0 : in->ends[first - 1];
+    size_t next = pattern.len > 0 ? find_byte(in, kept, pattern.bytes[0]) : SIZE_MAX / 2;
+    uint32_t turns = 0;
+    for (size_t i = first; i < in->count && !out->failed; i++) {
+        ptk_pause_turn(&turns);
+        const size_t end = in->ends[i];
+        size_t paused_at = next;
+        while (next + pattern.len <= end) {
+            ptk_pause_pos(&paused_at, next);
+            size_t from = next + 1;
+            if (memcmp(in->bytes + next, pattern.bytes, pattern.len) == 0) {
+                add_bytes(out, in->bytes + kept, next - kept);
+                add_bytes(out, content.bytes, content.len);
+                from = next + pattern.len;
+                kept = from;
+            }
+            next = find_byte(in, from, pattern.bytes[0]);
+        }
+        if (next < end) { /* what is left of this string is shorter than the pattern */
+            next = find_byte(in, end, pattern.bytes[0]);
+        }
+        const size_t open = out->len;
+        out->len += end - kept;
+        end_string(out);
+        out->len = open;
+    }
+    if (in->count > first) {
+        add_bytes(out, in->bytes + kept, in->ends[in->count - 1] - kept);
+    }
+}
+
 static void op_replace(const struct ptk_image_op_view *op, const struct strings *in,
                        struct strings *out)
 {
     size_t off = 0;
     const struct ptk_image_string pattern = ptk_image_op_string(op, &off);
     const struct ptk_image_string content = ptk_image_op_string(op, &off);
-    uint32_t turns = 0;
-    for (size_t i = 0; i < in->count; i++) {
-        ptk_pause_turn(&turns);
-        add_replaced(out, string_at(in, i), pattern, (struct view){content.bytes, content.len});
-        end_string(out);
-    }
+    add_all_replaced(out, in, 0, pattern, (struct view){content.bytes, content.len});
 }
 
 static int hex_digit(uint8_t byte)
@@ -291,13 +337,13 @@ static void op_metaspace(const struct ptk_image_op_view *op, const struct string
     const struct ptk_image_string replacement = ptk_image_op_string(op, &off);
     const struct view space = {(const uint8_t *)" ", 1};
     const struct view nothing = {(const uint8_t *)"", 0};
-    uint32_t turns = 0;
-    for (size_t i = 0; i < in->count; i++) {
-        ptk_pause_turn(&turns);
-        const bool drop = i == 0 && op->params[0] != PREPEND_NEVER;
-        add_replaced(out, string_at(in, i), replacement, drop ? nothing : space);
-        end_string(out);
+    if (in->count == 0) {
+        return;
     }
+    add_replaced(out, string_at(in, 0), replacement,
+                 op->params[0] != PREPEND_NEVER ? nothing : space);
+    end_string(out);
+    add_all_replaced(out, in, 1, replacement, space);
 }
 
 static void op_bpe(const struct ptk_image_op_view *op, const struct strings *in,
@@ -649,14 +695,21 @@ static size_t run_block(const struct ptk_decoder *decoder, const struct ptk_deco
     size_t current = 0;
     strings[0] = strings_init(scratch, 0);
     end_string(&strings[0]);
-    for (uint32_t id = first; id < first + count; id++) {
-        const uint32_t off = image->token_text_offs[id];
-        if (decoder->spaced) {
-            add_literal(&strings[0], " ");
-        }
-        add_bytes(&strings[0], image->token_text + off, image->token_text_offs[id + 1] - off);
+    const uint32_t *offs = &image->token_text_offs[first];
+    for (uint32_t i = 0; i < count && decoder->spaced; i++) {
+        add_literal(&strings[0], " ");
+        add_bytes(&strings[0], image->token_text + offs[i], offs[i + 1] - offs[i]);
         end_string(&strings[0]);
-        byte_of[id - first] = -1;
+    }
+    if (!decoder->spaced) { /* texts of ids lie next to each other */
+        add_bytes(&strings[0], image->token_text + offs[0], offs[count] - offs[0]);
+        for (uint32_t i = 0; i < count; i++) {
+            strings[0].ends[1 + i] = offs[1 + i] - offs[0];
+        }
+        strings[0].count += count;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        byte_of[i] = -1;
     }
     struct ptk_image_op_view op;
     size_t pos = 0;

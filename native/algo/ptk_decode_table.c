@@ -3,11 +3,14 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/ptk_huge.h"
+#include "image/ptk_image.h"
+
 int ptk_decode_table_init(struct ptk_decode_table *table, uint32_t ids_end, struct ptk_err *err)
 {
     const size_t len = ((size_t)ids_end + 1) * sizeof *table->entries;
     *table = (struct ptk_decode_table){.ids_end = ids_end};
-    table->entries = aligned_alloc(PTK_CACHE_LINE, ptk_align_up(len, PTK_CACHE_LINE));
+    table->entries = ptk_huge_alloc(len);
     if (table->entries == NULL) {
         return ptk_err_set(err, -ENOMEM, "out of memory for the decoder's table of %zu bytes", len);
     }
@@ -46,8 +49,13 @@ bool ptk_decode_table_add(struct ptk_decode_table *table, uint32_t id, const uin
 {
     PTK_ASSERT(id < table->ids_end);
     struct ptk_decode_entry *entry = &table->entries[id];
+    if (len == 0) {
+        entry->info = info;
+        return true;
+    }
     if (len <= PTK_DECODE_SHORT_MAX) {
-        memcpy(entry->bytes, bytes, len);
+        const struct ptk_piece_key key = ptk_piece_key_make(bytes, len);
+        memcpy(entry, &key, sizeof key);
         entry->info = (uint8_t)(info | len);
         return true;
     }

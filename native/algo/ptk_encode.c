@@ -103,7 +103,7 @@ static enum ptk_verdict unigram_piece(const struct ptk_encode_job *job, const pt
     for (size_t pos = 0; pos < len && !job->sink->full;) {
         ptk_pause_point();
         const size_t strange_len =
-            in_parts ? ptk_unigram_cuts_strange(unigram->cuts, piece, len, pos) : 0;
+            in_parts ? ptk_unigram_cuts_strange(&unigram->cuts, piece, len, pos) : 0;
         if (strange_len > 0) {
             ids =
                 (struct ptk_encoder_ids){.ids = &job->tokenizer->image->config->unk_id, .count = 1};
@@ -112,7 +112,7 @@ static enum ptk_verdict unigram_piece(const struct ptk_encode_job *job, const pt
             pos += strange_len;
             continue;
         }
-        const size_t cut = in_parts ? ptk_unigram_cuts_next(unigram->cuts, piece, len, pos) : len;
+        const size_t cut = in_parts ? ptk_unigram_cuts_next(&unigram->cuts, piece, len, pos) : len;
         const struct ptk_span part = {span.begin + (uint32_t)pos, span.begin + (uint32_t)cut};
         ids = (struct ptk_encoder_ids){.ids = NULL};
         ids.count = find_part(job, text, part, &ids.ids);
@@ -411,9 +411,9 @@ static enum ptk_verdict make_segment(const struct ptk_encode_job *job, const ptk
                                      struct ptk_span span, struct segment_ids *made)
 {
     const uint32_t sign =
-        job->need_ends ? PTK_IMAGE_NONE
-                       : ptk_signs_last(&job->tokenizer->signs, text->bytes + span.begin,
-                                        ptk_span_len(span));
+        job->need_ends
+            ? PTK_IMAGE_NONE
+            : ptk_signs_last(&job->tokenizer->signs, text->bytes + span.begin, ptk_span_len(span));
     if (sign == PTK_IMAGE_NONE) {
         return encode_segment(job, text, span, made->ids, &made->count);
     }

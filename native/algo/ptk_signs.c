@@ -19,7 +19,7 @@ void ptk_signs_init(struct ptk_signs *signs, const struct ptk_unigram *unigram,
             /* A sign that is a token is not strange: a cut before it is one before a token. There
              * is one way through it, so that it does not matter how sums before it are rounded. */
             const bool is_loose = ptk_segments_keeps(segments, both[0]) &&
-                                  ptk_unigram_cuts_next(unigram->cuts, both, 2, 0) == 1;
+                                  ptk_unigram_cuts_next(&unigram->cuts, both, 2, 0) == 1;
             signs->loose[before][sign >> 6] |= (uint64_t)is_loose << (sign & 63);
         }
     }

@@ -15,8 +15,7 @@
 static int segments_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
 {
     const struct ptk_image *image = tokenizer->image;
-    if (image->added_normalized != NULL ||
-        image->config->algorithm == PTK_IMAGE_ALGORITHM_BPE) {
+    if (image->added_normalized != NULL || image->config->algorithm == PTK_IMAGE_ALGORITHM_BPE) {
         return 0;
     }
     const struct ptk_segments_config config = {
@@ -28,8 +27,7 @@ static int segments_init(struct ptk_tokenizer *tokenizer, struct ptk_err *err)
         .profile = (enum ptk_image_profile)image->header->profile,
     };
     const int code = ptk_segments_open(&config, &tokenizer->segments, err);
-    if (tokenizer->segments != NULL &&
-        image->config->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM) {
+    if (tokenizer->segments != NULL && image->config->algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM) {
         ptk_signs_init(&tokenizer->signs, &tokenizer->encoder.unigram, tokenizer->segments);
     }
     return code;
@@ -130,6 +128,24 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer)
     ptk_split_close(tokenizer->split);
     ptk_segments_close(tokenizer->segments);
     free(tokenizer);
+}
+
+const struct ptk_image_neighbours *ptk_tokenizer_neighbours(const struct ptk_tokenizer *tokenizer)
+{
+    return tokenizer->cuts.neighbours;
+}
+
+size_t ptk_tokenizer_chars(const struct ptk_tokenizer *tokenizer, uint32_t *chars)
+{
+    return tokenizer->cuts.neighbours == NULL ? 0 : ptk_cuts_chars(&tokenizer->cuts, chars);
+}
+
+const struct ptk_image_unigram_neighbours *
+ptk_tokenizer_unigram_neighbours(const struct ptk_tokenizer *tokenizer)
+{
+    return tokenizer->encoder.algorithm == PTK_IMAGE_ALGORITHM_UNIGRAM
+               ? tokenizer->encoder.unigram.cuts.neighbours
+               : NULL;
 }
 
 /* ---- work ----------------------------------------------------------------------------------- */

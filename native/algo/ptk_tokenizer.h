@@ -32,6 +32,17 @@ int ptk_tokenizer_open(const struct ptk_image *image, struct ptk_tokenizer **out
 void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer); /* NULL is allowed. */
 
 /*
+ * What opening has gathered, for the sections of the image that spare it the next time: which
+ * characters stand side by side in tokens; NULL for models that need none. ptk_tokenizer_chars
+ * writes the entries of neighbour_chars, one for each code point at most, and returns how many
+ * there are; `chars` may be NULL.
+ */
+const struct ptk_image_neighbours *ptk_tokenizer_neighbours(const struct ptk_tokenizer *tokenizer);
+size_t ptk_tokenizer_chars(const struct ptk_tokenizer *tokenizer, uint32_t *chars);
+const struct ptk_image_unigram_neighbours *
+ptk_tokenizer_unigram_neighbours(const struct ptk_tokenizer *tokenizer);
+
+/*
  * What a work must be able to hold. It costs 4.3 MiB and 117 bytes per byte of text: room for a
  * text that normalization makes three times as long, and for one piece as long as the text.
  */

@@ -15,8 +15,7 @@ static int make_tables(struct ptk_unigram *unigram, struct ptk_err *err)
 {
     const struct ptk_image *image = unigram->image;
     unigram->first_units = calloc(PTK_UNIGRAM_FIRST_END, sizeof *unigram->first_units);
-    unigram->cuts = ptk_unigram_cuts_open(image);
-    if (unigram->first_units == NULL || unigram->cuts == NULL) {
+    if (!ptk_unigram_cuts_init(&unigram->cuts, image) || unigram->first_units == NULL) {
         ptk_unigram_fini(unigram);
         return ptk_err_set(err, -ENOMEM, "out of memory while opening a tokenizer");
     }
@@ -30,11 +29,11 @@ static int make_tables(struct ptk_unigram *unigram, struct ptk_err *err)
             continue;
         }
         uint32_t unit = 0;
-        for (uint32_t i = 0; i < char_len; i++) {
-            const bool is_there = ptk_image_trie_step(image, &unit, key[i]);
-            PTK_ASSERT(is_there); /* A verified trie has a path for every key. */
+        bool is_there = true; /* in every trie that was not made to lie about its keys */
+        for (uint32_t i = 0; i < char_len && is_there; i++) {
+            is_there = ptk_image_trie_step(image, &unit, key[i]);
         }
-        unigram->first_units[code_point] = unit;
+        unigram->first_units[code_point] = is_there ? unit : 0;
     }
     return 0;
 }
@@ -74,9 +73,8 @@ int ptk_unigram_init(struct ptk_unigram *unigram, const struct ptk_image *image,
 void ptk_unigram_fini(struct ptk_unigram *unigram)
 {
     free(unigram->first_units);
-    free(unigram->cuts);
+    ptk_unigram_cuts_fini(&unigram->cuts);
     unigram->first_units = NULL;
-    unigram->cuts = NULL;
 }
 
 /* `*closest` is the smallest difference of two ways so far. */
@@ -133,9 +131,10 @@ static inline uint32_t first_unit(const struct ptk_unigram *unigram, const uint8
 }
 
 /* Forward: the best way to every character boundary. Returns the smallest difference of two. */
-static inline __attribute__((always_inline)) double
-find_ways(const struct ptk_unigram *unigram, struct ptk_unigram_node *nodes, const uint8_t *piece,
-          uint32_t len, bool single)
+static inline __attribute__((always_inline)) double find_ways(const struct ptk_unigram *unigram,
+                                                              struct ptk_unigram_node *nodes,
+                                                              const uint8_t *piece, uint32_t len,
+                                                              bool single)
 {
     const struct ptk_image *image = unigram->image;
     uint32_t turns = 0;
@@ -200,9 +199,8 @@ static void put_unknown(struct writer *writer, uint32_t begin, uint32_t end)
 {
     const struct ptk_image *image = writer->unigram->image;
     const bool sentencepiece = writer->unigram->sentencepiece;
-    const uint32_t id = sentencepiece
-                            ? PTK_IMAGE_NONE
-                            : ptk_image_vocab(image, writer->piece + begin, end - begin);
+    const uint32_t id =
+        sentencepiece ? PTK_IMAGE_NONE : ptk_image_vocab(image, writer->piece + begin, end - begin);
     if (id != PTK_IMAGE_NONE) {
         put(writer, id, begin, end);
         return;
@@ -236,8 +234,8 @@ size_t ptk_unigram_encode(const struct ptk_unigram *unigram, struct ptk_unigram_
     } else {
         closest = find_ways(unigram, nodes, piece, (uint32_t)len, false);
     }
-    *is_close = !unigram->sentencepiece &&
-                (closest < PTK_UNIGRAM_CLOSE || len > PTK_UNIGRAM_PART_MAX);
+    *is_close =
+        !unigram->sentencepiece && (closest < PTK_UNIGRAM_CLOSE || len > PTK_UNIGRAM_PART_MAX);
 
     /* Backward: reverse the way in place, so that every node says where its token ends. */
     uint32_t turns = 0;

@@ -19,7 +19,7 @@
 struct ptk_unigram {
     const struct ptk_image *image;
     uint32_t *first_units; /* by character: the trie's unit behind it, 0: begins no token; owned */
-    struct ptk_unigram_cuts *cuts; /* owned */
+    struct ptk_unigram_cuts cuts;
     double score_abs_max;
     double unk_score; /* of a character that is no token: the lowest score minus 10 */
     uint32_t unk_id;

@@ -14,24 +14,21 @@
 
 #include "image/ptk_image.h"
 
-#define PTK_UNIGRAM_CUTS_BITS_LOG2 21u
-
 /* Characters from here on are never cut at. */
 #define PTK_UNIGRAM_CUTS_END 0x10000u
 
-/* One memory, of set-up. */
 struct ptk_unigram_cuts {
-    uint64_t neighbours[1u << (PTK_UNIGRAM_CUTS_BITS_LOG2 - 6)];
-    uint64_t ascii[128][2];                    /* both ASCII: bit `right` of row `left` */
-    uint64_t known[PTK_UNIGRAM_CUTS_END / 64]; /* characters that are tokens */
-    uint64_t inside[PTK_UNIGRAM_CUTS_END / 64]; /* characters that are in some token */
+    const struct ptk_image_unigram_neighbours *neighbours;
+    struct ptk_image_unigram_neighbours *owned; /* gathered here; NULL: the image's */
     bool fuses;          /* unknown neighbours become one token, never bytes */
     uint32_t not_before; /* the character that the unknown token's own text begins with */
     uint32_t not_behind; /* ... and ends with; UINT32_MAX: it has none */
 };
 
-/* ptk_unigram_cuts_open gathers the neighbours of a model's tokens; NULL without memory. */
-struct ptk_unigram_cuts *ptk_unigram_cuts_open(const struct ptk_image *image);
+/* ptk_unigram_cuts_init takes the neighbours of a model's tokens from its image, or gathers them
+ * where that has none; false without memory. fini releases them. */
+bool ptk_unigram_cuts_init(struct ptk_unigram_cuts *cuts, const struct ptk_image *image);
+void ptk_unigram_cuts_fini(struct ptk_unigram_cuts *cuts);
 
 /*
  * ptk_unigram_cuts_next: the first safe cut of text[pos..len) behind its first character, or `len`.

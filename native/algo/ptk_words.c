@@ -75,6 +75,7 @@ static bool reads_metaspace(const struct ptk_image *image, enum ptk_words_lead *
  */
 static void read_joined(struct ptk_words *words, const struct ptk_cuts *cuts)
 {
+    const struct ptk_image_neighbours *neighbours = cuts->neighbours;
     uint64_t unknown[2] = {0, 0};
     for (uint32_t right = 0; right < 0x80; right++) {
         const bool known = ptk_chars_id(cuts->chars->records[right]) != PTK_IMAGE_NONE;
@@ -82,8 +83,9 @@ static void read_joined(struct ptk_words *words, const struct ptk_cuts *cuts)
     }
     memset(words->joined, 0xff, sizeof words->joined);
     for (uint32_t left = 0; left < 0x100; left++) {
-        const uint64_t *ascii = left < 0x80 ? cuts->ascii[left] : cuts->before_ascii[left & 63];
-        const uint64_t before_space = cuts->before_mark[left >> 6] >> (left & 63) & 1;
+        const uint64_t *ascii =
+            left < 0x80 ? &neighbours->ascii[2 * left] : &neighbours->before_ascii[2 * (left & 63)];
+        const uint64_t before_space = neighbours->before_mark[left >> 6] >> (left & 63) & 1;
         words->joined[left][0] = ((ascii[0] | unknown[0]) & ~(1ull << ' ')) | before_space << ' ';
         words->joined[left][1] = ascii[1] | unknown[1];
     }
@@ -104,7 +106,7 @@ int ptk_words_init(struct ptk_words *words, const struct ptk_image *image,
                            "image: the flag space_marks does not fit the normalizer and the "
                            "pre-tokenizer");
     }
-    if (cuts->words == NULL ||
+    if (cuts->neighbours == NULL ||
         ptk_chars_id(cuts->chars->records[PTK_CHARS_MARK]) == PTK_IMAGE_NONE) {
         return 0;
     }
@@ -138,8 +140,7 @@ struct kinds {
 
 /* ptk_is_sign() by the low half of a byte of ASCII: bit i says so where its high half is i. */
 PTK_ALIGNED_LINE static const uint8_t sign_rows[16] = {
-    0x50, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04,
-    0x04, 0x04, 0x0c, 0xac, 0xac, 0xac, 0xac, 0x2c,
+    0x50, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x0c, 0xac, 0xac, 0xac, 0xac, 0x2c,
 };
 
 static inline uint64_t bits_of(__m128i mask)
@@ -202,9 +203,7 @@ static inline struct kinds kinds_at(const uint8_t *text, size_t len, size_t at)
 
 static inline struct kinds kinds_of_one(uint8_t byte)
 {
-    return (struct kinds){.space = byte == ' ',
-                          .sign = ptk_is_sign(byte),
-                          .control = byte < 0x20};
+    return (struct kinds){.space = byte == ' ', .sign = ptk_is_sign(byte), .control = byte < 0x20};
 }
 
 /*

@@ -6,6 +6,7 @@
 #include <linux/magic.h>
 #include <linux/memfd.h>
 #include <linux/mempolicy.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -211,4 +212,20 @@ void ptk_huge_unmap(struct ptk_huge *memory)
         }
     }
     memset(memory, 0, sizeof *memory);
+}
+
+/* From this length on the last page may be half empty. */
+#define LARGE_LEN PTK_HUGE_PAGE_LEN
+
+void *ptk_huge_alloc(size_t len)
+{
+    if (len < LARGE_LEN) {
+        return aligned_alloc(PTK_CACHE_LINE, ptk_align_up(len, PTK_CACHE_LINE));
+    }
+    const size_t size = ptk_align_up(len, PTK_HUGE_PAGE_LEN);
+    void *memory = aligned_alloc(PTK_HUGE_PAGE_LEN, size);
+    if (memory != NULL) {
+        (void)madvise(memory, size, MADV_HUGEPAGE); /* refused: small pages do as well */
+    }
+    return memory;
 }

@@ -58,6 +58,13 @@ int ptk_huge_inherit(struct ptk_huge *memory, int fd, size_t len, struct ptk_err
 /* Makes the memory read-only for the rest of its life. Returns 0 or a negative errno. */
 int ptk_huge_protect(const struct ptk_huge *memory, struct ptk_err *err);
 
+/*
+ * ptk_huge_alloc: memory of a model's tables, not zeroed, aligned to a cache line, and where it is
+ * large made of transparent huge pages if the system gives them: filling 4 MiB of small pages takes
+ * a thousand faults. NULL when there is none; the caller releases it with free.
+ */
+void *ptk_huge_alloc(size_t len);
+
 /* Unmaps and clears `*memory`; does nothing on one that is not mapped. */
 void ptk_huge_unmap(struct ptk_huge *memory);
 

@@ -9,7 +9,7 @@
 #define PTK_IMAGE_MAGIC "PTKIMAGE"
 /* Format version. It changes whenever an older reader would misread the image, and with the
  * compiler's output. */
-#define PTK_IMAGE_VERSION 1u
+#define PTK_IMAGE_VERSION 2u
 /* Every section starts at a multiple of this many bytes: one cache line. */
 #define PTK_IMAGE_SECTION_ALIGN 64u
 /* An absent id, an empty hash slot, an absent offset. */
@@ -165,7 +165,16 @@ enum ptk_image_section {
     /* JSON: model name, source files with their SHA-256, special token names, chat template,
      * compiler version. */
     PTK_IMAGE_SECTION_META = 24,
-    PTK_IMAGE_SECTION_VALUE_COUNT = 25,
+    /* One image_neighbours, of BPE: which characters stand side by side in tokens that merging
+     * makes. Only together with neighbour_chars; a model without them has them gathered when it
+     * is opened. */
+    PTK_IMAGE_SECTION_NEIGHBOURS = 25,
+    /* u32[]: characters that have neighbours: code point | what it has << 22: bit 0 a character
+     * behind it, 1 one before it, 2 a part of one behind it, 3 a part of one before it. */
+    PTK_IMAGE_SECTION_NEIGHBOUR_CHARS = 26,
+    /* One image_unigram_neighbours, likewise of Unigram. */
+    PTK_IMAGE_SECTION_UNIGRAM_NEIGHBOURS = 27,
+    PTK_IMAGE_SECTION_VALUE_COUNT = 28,
 };
 
 /* The name of each image_section; NULL where no value is defined. */
@@ -195,6 +204,9 @@ enum ptk_image_section {
         [22] = "decoder", \
         [23] = "certificate", \
         [24] = "meta", \
+        [25] = "neighbours", \
+        [26] = "neighbour_chars", \
+        [27] = "unigram_neighbours", \
     }
 
 /* Kinds of operations in a normalizer program. STRING means: u32 length, bytes. Regular
@@ -660,6 +672,55 @@ struct ptk_image_piece {
 _Static_assert(sizeof(struct ptk_image_piece) == 32, "ptk_image_piece size");
 _Static_assert(offsetof(struct ptk_image_piece, key) == 0, "ptk_image_piece.key");
 _Static_assert(offsetof(struct ptk_image_piece, ids) == 16, "ptk_image_piece.ids");
+
+/* Sides of the boundaries inside of tokens, see ptk_cuts.h. A side is a code point or, where
+ * the token has only a part of the character, 2^31 | that part's last byte on the left, its
+ * first byte on the right. More bits than needed only cost cuts. */
+struct ptk_image_neighbours {
+    /* Two bits of one word for each boundary whose sides are not both ASCII and not both parts,
+     * by hash of both. */
+    uint64_t words[8192];
+    /* Both sides ASCII: bit `right` of the two words of `left`. */
+    uint64_t ascii[256];
+    /* Last bytes of characters that have U+2581 behind them. */
+    uint64_t before_mark[4];
+    /* Bit `right` of the two words by the low six bits of the last byte of what has that ASCII
+     * character behind it. */
+    uint64_t before_ascii[128];
+    /* Both sides parts: bit by the low six bits of the right one, of the word by those of the
+     * left one. */
+    uint64_t parts[64];
+    /* Left sides that are parts, by their low six bits. */
+    uint64_t partial_left;
+    /* The same of right sides. */
+    uint64_t partial_right;
+};
+_Static_assert(sizeof(struct ptk_image_neighbours) == 69168, "ptk_image_neighbours size");
+_Static_assert(offsetof(struct ptk_image_neighbours, words) == 0, "ptk_image_neighbours.words");
+_Static_assert(offsetof(struct ptk_image_neighbours, ascii) == 65536, "ptk_image_neighbours.ascii");
+_Static_assert(offsetof(struct ptk_image_neighbours, before_mark) == 67584, "ptk_image_neighbours.before_mark");
+_Static_assert(offsetof(struct ptk_image_neighbours, before_ascii) == 67616, "ptk_image_neighbours.before_ascii");
+_Static_assert(offsetof(struct ptk_image_neighbours, parts) == 68640, "ptk_image_neighbours.parts");
+_Static_assert(offsetof(struct ptk_image_neighbours, partial_left) == 69152, "ptk_image_neighbours.partial_left");
+_Static_assert(offsetof(struct ptk_image_neighbours, partial_right) == 69160, "ptk_image_neighbours.partial_right");
+
+/* Characters side by side in the tokens of a Unigram model, see ptk_unigram_cuts.h. Characters
+ * from U+10000 on are only among the pairs. */
+struct ptk_image_unigram_neighbours {
+    /* A bit for each pair that is not ASCII, by hash of both. */
+    uint64_t pairs[32768];
+    /* Pairs of ASCII: bit `right` of the two words of `left`. */
+    uint64_t ascii[256];
+    /* Characters that are tokens. */
+    uint64_t known[1024];
+    /* Characters that are in some token. */
+    uint64_t inside[1024];
+};
+_Static_assert(sizeof(struct ptk_image_unigram_neighbours) == 280576, "ptk_image_unigram_neighbours size");
+_Static_assert(offsetof(struct ptk_image_unigram_neighbours, pairs) == 0, "ptk_image_unigram_neighbours.pairs");
+_Static_assert(offsetof(struct ptk_image_unigram_neighbours, ascii) == 262144, "ptk_image_unigram_neighbours.ascii");
+_Static_assert(offsetof(struct ptk_image_unigram_neighbours, known) == 264192, "ptk_image_unigram_neighbours.known");
+_Static_assert(offsetof(struct ptk_image_unigram_neighbours, inside) == 272384, "ptk_image_unigram_neighbours.inside");
 
 /* One unit of the double array. Unit 0 is the root; the child of a unit by byte c is unit base
  * ^ c if its word says used and label c. Units 1 to 255 are unused: a unit without children has

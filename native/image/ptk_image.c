@@ -21,6 +21,7 @@
  */
 struct checksum {
     uint64_t lanes[4];
+    size_t fed; /* bytes behind the header so far */
 };
 
 static void checksum_feed(struct checksum *sum, const uint8_t *bytes, size_t len)
@@ -29,33 +30,49 @@ static void checksum_feed(struct checksum *sum, const uint8_t *bytes, size_t len
     uint64_t b = sum->lanes[1];
     uint64_t c = sum->lanes[2];
     uint64_t d = sum->lanes[3];
+    const size_t fed = sum->fed;
     for (size_t i = 0; i < len; i += 32) {
-        a = ptk_hash_fold(ptk_load_u64(bytes + i) ^ PTK_HASH_A, a ^ PTK_HASH_B) + i;
-        b = ptk_hash_fold(ptk_load_u64(bytes + i + 8) ^ PTK_HASH_B, b ^ PTK_HASH_C) + i;
-        c = ptk_hash_fold(ptk_load_u64(bytes + i + 16) ^ PTK_HASH_C, c ^ PTK_HASH_A) + i;
-        d = ptk_hash_fold(ptk_load_u64(bytes + i + 24) ^ PTK_HASH_A, d ^ PTK_HASH_C) + i;
+        const uint64_t at = fed + i;
+        a = ptk_hash_fold(ptk_load_u64(bytes + i) ^ PTK_HASH_A, a ^ PTK_HASH_B) + at;
+        b = ptk_hash_fold(ptk_load_u64(bytes + i + 8) ^ PTK_HASH_B, b ^ PTK_HASH_C) + at;
+        c = ptk_hash_fold(ptk_load_u64(bytes + i + 16) ^ PTK_HASH_C, c ^ PTK_HASH_A) + at;
+        d = ptk_hash_fold(ptk_load_u64(bytes + i + 24) ^ PTK_HASH_A, d ^ PTK_HASH_C) + at;
     }
     sum->lanes[0] = a;
     sum->lanes[1] = b;
     sum->lanes[2] = c;
     sum->lanes[3] = d;
+    sum->fed = fed + len;
+}
+
+/* Begins with the header, its checksum field taken as zero. `len` is that of the image. */
+static struct checksum checksum_begin(const uint8_t *bytes, size_t len)
+{
+    struct ptk_image_header header;
+    memcpy(&header, bytes, sizeof header);
+    header.checksum = 0;
+    uint8_t head[sizeof header];
+    memcpy(head, &header, sizeof head);
+    struct checksum sum = {{len, PTK_HASH_A, PTK_HASH_B, PTK_HASH_C}, 0};
+    checksum_feed(&sum, head, sizeof head);
+    sum.fed = 0;
+    return sum;
+}
+
+static uint64_t checksum_end(const struct checksum *sum)
+{
+    return ptk_hash_fold(sum->lanes[0] ^ PTK_HASH_A, sum->lanes[1] ^ PTK_HASH_B) ^
+           ptk_hash_fold(sum->lanes[2] ^ PTK_HASH_B, sum->lanes[3] ^ PTK_HASH_C);
 }
 
 uint64_t ptk_image_checksum(const uint8_t *bytes, size_t len)
 {
     PTK_ASSERT(len >= sizeof(struct ptk_image_header));
     PTK_ASSERT(len % PTK_IMAGE_SECTION_ALIGN == 0);
-    struct ptk_image_header header;
-    memcpy(&header, bytes, sizeof header);
-    header.checksum = 0;
-    uint8_t head[sizeof header];
-    memcpy(head, &header, sizeof head);
-
-    struct checksum sum = {{len, PTK_HASH_A, PTK_HASH_B, PTK_HASH_C}};
-    checksum_feed(&sum, head, sizeof head);
-    checksum_feed(&sum, bytes + sizeof head, len - sizeof head);
-    return ptk_hash_fold(sum.lanes[0] ^ PTK_HASH_A, sum.lanes[1] ^ PTK_HASH_B) ^
-           ptk_hash_fold(sum.lanes[2] ^ PTK_HASH_B, sum.lanes[3] ^ PTK_HASH_C);
+    struct checksum sum = checksum_begin(bytes, len);
+    const size_t head_len = sizeof(struct ptk_image_header);
+    checksum_feed(&sum, bytes + head_len, len - head_len);
+    return checksum_end(&sum);
 }
 
 /* Bytes of one item for sections that are arrays; 1 for sections of plain bytes. */
@@ -84,6 +101,9 @@ static const uint32_t item_lens[PTK_IMAGE_SECTION_VALUE_COUNT] = {
     [PTK_IMAGE_SECTION_DECODER] = 1,
     [PTK_IMAGE_SECTION_CERTIFICATE] = 1,
     [PTK_IMAGE_SECTION_META] = 1,
+    [PTK_IMAGE_SECTION_NEIGHBOURS] = sizeof(struct ptk_image_neighbours),
+    [PTK_IMAGE_SECTION_NEIGHBOUR_CHARS] = 4,
+    [PTK_IMAGE_SECTION_UNIGRAM_NEIGHBOURS] = sizeof(struct ptk_image_unigram_neighbours),
 };
 
 /* Sections by kind; len 0 and bytes NULL when absent. An empty section counts as absent. */
@@ -95,7 +115,9 @@ struct sections {
     } by_kind[PTK_IMAGE_SECTION_VALUE_COUNT];
 };
 
-static int read_header(const uint8_t *bytes, size_t len, struct ptk_image *out, struct ptk_err *err)
+/* `checksum` is that of the bytes, or NULL: not known yet. */
+static int read_header(const uint8_t *bytes, size_t len, const uint64_t *checksum,
+                       struct ptk_image *out, struct ptk_err *err)
 {
     if (len < sizeof(struct ptk_image_header)) {
         return REFUSE("image: %zu bytes are too few for a header", len);
@@ -115,7 +137,7 @@ static int read_header(const uint8_t *bytes, size_t len, struct ptk_image *out, 
         return REFUSE("image: states %llu bytes, the file has %zu",
                       (unsigned long long)header->image_len, len);
     }
-    if (header->checksum != ptk_image_checksum(bytes, len)) {
+    if (header->checksum != (checksum != NULL ? *checksum : ptk_image_checksum(bytes, len))) {
         return REFUSE("image: the checksum does not match, the file is damaged");
     }
     if (header->profile == 0 || header->profile >= PTK_IMAGE_PROFILE_VALUE_COUNT ||
@@ -212,6 +234,8 @@ static int check_counts(const struct ptk_image *image, const struct sections *se
         {PTK_IMAGE_SECTION_VOCAB_KEY_OFFS, ids_end + 1},
         {PTK_IMAGE_SECTION_BYTE_IDS, 256},
         {PTK_IMAGE_SECTION_SCORES, ids_end},
+        {PTK_IMAGE_SECTION_NEIGHBOURS, 1},
+        {PTK_IMAGE_SECTION_UNIGRAM_NEIGHBOURS, 1},
     };
     for (size_t i = 0; i < PTK_ARRAY_LEN(exact); i++) {
         const size_t count = sections->by_kind[exact[i].kind].count;
@@ -274,6 +298,10 @@ static void fill(struct ptk_image *image, const struct sections *s)
     image->scores = items(s, PTK_IMAGE_SECTION_SCORES);
     image->trie = items(s, PTK_IMAGE_SECTION_TRIE);
     image->trie_count = item_count(s, PTK_IMAGE_SECTION_TRIE);
+    image->neighbours = items(s, PTK_IMAGE_SECTION_NEIGHBOURS);
+    image->neighbour_chars = items(s, PTK_IMAGE_SECTION_NEIGHBOUR_CHARS);
+    image->neighbour_char_count = item_count(s, PTK_IMAGE_SECTION_NEIGHBOUR_CHARS);
+    image->unigram_neighbours = items(s, PTK_IMAGE_SECTION_UNIGRAM_NEIGHBOURS);
     image->added = items(s, PTK_IMAGE_SECTION_ADDED);
     image->added_count = item_count(s, PTK_IMAGE_SECTION_ADDED);
     image->added_raw = items(s, PTK_IMAGE_SECTION_ADDED_RAW);
@@ -290,10 +318,11 @@ static void fill(struct ptk_image *image, const struct sections *s)
     image->meta_len = s->by_kind[PTK_IMAGE_SECTION_META].len;
 }
 
-int ptk_image_view(const void *bytes, size_t len, struct ptk_image *out, struct ptk_err *err)
+static int view(const void *bytes, size_t len, const uint64_t *checksum, struct ptk_image *out,
+                struct ptk_err *err)
 {
     memset(out, 0, sizeof *out);
-    int rc = read_header(bytes, len, out, err);
+    int rc = read_header(bytes, len, checksum, out, err);
     if (rc != 0) {
         return rc;
     }
@@ -326,12 +355,20 @@ int ptk_image_view(const void *bytes, size_t len, struct ptk_image *out, struct 
         rc = ptk_image_verify_trie(out, err);
     }
     if (rc == 0) {
+        rc = ptk_image_verify_neighbours(out, err);
+    }
+    if (rc == 0) {
         rc = ptk_image_verify_added(out, err);
     }
     if (rc == 0) {
         rc = ptk_image_verify_programs(out, err);
     }
     return rc;
+}
+
+int ptk_image_view(const void *bytes, size_t len, struct ptk_image *out, struct ptk_err *err)
+{
+    return view(bytes, len, NULL, out, err);
 }
 
 static int read_all(int fd, uint8_t *dst, size_t len)
@@ -347,6 +384,32 @@ static int read_all(int fd, uint8_t *dst, size_t len)
         }
         done += (size_t)got;
     }
+    return 0;
+}
+
+/* What is read at once: the second cache holds it until it is summed up. */
+#define READ_LEN ((size_t)256 << 10)
+
+/* Reads a whole image and sums it up on the way; of a length that no image has there is no sum. */
+static int read_image(int fd, uint8_t *dst, size_t len, uint64_t *checksum)
+{
+    const size_t head_len = sizeof(struct ptk_image_header);
+    const bool sums = len >= head_len && len % PTK_IMAGE_SECTION_ALIGN == 0;
+    struct checksum sum = {{0}, 0};
+    for (size_t done = 0; done < len; done += READ_LEN) {
+        const size_t some = ptk_min_size(len - done, READ_LEN);
+        const int rc = read_all(fd, dst + done, some);
+        if (rc != 0) {
+            return rc;
+        }
+        if (sums && done == 0) {
+            sum = checksum_begin(dst, len);
+            checksum_feed(&sum, dst + head_len, some - head_len);
+        } else if (sums) {
+            checksum_feed(&sum, dst + done, some);
+        }
+    }
+    *checksum = checksum_end(&sum);
     return 0;
 }
 
@@ -400,8 +463,9 @@ int ptk_image_open(const char *path, enum ptk_image_hold hold, struct ptk_image 
         rc = ptk_err_set(err, -errno, "%s: cannot be mapped: %s", path, strerror(errno));
         goto out;
     }
+    uint64_t checksum;
     if (hold == PTK_IMAGE_HOLD_COPY) {
-        rc = read_all(fd, memory, len);
+        rc = read_image(fd, memory, len, &checksum);
         if (rc != 0) {
             rc = ptk_err_set(err, rc, "%s: cannot be read: %s", path, strerror(-rc));
             goto out;
@@ -409,7 +473,7 @@ int ptk_image_open(const char *path, enum ptk_image_hold hold, struct ptk_image 
         (void)mprotect(memory, len, PROT_READ); /* a guard against our own mistakes only */
     }
     struct ptk_err why;
-    rc = ptk_image_view(memory, len, out, &why);
+    rc = view(memory, len, hold == PTK_IMAGE_HOLD_COPY ? &checksum : NULL, out, &why);
     if (rc != 0) {
         rc = ptk_err_set(err, rc, "%s: %.400s", path, why.text);
         goto out;

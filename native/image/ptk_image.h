@@ -61,6 +61,11 @@ struct ptk_image {
     const struct ptk_image_trie_unit *trie;
     uint32_t trie_count;
 
+    const struct ptk_image_neighbours *neighbours; /* or NULL, and then the next one, too */
+    const uint32_t *neighbour_chars;
+    uint32_t neighbour_char_count;
+    const struct ptk_image_unigram_neighbours *unigram_neighbours; /* or NULL */
+
     const struct ptk_image_added *added;
     uint32_t added_count;
     /* NULL: no token is matched in the original text */

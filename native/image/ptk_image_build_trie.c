@@ -178,6 +178,25 @@ static int place(struct trie_builder *b, struct pending node)
     return rc;
 }
 
+/* Every key leads to its id; no further unit has one. */
+static bool is_whole(const struct trie_builder *b, size_t id_count)
+{
+    const struct ptk_image view = {.trie = b->units, .trie_count = b->count};
+    size_t ends = 0;
+    for (uint32_t unit = 0; unit < b->count; unit++) {
+        ends += ptk_image_trie_id(&view, unit) != PTK_IMAGE_NONE;
+    }
+    bool whole = ends == id_count;
+    for (uint32_t i = 0; i < id_count && whole; i++) {
+        uint32_t unit = 0;
+        for (uint32_t at = 0; at < key_len(b, i) && whole; at++) {
+            whole = ptk_image_trie_step(&view, &unit, key_byte(b, i, at));
+        }
+        whole = whole && ptk_image_trie_id(&view, unit) == b->ids[i];
+    }
+    return whole;
+}
+
 int ptk_build_trie(const struct ptk_build_keys *keys, const uint32_t *ids, size_t id_count,
                    struct ptk_image_trie_unit **units, uint32_t *unit_count)
 {
@@ -193,6 +212,7 @@ int ptk_build_trie(const struct ptk_build_keys *keys, const uint32_t *ids, size_
     while (rc == 0 && b.stack_count > 0) {
         rc = place(&b, b.stack[--b.stack_count]);
     }
+    PTK_ASSERT(rc != 0 || is_whole(&b, id_count)); /* readers rely on it and do not look again */
     free(b.stack);
     free(b.base_used);
     free(b.first_free);

@@ -16,6 +16,7 @@ int ptk_image_verify_tokens(const struct ptk_image *image, size_t token_text_len
                             size_t token_bytes_len, size_t vocab_key_len, struct ptk_err *err);
 int ptk_image_verify_tables(const struct ptk_image *image, struct ptk_err *err);
 int ptk_image_verify_trie(const struct ptk_image *image, struct ptk_err *err);
+int ptk_image_verify_neighbours(const struct ptk_image *image, struct ptk_err *err);
 int ptk_image_verify_added(const struct ptk_image *image, struct ptk_err *err);
 int ptk_image_verify_programs(struct ptk_image *image, struct ptk_err *err);
 

@@ -1188,6 +1188,47 @@ def normalize(const uint8_t[::1] program, uint32_t profile, const uint8_t[::1] t
         ptk_norm_close(norm)
 
 
+def build_neighbours(const uint8_t[::1] image):
+    """(neighbours, neighbour_chars, unigram_neighbours): the sections as bytes, empty where the
+    model needs none, of an image that lacks them. Raises SetupError where it cannot be opened."""
+    cdef ptk_image view
+    cdef ptk_tokenizer *tokenizer = NULL
+    cdef ptk_err err
+    cdef size_t length = <size_t>image.shape[0]
+    cdef cnp.npy_intp shape = <cnp.npy_intp>(length + 64)
+    room = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT8, 0)
+    cdef size_t start = <size_t>cnp.PyArray_DATA(room)
+    cdef uint8_t *copy = <uint8_t *>((start + 63) & ~<size_t>63)
+    cdef int code
+    if length == 0:
+        raise ValueError("an image is not empty")
+    memset(&err, 0, sizeof(err))
+    with nogil:
+        memcpy(copy, &image[0], length)
+        code = ptk_image_view(copy, length, &view, &err)
+        if code == 0:
+            code = ptk_tokenizer_open(&view, &tokenizer, &err)
+    if code != 0:
+        raise SetupError(code, err.text.decode())
+    try:
+        return _neighbours_of(tokenizer)
+    finally:
+        ptk_tokenizer_close(tokenizer)
+
+
+cdef tuple _neighbours_of(const ptk_tokenizer *tokenizer):
+    cdef const ptk_image_neighbours *bpe = ptk_tokenizer_neighbours(tokenizer)
+    cdef const ptk_image_unigram_neighbours *unigram = ptk_tokenizer_unigram_neighbours(tokenizer)
+    cdef cnp.npy_intp shape = <cnp.npy_intp>ptk_tokenizer_chars(tokenizer, NULL)
+    chars = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT32, 0)
+    ptk_tokenizer_chars(tokenizer, <uint32_t *>cnp.PyArray_DATA(chars))
+    return (
+        (<const char *>bpe)[:sizeof(ptk_image_neighbours)] if bpe != NULL else b"",
+        chars.tobytes(),
+        (<const char *>unigram)[:sizeof(ptk_image_unigram_neighbours)] if unigram != NULL else b"",
+    )
+
+
 def image_checksum(const uint8_t[::1] image):
     """The checksum that belongs into the header of these bytes of an image."""
     if image.shape[0] < 128 or image.shape[0] % 64 != 0:

@@ -149,6 +149,12 @@ cdef extern from "image/ptk_image.h" nogil:
         const uint8_t *meta
         size_t meta_len
 
+    struct ptk_image_neighbours:
+        pass
+
+    struct ptk_image_unigram_neighbours:
+        pass
+
     int ptk_image_view(const void *bytes, size_t len, ptk_image *out, ptk_err *err)
     uint64_t ptk_image_checksum(const uint8_t *bytes, size_t len)
     int ptk_image_open(const char *path, ptk_image_hold hold, ptk_image *out, ptk_err *err)
@@ -205,6 +211,10 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
 
     int ptk_tokenizer_open(const ptk_image *image, ptk_tokenizer **out, ptk_err *err)
     void ptk_tokenizer_close(ptk_tokenizer *tokenizer)
+    const ptk_image_neighbours *ptk_tokenizer_neighbours(const ptk_tokenizer *tokenizer)
+    size_t ptk_tokenizer_chars(const ptk_tokenizer *tokenizer, uint32_t *chars)
+    const ptk_image_unigram_neighbours *ptk_tokenizer_unigram_neighbours(
+        const ptk_tokenizer *tokenizer)
 
     struct ptk_work_limits:
         size_t text_len_max

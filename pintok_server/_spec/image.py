@@ -15,7 +15,7 @@ from typing import Final
 IMAGE_MAGIC: Final = 'PTKIMAGE'
 # Format version. It changes whenever an older reader would misread the image, and with the
 # compiler's output.
-IMAGE_VERSION: Final = 1
+IMAGE_VERSION: Final = 2
 # Every section starts at a multiple of this many bytes: one cache line.
 IMAGE_SECTION_ALIGN: Final = 64
 # An absent id, an empty hash slot, an absent offset.
@@ -142,6 +142,14 @@ class ImageSection(enum.IntEnum):
     # JSON: model name, source files with their SHA-256, special token names, chat template, compiler
     # version.
     META = 24
+    # One image_neighbours, of BPE: which characters stand side by side in tokens that merging makes.
+    # Only together with neighbour_chars; a model without them has them gathered when it is opened.
+    NEIGHBOURS = 25
+    # u32[]: characters that have neighbours: code point | what it has << 22: bit 0 a character behind
+    # it, 1 one before it, 2 a part of one behind it, 3 a part of one before it.
+    NEIGHBOUR_CHARS = 26
+    # One image_unigram_neighbours, likewise of Unigram.
+    UNIGRAM_NEIGHBOURS = 27
 
 
 class OpNorm(enum.IntEnum):
@@ -488,6 +496,47 @@ IMAGE_PIECE_FIELDS: Final = (
 IMAGE_PIECE_OFFSETS: Final = {
     "key": 0,
     "ids": 16,
+}
+
+
+# Sides of the boundaries inside of tokens, see ptk_cuts.h. A side is a code point or, where the
+# token has only a part of the character, 2^31 | that part's last byte on the left, its first byte
+# on the right. More bits than needed only cost cuts.
+IMAGE_NEIGHBOURS: Final = struct.Struct("<8192Q256Q4Q128Q64QQQ")
+IMAGE_NEIGHBOURS_FIELDS: Final = (
+    "words",
+    "ascii",
+    "before_mark",
+    "before_ascii",
+    "parts",
+    "partial_left",
+    "partial_right",
+)
+IMAGE_NEIGHBOURS_OFFSETS: Final = {
+    "words": 0,
+    "ascii": 65536,
+    "before_mark": 67584,
+    "before_ascii": 67616,
+    "parts": 68640,
+    "partial_left": 69152,
+    "partial_right": 69160,
+}
+
+
+# Characters side by side in the tokens of a Unigram model, see ptk_unigram_cuts.h. Characters
+# from U+10000 on are only among the pairs.
+IMAGE_UNIGRAM_NEIGHBOURS: Final = struct.Struct("<32768Q256Q1024Q1024Q")
+IMAGE_UNIGRAM_NEIGHBOURS_FIELDS: Final = (
+    "pairs",
+    "ascii",
+    "known",
+    "inside",
+)
+IMAGE_UNIGRAM_NEIGHBOURS_OFFSETS: Final = {
+    "pairs": 0,
+    "ascii": 262144,
+    "known": 264192,
+    "inside": 272384,
 }
 
 

@@ -41,6 +41,9 @@ _ITEM_LEN = {
     ImageSection.ADDED: spec.IMAGE_ADDED.size,
     ImageSection.ADDED_RAW: spec.IMAGE_MATCH_NODE.size,
     ImageSection.ADDED_NORMALIZED: spec.IMAGE_MATCH_NODE.size,
+    ImageSection.NEIGHBOURS: spec.IMAGE_NEIGHBOURS.size,
+    ImageSection.NEIGHBOUR_CHARS: 4,
+    ImageSection.UNIGRAM_NEIGHBOURS: spec.IMAGE_UNIGRAM_NEIGHBOURS.size,
 }
 
 
@@ -113,7 +116,22 @@ def write_image(
         probes=(piece_probe_max, pair_probe_max, vocab_probe_max),
     )
     sections[ImageSection.STRINGS] = strings.joined()
+    image = _assemble(sections, fingerprint, description.profile, description.source)
+    sections |= _neighbours(image)
     return _assemble(sections, fingerprint, description.profile, description.source)
+
+
+def _neighbours(image: bytes) -> dict[ImageSection, bytes]:
+    """What opening would gather each time: which characters stand side by side in tokens."""
+    try:
+        neighbours, chars, unigram = _native.build_neighbours(image)
+    except _native.SetupError:
+        return {}  # whoever opens the image is told why it cannot be
+    return {
+        ImageSection.NEIGHBOURS: neighbours,
+        ImageSection.NEIGHBOUR_CHARS: chars,
+        ImageSection.UNIGRAM_NEIGHBOURS: unigram,
+    }
 
 
 def _header(image: bytes) -> dict[str, Any]:

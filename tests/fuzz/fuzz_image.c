@@ -2,13 +2,16 @@
  * Fuzzes the door for images: any bytes, and any forgery of a good image.
  *
  * Input: one byte of mode, then mode 0: the bytes of an image; otherwise: patches to the small
- * image of image_maker.h, each u16 position times 4, u8 place within, u8 value. The checksum is
+ * image of image_maker.h (modes 2 and 3: as a Unigram and a WordPiece model), each u16 position
+ * times 4, u8 place within, u8 value. The checksum is
  * repaired, so that the rest of the verifier is reached. What must hold: no crash, no read out of
- * bounds, and an accepted image can be used in every way that code behind the door uses it.
+ * bounds, and an accepted image can be used in every way that code behind the door uses it: also a
+ * tokenizer opens over it or says why not, and what it makes of a text stays in its bounds.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "algo/ptk_tokenizer.h"
 #include "image_maker.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -80,6 +83,81 @@ static void use_matches(const struct ptk_image *image, const struct ptk_image_ma
     }
 }
 
+#define IDS_CAP 4096u
+
+static void *reserve(size_t len)
+{
+    void *memory = aligned_alloc(PTK_CACHE_LINE, ptk_align_up(len, PTK_CACHE_LINE));
+    PTK_ASSERT(memory != NULL);
+    return memory;
+}
+
+/* Whatever a forged vocabulary makes of a text: a verdict, and ids and offsets within bounds. */
+static void use_text(const struct ptk_tokenizer *tokenizer, const struct ptk_image *image)
+{
+    static const char text[] =
+        "the thing in the<s>ing end. Then th\xe2\x96\x81in\xc3\xa9 t\xe4\xb8"
+        "\xad\xe4\xb8\xad\xf0\x9f\x98\x80 aaaaaaaaaaaaaaaathethethethe  \n\n12";
+    static const struct ptk_work_limits limits = {.text_len_max = sizeof text};
+    static struct ptk_work *work;
+    static void *cache_memory;
+    static uint32_t ids[IDS_CAP];
+    static struct ptk_span offsets[IDS_CAP];
+    static uint8_t decoded[1u << 16];
+    if (work == NULL) {
+        work = ptk_work_init(reserve(ptk_work_len(&limits)), &limits);
+        cache_memory = reserve(PTK_CACHE_LEN_MIN);
+    }
+    struct ptk_cache *cache = ptk_cache_init(cache_memory, PTK_CACHE_LEN_MIN);
+    const struct ptk_encode_request request = {.text = (const uint8_t *)text,
+                                               .text_len = sizeof text - 1};
+    for (int round = 0; round < 4; round++) { /* from empty caches and used ones, each both ways */
+        struct ptk_encoding out = {
+            .ids = ids, .cap = IDS_CAP, .offsets = (round & 1) != 0 ? offsets : NULL};
+        if (ptk_tokenizer_encode(tokenizer, work, cache, &request, &out) != PTK_VERDICT_OK) {
+            continue;
+        }
+        PTK_ASSERT(out.len <= IDS_CAP);
+        for (size_t i = 0; i < out.len; i++) {
+            PTK_ASSERT(ids[i] < image->config->ids_end);
+        }
+        size_t len = 0;
+        if (ptk_tokenizer_decode(tokenizer, work, ids, out.len, 0, decoded, sizeof decoded, &len) ==
+            PTK_VERDICT_OK) {
+            PTK_ASSERT(len <= sizeof decoded);
+        }
+    }
+}
+
+static void use_tokenizer(const struct ptk_image *image)
+{
+    struct ptk_tokenizer *tokenizer = NULL;
+    struct ptk_err err = {.code = 0};
+    if (ptk_tokenizer_open(image, &tokenizer, &err) != 0) {
+        PTK_ASSERT(err.code != 0 && err.text[0] != 0);
+        return;
+    }
+    use_text(tokenizer, image);
+    ptk_tokenizer_close(tokenizer);
+}
+
+/* The small image has what every algorithm needs. */
+static void change_algorithm(uint8_t *bytes, uint8_t mode)
+{
+    struct ptk_image view;
+    struct ptk_err err;
+    PTK_ASSERT(ptk_image_view(bytes, ((const struct ptk_image_header *)(void *)bytes)->image_len,
+                              &view, &err) == 0);
+    struct ptk_image_config *config =
+        (struct ptk_image_config *)(void *)(bytes + ((const uint8_t *)view.config - bytes));
+    if (mode == 2 || mode == 3) {
+        config->algorithm = mode == 2 ? PTK_IMAGE_ALGORITHM_UNIGRAM : PTK_IMAGE_ALGORITHM_WORDPIECE;
+        config->flags &= ~(uint32_t)PTK_IMAGE_FLAGS_BYTE_UNITS;
+        config->unk_id = 'u';
+        config->word_chars_max = 100;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint8_t *small;
@@ -102,6 +180,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     } else {
         memcpy(bytes, small, len);
+        change_algorithm(bytes, data[0]);
         for (size_t i = 1; i + 4 <= size; i += 4) {
             bytes[((size_t)ptk_load_u16(data + i) * 4 + (data[i + 2] & 3)) % len] = data[i + 3];
         }
@@ -119,5 +198,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     use_programs(&image);
     use_matches(&image, image.added_raw, image.added_raw_count);
     use_matches(&image, image.added_normalized, image.added_normalized_count);
+    use_tokenizer(&image);
     return 0;
 }

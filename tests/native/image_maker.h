@@ -208,8 +208,8 @@ static uint8_t *maker_small_image(size_t *len)
 
     const struct ptk_build_tables tables = {pairs, 16, vocab, 1024, byte_ids};
     static const uint32_t seed_offs[] = {0, 1, 3, 6, 8, 11, 13};
-    const struct ptk_build_seeds seeds = {
-        seed_offs, (const uint8_t *)"aththeining t", PTK_ARRAY_LEN(seed_offs) - 1, false, false};
+    const struct ptk_build_seeds seeds = {seed_offs, (const uint8_t *)"aththeining t",
+                                          PTK_ARRAY_LEN(seed_offs) - 1, false, false};
     struct ptk_image_piece pieces[PTK_ARRAY_LEN(seed_offs) - 1];
     size_t piece_count = 0;
     PTK_ASSERT(ptk_build_seed_pieces(&view, &tables, &seeds, pieces, &piece_count) == 0);
@@ -264,6 +264,10 @@ static uint8_t *maker_small_image(size_t *len)
     program_len = maker_op(program, PTK_OP_DEC_BYTE_LEVEL, 0, NULL, 0);
     maker_copy(&maker, PTK_IMAGE_SECTION_DECODER, program, program_len);
     maker_copy(&maker, PTK_IMAGE_SECTION_META, "{}", 2);
+    (void)maker_add(&maker, PTK_IMAGE_SECTION_NEIGHBOURS, sizeof(struct ptk_image_neighbours), 1);
+    uint32_t *chars = maker_add(&maker, PTK_IMAGE_SECTION_NEIGHBOUR_CHARS, 4, 2);
+    chars[0] = 't' | 1u << 22;
+    chars[1] = 0x10ffff | 0xfu << 22;
 
     *config = (struct ptk_image_config){
         .algorithm = PTK_IMAGE_ALGORITHM_BPE,

@@ -79,6 +79,9 @@ static void use(const struct ptk_image *image)
             }
         }
     }
+    for (uint32_t i = 0; i < image->neighbour_char_count; i++) {
+        sink += image->neighbours->words[image->neighbour_chars[i] & 0x1fff];
+    }
     for (uint32_t i = 0; i < image->added_count; i++) {
         const struct ptk_image_added *added = &image->added[i];
         for (uint32_t j = 0; j < added->text_len; j++) {
@@ -321,12 +324,32 @@ static void test_each_broken_promise_has_its_sentence(void)
     struct ptk_image_trie_unit *trie = (void *)section(PTK_IMAGE_SECTION_TRIE);
     trie[0].base = 1u << 30;
     expect("outside of the trie");
-    trie[0].base ^= 256;
-    expect("no path");
+    while (ptk_image_trie_id(&(struct ptk_image){.trie = trie}, 0) == PTK_IMAGE_NONE) {
+        trie++;
+    }
+    trie->word &= 0x1ff;
+    expect("ends for 261 keys");
+    trie = (void *)section(PTK_IMAGE_SECTION_TRIE);
     trie[1].word = PTK_TRIE_USED | 1;
     expect("reserved");
     ((double *)(void *)section(PTK_IMAGE_SECTION_SCORES))[9] = 0.0 / 0.0;
     expect("finite");
+
+    uint32_t *chars = (void *)section(PTK_IMAGE_SECTION_NEIGHBOUR_CHARS);
+    chars[1]++;
+    expect("no character with neighbours");
+    chars[0] |= 1u << 26;
+    expect("no character with neighbours");
+    struct ptk_image_section_entry *entries = (void *)(changed + sizeof(struct ptk_image_header));
+    while (entries->kind != PTK_IMAGE_SECTION_NEIGHBOUR_CHARS) {
+        entries++;
+    }
+    entries->kind = PTK_IMAGE_SECTION_UNIGRAM_NEIGHBOURS;
+    expect("section 27 has 8 bytes");
+    entries[-2].kind = PTK_IMAGE_SECTION_CERTIFICATE;
+    entries[-1].kind = PTK_IMAGE_SECTION_META;
+    entries[-1].item_count = 0;
+    expect("neighbour_chars without neighbours");
 
     struct ptk_image_added *added = (void *)section(PTK_IMAGE_SECTION_ADDED);
     added[1].id = added[0].id;

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from pintok import Tokenizer
+from pintok import Tokenizer, _native
 from pintok.errors import ModelError
 from pintok_server import vocab
 from pintok_server._spec import image as spec
 from pintok_server.control.models import explain_source
-from pintok_server.vocab import json_fields
+from pintok_server.vocab import json_fields, writer
 from tests.unit import vocab_models as models
 
 Json = dict[str, Any]
@@ -360,3 +360,71 @@ def _section(image: bytes, kind: int) -> bytes:
         if entry == kind:
             return image[off : off + length]
     return b""
+
+
+NEIGHBOURS = (
+    spec.ImageSection.NEIGHBOURS,
+    spec.ImageSection.NEIGHBOUR_CHARS,
+    spec.ImageSection.UNIGRAM_NEIGHBOURS,
+)
+
+
+@pytest.mark.parametrize(
+    ("root", "present"),
+    [
+        (models.byte_level(), (True, True, False)),
+        (models.sentencepiece_bpe(), (True, True, False)),
+        (models.unigram(), (False, False, True)),
+        (models.wordpiece(), (False, False, False)),
+    ],
+    ids=["byte-level", "sentencepiece", "unigram", "wordpiece"],
+)
+def test_neighbours_of_the_image_are_those_that_opening_gathers(
+    compiled: Callable[[pathlib.Path | Json], vocab.CompiledModel],
+    tmp_path: pathlib.Path,
+    root: Json,
+    present: tuple[bool, bool, bool],
+) -> None:
+    image = compiled(root).path.read_bytes()
+    stored = tuple(_section(image, kind) for kind in NEIGHBOURS)
+    assert tuple(bool(body) for body in stored) == present
+    bare = image
+    for kind in NEIGHBOURS:
+        bare = writer.replace_section(bare, kind, b"")
+    assert _native.build_neighbours(bare) == stored  # gathered from the tokens
+    assert _native.build_neighbours(image) == stored  # taken from the image
+    path = tmp_path / "bare.ptki"
+    path.write_bytes(bare)
+    with_them, without = Tokenizer(compiled(root).path), Tokenizer(path)
+    for text in (
+        "the other thing\u2019s",
+        "\u4e2d\u6587 the\u00e9 \u2581 a,b",
+        "<unk> <0x41> \n\n",
+    ):
+        assert with_them.encode(text).tolist() == without.encode(text).tolist()
+
+
+def test_neighbours_of_an_image_that_cannot_be_opened_are_an_error() -> None:
+    with pytest.raises(_native.SetupError, match="too few for a header"):
+        _native.build_neighbours(b"PTKIMAGE")
+    with pytest.raises(ValueError, match="not empty"):
+        _native.build_neighbours(b"")
+
+
+def test_a_trie_that_lies_about_its_keys_is_another_vocabulary(
+    compiled: Callable[[pathlib.Path | Json], vocab.CompiledModel], tmp_path: pathlib.Path
+) -> None:
+    """Whoever forges an image states whatever vocabulary they like: it opens, and does no harm."""
+    image = compiled(models.unigram()).path.read_bytes()
+    trie = bytearray(_section(image, spec.ImageSection.TRIE))
+    base, word = spec.IMAGE_TRIE_UNIT.unpack_from(trie)
+    spec.IMAGE_TRIE_UNIT.pack_into(trie, 0, base ^ 1, word)
+    path = tmp_path / "forged.ptki"
+    path.write_bytes(writer.replace_section(image, spec.ImageSection.TRIE, bytes(trie)))
+    forged = Tokenizer(path)
+    text = "the other thing"
+    assert all(0 <= token < forged.vocab_size for token in forged.encode(text).tolist())
+    assert (
+        forged.encode(text).tolist()
+        != Tokenizer(compiled(models.unigram()).path).encode(text).tolist()
+    )
