@@ -4,6 +4,7 @@
 #include "algo/ptk_decode_spm.h"
 #include "text/ptk_utf8.h"
 
+#include <emmintrin.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -71,7 +72,8 @@ static enum ptk_verdict run_concat(const struct ptk_decoder *decoder,
         ptk_pause_point();
     }
     const size_t len = out.len;
-    if (PTK_LIKELY(ptk_utf8_valid(text, len))) {
+    /* Whole characters behind each other need no second look. */
+    if ((out.seen & PTK_DECODE_PARTIAL) == 0 || PTK_LIKELY(ptk_utf8_valid(text, len))) {
         *text_len = len;
         return PTK_VERDICT_OK;
     }
@@ -784,6 +786,18 @@ static int table_init(struct ptk_decoder *decoder, struct ptk_err *err)
     return code;
 }
 
+static bool is_partial(const uint8_t *bytes, size_t len)
+{
+    if (len <= 16) { /* what lies behind may be read: PTK_IMAGE_OVERRUN */
+        const __m128i block = _mm_loadu_si128((const __m128i *)(const void *)bytes);
+        const uint32_t high = (uint32_t)_mm_movemask_epi8(block) & ((1u << len) - 1);
+        if (high == 0) {
+            return false;
+        }
+    }
+    return !ptk_utf8_valid(bytes, len);
+}
+
 static int concat_init(struct ptk_decoder *decoder, struct ptk_err *err)
 {
     const struct ptk_image *image = decoder->image;
@@ -792,10 +806,12 @@ static int concat_init(struct ptk_decoder *decoder, struct ptk_err *err)
         const uint8_t flags = image->token_flags[id];
         const uint32_t off = image->token_bytes_offs[id];
         const size_t len = image->token_bytes_offs[id + 1] - off;
-        const bool special = (flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0;
+        const uint8_t *bytes = image->token_bytes + off;
+        const uint8_t special =
+            (flags & PTK_IMAGE_TOKEN_FLAGS_SPECIAL) != 0 ? PTK_DECODE_SPECIAL : 0;
+        const uint8_t partial = is_partial(bytes, len) ? PTK_DECODE_PARTIAL : 0;
         if ((flags & PTK_IMAGE_TOKEN_FLAGS_EXISTS) != 0 &&
-            !ptk_decode_table_add(&decoder->table, id, image->token_bytes + off, len,
-                                  special ? PTK_DECODE_SPECIAL : 0)) {
+            !ptk_decode_table_add(&decoder->table, id, bytes, len, special | partial)) {
             return ptk_err_set(err, -ENOMEM, "out of memory while building the decoder's table");
         }
     }

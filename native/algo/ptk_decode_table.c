@@ -101,6 +101,7 @@ static bool copy_one(const struct ptk_decode_table *table, uint32_t id, bool ski
     }
     memcpy(text->bytes + text->len, bytes, len);
     text->len += len;
+    text->seen |= ptk_decode_table_at(table, id)->info;
     return true;
 }
 
@@ -115,16 +116,19 @@ size_t ptk_decode_table_copy(const struct ptk_decode_table *table, const uint32_
         const size_t room = (text->cap - text->len) / sizeof(struct ptk_decode_entry);
         const size_t end = i + ptk_min_size(ids_len - i, room);
         uint8_t *dst = text->bytes + text->len;
+        uint8_t seen = text->seen;
         for (; i < end; i++) {
             const struct ptk_decode_entry *entry = ptk_decode_table_at(table, ids[i]);
             memcpy(dst, entry, sizeof *entry);
             const uint8_t info = entry->info;
+            seen |= info;
             if (PTK_UNLIKELY((info & unusual) != 0)) {
                 break;
             }
             dst += (info & skipped) != 0 ? 0 : info & PTK_DECODE_LEN;
         }
         text->len = (size_t)(dst - text->bytes);
+        text->seen = seen;
         if (i < ids_len && (i < end || room == 0)) {
             if (!copy_one(table, ids[i], skip_special, text)) {
                 return i;

@@ -27,6 +27,7 @@ enum ptk_decode_info {
     PTK_DECODE_SPECIAL = 0x10, /* left out where special tokens are skipped */
     PTK_DECODE_BYTE = 0x20,    /* a byte of its own, bytes[0]: valid only together with others */
     PTK_DECODE_LONG = 0x40,    /* the bytes are in the pool */
+    PTK_DECODE_PARTIAL = 0x80, /* the bytes alone are not valid UTF-8 */
 };
 
 struct ptk_decode_table {
@@ -42,6 +43,7 @@ struct ptk_decode_text {
     uint8_t *bytes;
     size_t cap;
     size_t len;
+    uint8_t seen; /* the info of all ids so far, or-ed together */
 };
 
 /* ptk_decode_table_init makes a table in which no id has bytes; fini gives its memory back, also
@@ -49,8 +51,8 @@ struct ptk_decode_text {
 int ptk_decode_table_init(struct ptk_decode_table *table, uint32_t ids_end, struct ptk_err *err);
 void ptk_decode_table_fini(struct ptk_decode_table *table);
 
-/* ptk_decode_table_add gives an id its bytes at set-up; `info` has SPECIAL and BYTE where they are
- * true. False when there is no memory for long ones. */
+/* ptk_decode_table_add gives an id its bytes at set-up; `info` has SPECIAL, BYTE and PARTIAL where
+ * they are true. False when there is no memory for long ones. */
 bool ptk_decode_table_add(struct ptk_decode_table *table, uint32_t id, const uint8_t *bytes,
                           size_t len, uint8_t info);
 

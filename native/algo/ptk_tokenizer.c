@@ -264,6 +264,11 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
                            text_len);
 }
 
+bool ptk_tokenizer_checks_text(const struct ptk_tokenizer *tokenizer)
+{
+    return tokenizer->decoder.concat;
+}
+
 bool ptk_tokenizer_piece(const struct ptk_tokenizer *tokenizer, uint32_t id, bool skip_special,
                          const uint8_t **bytes, size_t *len)
 {

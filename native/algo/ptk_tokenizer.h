@@ -152,6 +152,10 @@ enum ptk_verdict ptk_tokenizer_decode(const struct ptk_tokenizer *tokenizer, str
                                       const uint32_t *ids, size_t ids_len, uint32_t options,
                                       uint8_t *text, size_t cap, size_t *text_len);
 
+/* ptk_tokenizer_checks_text: whether decode has looked at every byte of its text; otherwise that is
+ * as valid as the strings of the vocabulary. */
+bool ptk_tokenizer_checks_text(const struct ptk_tokenizer *tokenizer);
+
 /*
  * ptk_tokenizer_piece gives what an id adds to a text that has begun: in byte-level models bytes
  * that need not be UTF-8 by themselves, in others whole characters; none for an id that is not

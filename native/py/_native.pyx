@@ -279,13 +279,13 @@ cdef object _view(object text, const uint8_t **utf8, size_t *utf8_len):
     raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
 
 
-cdef str _text(const uint8_t *utf8, size_t utf8_len):
-    """A str of UTF-8; None where it is none."""
+cdef str _text(const uint8_t *utf8, size_t utf8_len, bint checked):
+    """A str of UTF-8; None where it is none, which is looked at where nobody has yet."""
     cdef uint8_t top = ptk_utf8_top(utf8, utf8_len)
     cdef uint32_t width = 1 if top < 0xC4 else 2 if top < 0xF0 else 4
     cdef size_t count = utf8_len
     if top >= 0x80:
-        if not ptk_utf8_valid(utf8, utf8_len):
+        if not checked and not ptk_utf8_valid(utf8, utf8_len):
             return None
         count = ptk_utf8_count(utf8, utf8_len)
     cdef object text = PyUnicode_New(
@@ -714,7 +714,7 @@ cdef class Model:
                                                    options, context.text, context.bytes_cap,
                                                    &text_len)
             if verdict == PTK_VERDICT_OK:
-                text = _text(context.text, text_len)
+                text = _text(context.text, text_len, ptk_tokenizer_checks_text(self.tokenizer))
                 if text is None:  # The core promises otherwise: say where it is wrong.
                     PyUnicode_DecodeUTF8(<char *>context.text, <Py_ssize_t>text_len, NULL)
                 self.give_back(holder)
@@ -746,7 +746,7 @@ cdef class Model:
             spaces += 1
         if spaces == len_ or (len_ >= 3 and memcmp(bytes_ + len_ - 3, b"\xef\xbf\xbd", 3) == 0):
             return None
-        return _text(bytes_, len_)
+        return _text(bytes_, len_, False)
 
     def decode_step(self, list ids, size_t given_count, size_t new_count, uint32_t options,
                     bint flush):

@@ -286,6 +286,7 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
     ptk_verdict ptk_tokenizer_decode(const ptk_tokenizer *tokenizer, ptk_work *work,
                                      const uint32_t *ids, size_t ids_len, uint32_t options,
                                      uint8_t *text, size_t cap, size_t *text_len)
+    bint ptk_tokenizer_checks_text(const ptk_tokenizer *tokenizer)
     bint ptk_tokenizer_piece(const ptk_tokenizer *tokenizer, uint32_t id, bint skip_special,
                              const uint8_t **bytes, size_t *len)
 

@@ -34,6 +34,10 @@ void ptk_utf8_widen_plain(const uint8_t *bytes, size_t len, uint32_t width, void
                           size_t count);
 size_t ptk_utf8_narrow_plain(const void *src, size_t count, uint32_t width, uint8_t *dst);
 
+/* Four characters of up to three bytes at a time: what every CPU can do. */
+void ptk_utf8_widen_four(const uint8_t *bytes, size_t len, uint32_t width, void *dst, size_t count);
+size_t ptk_utf8_narrow_four(const void *src, size_t count, uint32_t width, uint8_t *dst);
+
 /* With AVX-512: 32 integers of two bytes at a time. Only where ptk_utf8_width_avx512() is true. */
 bool ptk_utf8_width_avx512(void);
 void ptk_utf8_widen_avx512(const uint8_t *bytes, size_t len, uint32_t width, void *dst,

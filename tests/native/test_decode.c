@@ -19,8 +19,8 @@ static struct ptk_decode_table make_table(void)
     PTK_ASSERT(ptk_decode_table_init(&table, IDS_END, &err) == 0);
     for (uint32_t id = 0; id < IDS_END; id++) {
         const uint8_t info = id == 4 ? PTK_DECODE_SPECIAL : 0;
-        PTK_ASSERT(ptk_decode_table_add(&table, id, (const uint8_t *)tokens[id],
-                                        strlen(tokens[id]), info));
+        PTK_ASSERT(ptk_decode_table_add(&table, id, (const uint8_t *)tokens[id], strlen(tokens[id]),
+                                        info));
     }
     return table;
 }
@@ -97,9 +97,28 @@ static void test_copy_stops_at_a_byte_of_its_own(void)
     ptk_decode_table_fini(&table);
 }
 
+/* Who copies learns what the ids were, short and long ones, so that only some texts are checked. */
+static void test_copy_says_what_it_has_seen(void)
+{
+    struct ptk_decode_table table = make_table();
+    PTK_ASSERT(ptk_decode_table_add(&table, 1, (const uint8_t *)"\xC3", 1, PTK_DECODE_PARTIAL));
+    PTK_ASSERT(ptk_decode_table_add(&table, 2, (const uint8_t *)"sixteen bytes..\xE4", 16,
+                                    PTK_DECODE_PARTIAL));
+    for (uint32_t id = 0; id < 3; id++) {
+        const uint32_t ids[] = {4, id, 4};
+        uint8_t bytes[TEXT_MAX];
+        struct ptk_decode_text text = {.bytes = bytes, .cap = sizeof bytes};
+        PTK_ASSERT(ptk_decode_table_copy(&table, ids, 3, false, &text) == 3);
+        PTK_ASSERT((text.seen & PTK_DECODE_SPECIAL) != 0);
+        PTK_ASSERT(((text.seen & PTK_DECODE_PARTIAL) != 0) == (id != 0));
+    }
+    ptk_decode_table_fini(&table);
+}
+
 int main(void)
 {
     test_copy_fills_the_room_and_no_more();
     test_copy_stops_at_a_byte_of_its_own();
+    test_copy_says_what_it_has_seen();
     return 0;
 }

@@ -206,6 +206,7 @@ static void test_widths(void)
                                                   : 4;
              width <= 4; width *= 2) {
             check_widths(ptk_utf8_widen_plain, ptk_utf8_narrow_plain, code_points, count, width);
+            check_widths(ptk_utf8_widen_four, ptk_utf8_narrow_four, code_points, count, width);
             check_widths(ptk_utf8_widen, ptk_utf8_narrow, code_points, count, width);
             if (ptk_utf8_width_avx512()) {
                 check_widths(ptk_utf8_widen_avx512, ptk_utf8_narrow_avx512, code_points, count,
