@@ -2,17 +2,19 @@
  * The engine alone: how fast one thread turns text into ids in the caller's buffer.
  *
  *     bench_encode IMAGE TEXT [--lens 200,1400,32768,1048576] [--warm 1048576] [--seconds 0.5]
- *                  [--what fresh,hot,count,decode,stages] [--smoke]
+ *                  [--what fresh,hot,count,decode,stages,ids] [--smoke]
  *
  * For each length the file is cut into texts of about that length (at characters). "fresh" encodes
  * each text once, after warming the caches with the first --warm bytes, which are not measured;
  * "hot" repeats the texts, "count" counts their ids only. "decode" turns the hot texts' ids back,
  * and the decoded bytes are compared with the text before anything is timed. "stages" are the parts
  * of the hot encode that can run alone: the check for UTF-8, the search for added tokens and the
- * scanner. One JSON line per length; rates are of processor time.
+ * scanner. "ids" is a checksum of all ids and of what they decode to. One JSON line per length;
+ * rates are of processor time.
  */
 #include "algo/ptk_tokenizer_state.h"
 #include "text/ptk_utf8.h"
+#include "wire/ptk_crc32c.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,8 +34,9 @@ enum {
     WHAT_COUNT = 4,
     WHAT_DECODE = 8,
     WHAT_STAGES = 16,
+    WHAT_IDS = 32,
 };
-static const char *const what_names[] = {"fresh", "hot", "count", "decode", "stages"};
+static const char *const what_names[] = {"fresh", "hot", "count", "decode", "stages", "ids"};
 
 struct settings {
     const char *image_path;
@@ -191,8 +194,7 @@ static size_t count(struct bench *bench, size_t begin, size_t end)
     };
     size_t ids;
     size_t hits;
-    if (ptk_tokenizer_count(bench->tokenizer, bench->work, bench->cache, &request, &ids,
-                            &hits) !=
+    if (ptk_tokenizer_count(bench->tokenizer, bench->work, bench->cache, &request, &ids, &hits) !=
         PTK_VERDICT_OK) {
         fail("a text was refused");
     }
@@ -260,6 +262,21 @@ static struct rate measure_decode(struct bench *bench, size_t len, const struct 
     return rate;
 }
 
+/* A checksum of all ids of the text, and of what they decode to: what variants must agree on. */
+static uint32_t sum_up(struct bench *bench, size_t len)
+{
+    uint32_t sum = 0;
+    bench->cache = ptk_cache_init(bench->cache_memory, CACHE_LEN);
+    for (size_t begin = 0; begin < bench->text_len;) {
+        const size_t end = text_end(bench, begin, len);
+        const size_t ids_len = encode(bench, begin, end);
+        sum = ptk_crc32c_extend(sum, (const uint8_t *)bench->ids, ids_len * sizeof *bench->ids);
+        sum = ptk_crc32c_extend(sum, bench->decoded, decode(bench, ids_len));
+        begin = end;
+    }
+    return sum;
+}
+
 static void report_rate(const char *name, struct rate rate)
 {
     printf(",\"%s_mb_s\":%.1f,\"%s_ns_per_text\":%.0f", name, mb_per_second(rate), name,
@@ -270,6 +287,9 @@ static void report(struct bench *bench, size_t len, const struct settings *setti
 {
     printf("{\"bench\":\"encode\",\"image\":\"%s\",\"text\":\"%s\",\"len\":%zu",
            settings->image_path, settings->text_path, len);
+    if ((settings->what & WHAT_IDS) != 0) {
+        printf(",\"ids_crc32c\":%u", sum_up(bench, len));
+    }
     if ((settings->what & WHAT_FRESH) != 0) {
         const struct rate fresh = measure_fresh(bench, len, settings);
         report_rate("fresh", fresh);

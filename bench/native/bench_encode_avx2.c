@@ -1,0 +1,4 @@
+/* bench_encode as on a CPU without AVX-512. */
+#include "../bench/native/as_without_avx512.h"
+
+#include "../bench/native/bench_encode.c"
