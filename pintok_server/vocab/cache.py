@@ -24,7 +24,7 @@ from pintok_server.vocab import image_head, remembered
 
 def image_path(cache_dir: pathlib.Path, fingerprint: bytes) -> pathlib.Path:
     """Where the image of a source belongs, below `remembered.default_dir` or elsewhere."""
-    key = hashlib.sha256(fingerprint + remembered.compiler_digest()).hexdigest()[:40]
+    key = hashlib.sha256(fingerprint + remembered.compiler_state().encode()).hexdigest()[:40]
     return cache_dir / "images" / f"{key}.ptkimage"
 
 

@@ -141,7 +141,7 @@ def test_a_changed_compiler_is_noticed(
 ) -> None:
     Tokenizer.from_file(model)
     assert _find(model) is not None
-    monkeypatch.setattr(remembered, "compiler_digest", lambda: b"another")
+    monkeypatch.setattr(remembered, "compiler_state", lambda: "another")
     assert _find(model) is None
 
 
@@ -211,3 +211,22 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(
     (cache / "paths").write_text("a file", encoding="utf-8")
     assert Tokenizer.from_file(model).encode("the").tolist() == [257]
     assert _find(model) is None
+
+
+def test_two_paths_with_one_record_take_turns(
+    tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered._native, "crc32c", lambda data: 7)
+    other = models.byte_level()
+    other["model"]["merges"] = other["model"]["merges"][:1]
+    paths = [
+        models.write(tmp_path / "one", models.byte_level()),
+        models.write(tmp_path / "other", other),
+    ]
+    wanted = [[257], Tokenizer.from_file(paths[1]).encode("the").tolist()]
+    assert wanted[0] != wanted[1]
+    for turn in (0, 1, 0, 0, 1):
+        assert Tokenizer.from_file(paths[turn]).encode("the").tolist() == wanted[turn]
+        assert _find(paths[turn]) is not None
+        assert _find(paths[1 - turn]) is None
+    assert len(list((cache / "paths").iterdir())) == 1
