@@ -57,6 +57,7 @@ OUT = ROOT / "bench" / "out"
 OURS, REFERENCE = "pintok", "tokenizers"
 WARM_BYTES = 1 << 20
 LOAD_SECONDS, CHECK_SECONDS, TIME_SECONDS = 90.0, 120.0, 60.0
+LOAD_SHORT_NS, LOAD_TIMES = 300_000_000, 5
 # A peer this much behind the best after a row's first round is measured in that round only.
 BEHIND = 4.0
 CHECKS = {
@@ -180,6 +181,7 @@ def load_peers(
         emit(kind="load", model=name, peer=f"{OURS} (cold)", load_ns=answer["load_ns"])
         print(f"  {OURS + ' (cold)':15} load {answer['load_ns'] / 1e6:8.1f} ms", flush=True)
         start_once(folders, settings.core, model)
+        os.sync()  # what was written for this model is no part of anybody's load
     for peer in [REFERENCE, OURS, *(p for p in folders if p not in (REFERENCE, OURS))]:
         worker = start(peer, folders, settings.core)
         loaded = worker.ask(LOAD_SECONDS, do="load", model=str(model))
@@ -198,6 +200,7 @@ def load_peers(
         wanted = reference[checked["adds_special"]]
         differing = sum(a != b for a, b in zip(digests, wanted, strict=True))
         loaded = {key: loaded[key] for key in ("load_ns", "memory_bytes")}
+        loaded["load_ns"] = load_again(loaded["load_ns"], peer, folders, settings.core, model)
         contenders[peer] = Contender(worker, differing)
         emit(kind="load", model=name, peer=peer, differing=differing, of=len(wanted), **loaded)
         print(
@@ -208,6 +211,23 @@ def load_peers(
         )
     files.clear()
     return contenders
+
+
+def load_again(
+    first_ns: int,
+    peer: str,
+    folders: dict[str, pathlib.Path | None],
+    core: int,
+    model: pathlib.Path,
+) -> int:
+    """The median of some processes, where a load is so short that a neighbour's moment shows."""
+    times = [first_ns]
+    while first_ns < LOAD_SHORT_NS and len(times) < LOAD_TIMES:
+        worker = start(peer, folders, core)
+        answer = worker.ask(LOAD_SECONDS, do="load", model=str(model))
+        worker.stop()
+        times.append(answer.get("load_ns", first_ns))
+    return int(statistics.median(times))
 
 
 def start_once(folders: dict[str, pathlib.Path | None], core: int, model: pathlib.Path) -> None:

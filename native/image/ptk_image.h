@@ -14,6 +14,7 @@
  *     key lengths of a pair's halves add up to that of its id;
  *   - every step in a trie stays inside it; match tries are trees whose children follow their
  *   parent;
+ *   - neighbour_chars are code points, and are there only together with neighbours;
  *   - programs are whole operations with known kinds and parameters of the right length.
  *
  * Threads: a verified image is immutable and shared.
