@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
@@ -33,6 +34,8 @@ SIZE = 1400
 SECONDS = 0.15
 TIMEOUT_SECONDS = 120
 
+Json = dict[str, Any]
+
 
 def build() -> dict[str, pathlib.Path]:
     """The programs of the levels that this CPU has."""
@@ -46,24 +49,28 @@ def build() -> dict[str, pathlib.Path]:
     return {level: folder / name for level, name in LEVELS.items() if able[level]}
 
 
+def run(program: pathlib.Path, image: pathlib.Path, text: pathlib.Path, *options: str) -> Json:
+    done = subprocess.run(
+        [str(program), str(image), str(text), *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    found: Json = json.loads(done.stdout)
+    return found
+
+
 def measure(program: pathlib.Path, image: pathlib.Path, text: pathlib.Path) -> dict[str, float]:
     """MB/s of one run, by what was measured."""
-    command = [str(program), str(image), str(text), "--lens", str(SIZE)]
-    command += ["--what", ",".join(MEASURED), "--seconds", str(SECONDS)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECONDS
-    )
-    found = json.loads(done.stdout)
+    options = ("--lens", str(SIZE), "--what", ",".join(MEASURED), "--seconds", str(SECONDS))
+    found = run(program, image, text, *options)
     return {what: float(found[key]) for what, key in MEASURED.items()}
 
 
 def ids_sum(program: pathlib.Path, image: pathlib.Path, text: pathlib.Path, size: int) -> int:
     """A checksum of all ids of a text, in calls of `size` bytes, and of what they decode to."""
-    command = [str(program), str(image), str(text), "--lens", str(size), "--what", "ids"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECONDS
-    )
-    return int(json.loads(done.stdout)["ids_crc32c"])
+    return int(run(program, image, text, "--lens", str(size), "--what", "ids")["ids_crc32c"])
 
 
 def main() -> int:

@@ -23,7 +23,9 @@
 #define PTK_CHARS_LEFT_BIT       23u
 #define PTK_CHARS_RIGHT_PART_BIT 24u
 #define PTK_CHARS_LEFT_PART_BIT  25u
-#define PTK_CHARS_FLAGS_MASK     (0xfu << PTK_CHARS_RIGHT_BIT) /* where neighbour_chars have them */
+#define PTK_CHARS_FLAGS_MASK     (0xfu << PTK_CHARS_RIGHT_BIT)
+_Static_assert(PTK_CHARS_RIGHT_BIT == PTK_IMAGE_CHAR_BITS,
+               "flags are where neighbour_chars have them");
 
 struct ptk_chars {
     uint32_t *records; /* PTK_CHARS_COUNT */

@@ -209,7 +209,8 @@ int ptk_cuts_init(struct ptk_cuts *cuts, const struct ptk_image *image, const ui
         cuts->neighbours = image->neighbours;
         for (uint32_t i = 0; i < image->neighbour_char_count; i++) {
             const uint32_t character = image->neighbour_chars[i];
-            chars->records[character & PTK_CHARS_ID_MASK] |= character & PTK_CHARS_FLAGS_MASK;
+            const uint32_t code_point = character & ((1u << PTK_IMAGE_CHAR_BITS) - 1);
+            chars->records[code_point] |= character & PTK_CHARS_FLAGS_MASK;
         }
         return 0;
     }

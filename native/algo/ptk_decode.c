@@ -140,40 +140,70 @@ static bool begins_with(struct view view, const uint8_t *bytes, size_t len)
     return view.len >= len && memcmp(view.bytes, bytes, len) == 0;
 }
 
-/* Copies `from` with each `pattern` replaced; an empty pattern is nowhere. */
-static void add_replaced(struct strings *out, struct view from, struct ptk_image_string pattern,
-                         struct view content)
-{
-    size_t i = 0, kept = 0; /* bytes from `kept` on are still to be copied */
-    size_t paused_at = 0;
-    while (pattern.len > 0 && i + pattern.len <= from.len) {
-        ptk_pause_pos(&paused_at, i);
-        if (from.bytes[i] != pattern.bytes[0] ||
-            memcmp(from.bytes + i, pattern.bytes, pattern.len) != 0) {
-            i++;
-            continue;
-        }
-        add_bytes(out, from.bytes + kept, i - kept);
-        add_bytes(out, content.bytes, content.len);
-        i += pattern.len;
-        kept = i;
-    }
-    add_bytes(out, from.bytes + kept, from.len - kept);
-}
+#define NOWHERE (SIZE_MAX / 2)
 
-/* Where a byte is the next time, from `at` on; behind everything where it is nowhere. */
-static size_t find_byte(const struct strings *in, size_t at, uint8_t byte)
+/* Where a byte is the next time, from `at` on. */
+static size_t find_byte(struct view in, size_t at, uint8_t byte)
 {
-    while (at < in->len) {
-        const size_t some = ptk_min_size(in->len - at, PTK_PAUSE_WIDE_LEN);
-        const uint8_t *found = memchr(in->bytes + at, byte, some);
+    while (at < in.len) {
+        const size_t some = ptk_min_size(in.len - at, PTK_PAUSE_WIDE_LEN);
+        const uint8_t *found = memchr(in.bytes + at, byte, some);
         if (found != NULL) {
-            return (size_t)(found - in->bytes);
+            return (size_t)(found - in.bytes);
         }
         at += some;
         ptk_pause_point();
     }
-    return SIZE_MAX / 2;
+    return NOWHERE;
+}
+
+/* A copy under way in which each `pattern` is replaced; an empty pattern is nowhere. */
+struct replacing {
+    struct view from;
+    struct ptk_image_string pattern;
+    struct view content;
+    size_t kept; /* bytes from here on are still to be copied */
+    size_t next; /* where the pattern's first byte is the next time */
+};
+
+static struct replacing begin_replacing(struct view from, size_t at,
+                                        struct ptk_image_string pattern, struct view content)
+{
+    const size_t next = pattern.len > 0 ? find_byte(from, at, pattern.bytes[0]) : NOWHERE;
+    return (struct replacing){from, pattern, content, at, next};
+}
+
+/* Replaces what ends at `end` or before. */
+static void replace_until(struct strings *out, struct replacing *replacing, size_t end)
+{
+    const struct ptk_image_string pattern = replacing->pattern;
+    const uint8_t *bytes = replacing->from.bytes;
+    size_t next = replacing->next;
+    size_t paused_at = next;
+    while (next + pattern.len <= end) {
+        ptk_pause_pos(&paused_at, next);
+        size_t behind = next + 1;
+        if (memcmp(bytes + next, pattern.bytes, pattern.len) == 0) {
+            add_bytes(out, bytes + replacing->kept, next - replacing->kept);
+            add_bytes(out, replacing->content.bytes, replacing->content.len);
+            behind = next + pattern.len;
+            replacing->kept = behind;
+        }
+        next = find_byte(replacing->from, behind, pattern.bytes[0]);
+    }
+    if (next < end) { /* what is left up to there is shorter than the pattern */
+        next = find_byte(replacing->from, end, pattern.bytes[0]);
+    }
+    replacing->next = next;
+}
+
+/* Copies `from` with each `pattern` replaced. */
+static void add_replaced(struct strings *out, struct view from, struct ptk_image_string pattern,
+                         struct view content)
+{
+    struct replacing replacing = begin_replacing(from, 0, pattern, content);
+    replace_until(out, &replacing, from.len);
+    add_bytes(out, from.bytes + replacing.kept, from.len - replacing.kept);
 }
 
 /* The same for the strings from `first` on: what lies between two patterns is copied at once,
@@ -181,35 +211,19 @@ static size_t find_byte(const struct strings *in, size_t at, uint8_t byte)
 static void add_all_replaced(struct strings *out, const struct strings *in, size_t first,
                              struct ptk_image_string pattern, struct view content)
 {
-    size_t kept = first == 0 ? 0 : in->ends[first - 1];
-    size_t next = pattern.len > 0 ? find_byte(in, kept, pattern.bytes[0]) : SIZE_MAX / 2;
+    const size_t begin = first == 0 ? 0 : in->ends[first - 1];
+    const struct view from = {in->bytes, in->count == 0 ? 0 : in->ends[in->count - 1]};
+    struct replacing replacing = begin_replacing(from, begin, pattern, content);
     uint32_t turns = 0;
     for (size_t i = first; i < in->count && !out->failed; i++) {
         ptk_pause_turn(&turns);
-        const size_t end = in->ends[i];
-        size_t paused_at = next;
-        while (next + pattern.len <= end) {
-            ptk_pause_pos(&paused_at, next);
-            size_t from = next + 1;
-            if (memcmp(in->bytes + next, pattern.bytes, pattern.len) == 0) {
-                add_bytes(out, in->bytes + kept, next - kept);
-                add_bytes(out, content.bytes, content.len);
-                from = next + pattern.len;
-                kept = from;
-            }
-            next = find_byte(in, from, pattern.bytes[0]);
-        }
-        if (next < end) { /* what is left of this string is shorter than the pattern */
-            next = find_byte(in, end, pattern.bytes[0]);
-        }
+        replace_until(out, &replacing, in->ends[i]);
         const size_t open = out->len;
-        out->len += end - kept;
+        out->len += in->ends[i] - replacing.kept; /* once that is copied the string ends there */
         end_string(out);
         out->len = open;
     }
-    if (in->count > first) {
-        add_bytes(out, in->bytes + kept, in->ends[in->count - 1] - kept);
-    }
+    add_bytes(out, from.bytes + replacing.kept, from.len - replacing.kept);
 }
 
 static void op_replace(const struct ptk_image_op_view *op, const struct strings *in,
@@ -786,6 +800,7 @@ static int table_init(struct ptk_decoder *decoder, struct ptk_err *err)
     return code;
 }
 
+/* Whether a token's bytes are no whole characters. */
 static bool is_partial(const uint8_t *bytes, size_t len)
 {
     if (len <= 16) { /* what lies behind may be read: PTK_IMAGE_OVERRUN */

@@ -135,7 +135,7 @@ const struct ptk_image_neighbours *ptk_tokenizer_neighbours(const struct ptk_tok
     return tokenizer->cuts.neighbours;
 }
 
-size_t ptk_tokenizer_chars(const struct ptk_tokenizer *tokenizer, uint32_t *chars)
+size_t ptk_tokenizer_neighbour_chars(const struct ptk_tokenizer *tokenizer, uint32_t *chars)
 {
     return tokenizer->cuts.neighbours == NULL ? 0 : ptk_cuts_chars(&tokenizer->cuts, chars);
 }

@@ -33,12 +33,12 @@ void ptk_tokenizer_close(struct ptk_tokenizer *tokenizer); /* NULL is allowed. *
 
 /*
  * What opening has gathered, for the sections of the image that spare it the next time: which
- * characters stand side by side in tokens; NULL for models that need none. ptk_tokenizer_chars
- * writes the entries of neighbour_chars, one for each code point at most, and returns how many
- * there are; `chars` may be NULL.
+ * characters stand side by side in tokens; NULL for models that need none.
+ * ptk_tokenizer_neighbour_chars writes the entries of neighbour_chars, one for each code point at
+ * most, and returns how many there are; `chars` may be NULL.
  */
 const struct ptk_image_neighbours *ptk_tokenizer_neighbours(const struct ptk_tokenizer *tokenizer);
-size_t ptk_tokenizer_chars(const struct ptk_tokenizer *tokenizer, uint32_t *chars);
+size_t ptk_tokenizer_neighbour_chars(const struct ptk_tokenizer *tokenizer, uint32_t *chars);
 const struct ptk_image_unigram_neighbours *
 ptk_tokenizer_unigram_neighbours(const struct ptk_tokenizer *tokenizer);
 

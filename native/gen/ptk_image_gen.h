@@ -26,6 +26,8 @@
 /* Zero bytes that follow token_bytes and vocab_key inside their sections, so that wide copies
  * may overrun. */
 #define PTK_IMAGE_OVERRUN 64u
+/* Bits of a code point in an entry of neighbour_chars. */
+#define PTK_IMAGE_CHAR_BITS 22u
 /* Longest piece in bytes that a slot of the piece table holds: its 16-byte key is the piece and
  * its length. */
 #define PTK_IMAGE_PIECE_KEY_MAX 15u
@@ -166,11 +168,11 @@ enum ptk_image_section {
      * compiler version. */
     PTK_IMAGE_SECTION_META = 24,
     /* One image_neighbours, of BPE: which characters stand side by side in tokens that merging
-     * makes. Only together with neighbour_chars; a model without them has them gathered when it
-     * is opened. */
+     * makes. A model without them has them gathered when it is opened. */
     PTK_IMAGE_SECTION_NEIGHBOURS = 25,
-    /* u32[]: characters that have neighbours: code point | what it has << 22: bit 0 a character
-     * behind it, 1 one before it, 2 a part of one behind it, 3 a part of one before it. */
+    /* u32[]: characters that have neighbours, only together with the section neighbours: code
+     * point | what it has << IMAGE_CHAR_BITS: bit 0 a character behind it, 1 one before it, 2 a
+     * part of one behind it, 3 a part of one before it. */
     PTK_IMAGE_SECTION_NEIGHBOUR_CHARS = 26,
     /* One image_unigram_neighbours, likewise of Unigram. */
     PTK_IMAGE_SECTION_UNIGRAM_NEIGHBOURS = 27,

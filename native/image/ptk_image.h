@@ -2,8 +2,8 @@
  * The vocabulary image: opened and verified once, then trusted by everyone who reads it.
  *
  * `native/spec/image.toml` is the format. ptk_image_view() is the door: it checks untrusted bytes
- * completely and yields typed pointers into them. After it has said yes, these hold and nobody
- * checks them again:
+ * for all that safety rests on and yields typed pointers into them. After it has said yes, these
+ * hold and nobody checks them again:
  *   - every id in the image is below config->ids_end, every offset table is monotone and ends
  *   inside its
  *     section, PTK_IMAGE_OVERRUN readable zero bytes follow token_bytes and vocab_key;

@@ -515,9 +515,8 @@ int ptk_image_verify_trie(const struct ptk_image *image, struct ptk_err *err)
     return 0;
 }
 
-#define CODE_POINT_END  0x110000u
-#define CODE_POINT_BITS 22u
-#define NEIGHBOUR_BITS  4u
+#define CODE_POINT_END 0x110000u
+#define NEIGHBOUR_BITS 4u
 
 /* Bits may say what they like: each says where not to cut. */
 int ptk_image_verify_neighbours(const struct ptk_image *image, struct ptk_err *err)
@@ -528,8 +527,8 @@ int ptk_image_verify_neighbours(const struct ptk_image *image, struct ptk_err *e
     uint32_t wrong = 0;
     for (uint32_t i = 0; i < image->neighbour_char_count; i++) {
         const uint32_t character = image->neighbour_chars[i];
-        wrong |= character >> (CODE_POINT_BITS + NEIGHBOUR_BITS);
-        wrong |= (character & ((1u << CODE_POINT_BITS) - 1)) >= CODE_POINT_END;
+        wrong |= character >> (PTK_IMAGE_CHAR_BITS + NEIGHBOUR_BITS);
+        wrong |= (character & ((1u << PTK_IMAGE_CHAR_BITS) - 1)) >= CODE_POINT_END;
     }
     if (wrong != 0) {
         return REFUSE("image: an entry of neighbour_chars is no character with neighbours");

@@ -1190,7 +1190,7 @@ def normalize(const uint8_t[::1] program, uint32_t profile, const uint8_t[::1] t
 
 def build_neighbours(const uint8_t[::1] image):
     """(neighbours, neighbour_chars, unigram_neighbours): the sections as bytes, empty where the
-    model needs none, of an image that lacks them. Raises SetupError where it cannot be opened."""
+    model needs none, of an image with or without them. Raises SetupError where it cannot be opened."""
     cdef ptk_image view
     cdef ptk_tokenizer *tokenizer = NULL
     cdef ptk_err err
@@ -1219,9 +1219,9 @@ def build_neighbours(const uint8_t[::1] image):
 cdef tuple _neighbours_of(const ptk_tokenizer *tokenizer):
     cdef const ptk_image_neighbours *bpe = ptk_tokenizer_neighbours(tokenizer)
     cdef const ptk_image_unigram_neighbours *unigram = ptk_tokenizer_unigram_neighbours(tokenizer)
-    cdef cnp.npy_intp shape = <cnp.npy_intp>ptk_tokenizer_chars(tokenizer, NULL)
+    cdef cnp.npy_intp shape = <cnp.npy_intp>ptk_tokenizer_neighbour_chars(tokenizer, NULL)
     chars = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_UINT32, 0)
-    ptk_tokenizer_chars(tokenizer, <uint32_t *>cnp.PyArray_DATA(chars))
+    ptk_tokenizer_neighbour_chars(tokenizer, <uint32_t *>cnp.PyArray_DATA(chars))
     return (
         (<const char *>bpe)[:sizeof(ptk_image_neighbours)] if bpe != NULL else b"",
         chars.tobytes(),

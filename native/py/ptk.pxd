@@ -212,7 +212,7 @@ cdef extern from "algo/ptk_tokenizer.h" nogil:
     int ptk_tokenizer_open(const ptk_image *image, ptk_tokenizer **out, ptk_err *err)
     void ptk_tokenizer_close(ptk_tokenizer *tokenizer)
     const ptk_image_neighbours *ptk_tokenizer_neighbours(const ptk_tokenizer *tokenizer)
-    size_t ptk_tokenizer_chars(const ptk_tokenizer *tokenizer, uint32_t *chars)
+    size_t ptk_tokenizer_neighbour_chars(const ptk_tokenizer *tokenizer, uint32_t *chars)
     const ptk_image_unigram_neighbours *ptk_tokenizer_unigram_neighbours(
         const ptk_tokenizer *tokenizer)
 

@@ -314,15 +314,17 @@ static inline __attribute__((always_inline)) size_t narrow(const uint8_t *src, s
             continue;
         }
         for (const size_t end = ptk_min_size(count, i + 16); i < end;) {
-            const __m128i chars = end - i >= FOUR ? get_four(src, i, width) : _mm_set1_epi32(-1);
-            const __m128i above = _mm_srli_epi32(chars, 16);
-            if (PTK_LIKELY(_mm_testz_si128(above, above) != 0)) {
-                const __m128i high = _mm_and_si128(chars, _mm_set1_epi32(0xF800));
-                surrogates =
-                    _mm_or_si128(surrogates, _mm_cmpeq_epi32(high, _mm_set1_epi32(0xD800)));
-                len += narrow_four(chars, dst + len);
-                i += FOUR;
-                continue;
+            if (end - i >= FOUR) {
+                const __m128i chars = get_four(src, i, width);
+                const __m128i above = _mm_srli_epi32(chars, 16);
+                if (PTK_LIKELY(_mm_testz_si128(above, above) != 0)) {
+                    const __m128i high = _mm_and_si128(chars, _mm_set1_epi32(0xF800));
+                    surrogates =
+                        _mm_or_si128(surrogates, _mm_cmpeq_epi32(high, _mm_set1_epi32(0xD800)));
+                    len += narrow_four(chars, dst + len);
+                    i += FOUR;
+                    continue;
+                }
             }
             const uint32_t code_point = get(src, i, width);
             surrogate |= (code_point & 0xFFFFF800u) == 0xD800;

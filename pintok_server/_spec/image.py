@@ -32,6 +32,8 @@ IMAGE_KEY_MAX: Final = 65535
 # Zero bytes that follow token_bytes and vocab_key inside their sections, so that wide copies may
 # overrun.
 IMAGE_OVERRUN: Final = 64
+# Bits of a code point in an entry of neighbour_chars.
+IMAGE_CHAR_BITS: Final = 22
 # Longest piece in bytes that a slot of the piece table holds: its 16-byte key is the piece and
 # its length.
 IMAGE_PIECE_KEY_MAX: Final = 15
@@ -143,10 +145,11 @@ class ImageSection(enum.IntEnum):
     # version.
     META = 24
     # One image_neighbours, of BPE: which characters stand side by side in tokens that merging makes.
-    # Only together with neighbour_chars; a model without them has them gathered when it is opened.
+    # A model without them has them gathered when it is opened.
     NEIGHBOURS = 25
-    # u32[]: characters that have neighbours: code point | what it has << 22: bit 0 a character behind
-    # it, 1 one before it, 2 a part of one behind it, 3 a part of one before it.
+    # u32[]: characters that have neighbours, only together with the section neighbours: code point |
+    # what it has << IMAGE_CHAR_BITS: bit 0 a character behind it, 1 one before it, 2 a part of one
+    # behind it, 3 a part of one before it.
     NEIGHBOUR_CHARS = 26
     # One image_unigram_neighbours, likewise of Unigram.
     UNIGRAM_NEIGHBOURS = 27

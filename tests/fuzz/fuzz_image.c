@@ -141,21 +141,17 @@ static void use_tokenizer(const struct ptk_image *image)
     ptk_tokenizer_close(tokenizer);
 }
 
-/* The small image has what every algorithm needs. */
-static void change_algorithm(uint8_t *bytes, uint8_t mode)
+/* The small image has what every algorithm needs; its configuration is the first section. */
+static void change_algorithm(uint8_t *bytes, uint32_t algorithm)
 {
-    struct ptk_image view;
-    struct ptk_err err;
-    PTK_ASSERT(ptk_image_view(bytes, ((const struct ptk_image_header *)(void *)bytes)->image_len,
-                              &view, &err) == 0);
-    struct ptk_image_config *config =
-        (struct ptk_image_config *)(void *)(bytes + ((const uint8_t *)view.config - bytes));
-    if (mode == 2 || mode == 3) {
-        config->algorithm = mode == 2 ? PTK_IMAGE_ALGORITHM_UNIGRAM : PTK_IMAGE_ALGORITHM_WORDPIECE;
-        config->flags &= ~(uint32_t)PTK_IMAGE_FLAGS_BYTE_UNITS;
-        config->unk_id = 'u';
-        config->word_chars_max = 100;
-    }
+    struct ptk_image_section_entry entry;
+    memcpy(&entry, bytes + sizeof(struct ptk_image_header), sizeof entry);
+    PTK_ASSERT(entry.kind == PTK_IMAGE_SECTION_CONFIG);
+    struct ptk_image_config *config = (struct ptk_image_config *)(void *)(bytes + entry.off);
+    config->algorithm = algorithm;
+    config->flags &= ~(uint32_t)PTK_IMAGE_FLAGS_BYTE_UNITS;
+    config->unk_id = 'u';
+    config->word_chars_max = 100;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -180,7 +176,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     } else {
         memcpy(bytes, small, len);
-        change_algorithm(bytes, data[0]);
+        if (data[0] == 2 || data[0] == 3) {
+            change_algorithm(bytes, data[0] == 2 ? PTK_IMAGE_ALGORITHM_UNIGRAM
+                                                 : PTK_IMAGE_ALGORITHM_WORDPIECE);
+        }
         for (size_t i = 1; i + 4 <= size; i += 4) {
             bytes[((size_t)ptk_load_u16(data + i) * 4 + (data[i + 2] & 3)) % len] = data[i + 3];
         }
