@@ -89,7 +89,7 @@ bool ptk_decode_table_view(const struct ptk_decode_table *table, uint32_t id, bo
     return true;
 }
 
-/* One id at its full length, where it is long or the room is short. False as in copy. */
+/* One id at its full length, where it is long, skipped or the room is short. False as in copy. */
 static bool copy_one(const struct ptk_decode_table *table, uint32_t id, bool skip_special,
                      struct ptk_decode_text *text)
 {
@@ -108,8 +108,8 @@ static bool copy_one(const struct ptk_decode_table *table, uint32_t id, bool ski
 size_t ptk_decode_table_copy(const struct ptk_decode_table *table, const uint32_t *ids,
                              size_t ids_len, bool skip_special, struct ptk_decode_text *text)
 {
-    const uint8_t unusual = PTK_DECODE_BYTE | PTK_DECODE_LONG;
     const uint8_t skipped = skip_special ? PTK_DECODE_SPECIAL : 0;
+    const uint8_t unusual = PTK_DECODE_BYTE | PTK_DECODE_LONG | skipped;
     size_t i = 0;
     while (i < ids_len) {
         /* So many ids certainly have room for a whole store each. */
@@ -125,7 +125,7 @@ size_t ptk_decode_table_copy(const struct ptk_decode_table *table, const uint32_
             if (PTK_UNLIKELY((info & unusual) != 0)) {
                 break;
             }
-            dst += (info & skipped) != 0 ? 0 : info & PTK_DECODE_LEN;
+            dst += info & PTK_DECODE_LEN;
         }
         text->len = (size_t)(dst - text->bytes);
         text->seen = seen;
