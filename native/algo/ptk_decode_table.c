@@ -89,7 +89,7 @@ bool ptk_decode_table_view(const struct ptk_decode_table *table, uint32_t id, bo
     return true;
 }
 
-/* One id at its full length, where it is long, skipped or the room is short. False as in copy. */
+/* One id at its full length, where it is long or the room is short. False as in copy. */
 static bool copy_one(const struct ptk_decode_table *table, uint32_t id, bool skip_special,
                      struct ptk_decode_text *text)
 {
@@ -123,7 +123,10 @@ size_t ptk_decode_table_copy(const struct ptk_decode_table *table, const uint32_
             const uint8_t info = entry->info;
             seen |= info;
             if (PTK_UNLIKELY((info & unusual) != 0)) {
-                break;
+                if ((info & skipped) == 0) {
+                    break;
+                }
+                continue;
             }
             dst += info & PTK_DECODE_LEN;
         }
