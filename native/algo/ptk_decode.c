@@ -54,7 +54,7 @@ static bool is_shown(const struct ptk_image *image, uint32_t id, bool skip_speci
 }
 
 /* Ids between two pauses: a few microseconds. */
-#define SLICE_IDS ((size_t)2048)
+#define SLICE_IDS ((size_t)1024)
 
 /* ---- concatenation -------------------------------------------------------------------------- */
 
